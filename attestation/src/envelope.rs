@@ -1,0 +1,221 @@
+//! The evidence envelope (rules P-30 to P-35): one strict document that carries report, collateral and claims.
+//!
+//! Reading an envelope proves nothing. Only [`Verifier::verify`](crate::Verifier::verify) does.
+
+use serde::{Deserialize, Serialize};
+
+use crate::batch::BatchPath;
+use crate::binding::{Binding, Context, Direction};
+use crate::digest::Sha256Digest;
+use crate::provider::{HardwareEvidence, Platform};
+use crate::strict_json::{self, JsonError, base64_bytes};
+
+/// The most bytes that an envelope may have.
+pub const ENVELOPE_BYTES_MAX: usize = 64 * 1024;
+
+const FORMAT: &str = "casemate/evidence/v1";
+
+/// Why an envelope was refused before anything in it was judged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnvelopeError {
+    /// Rules P-1, P-2, P-30.
+    #[error("evidence envelope: {0}")]
+    Json(#[from] JsonError),
+    /// Rule P-30: another format.
+    #[error("evidence envelope has a format other than {FORMAT}")]
+    Format,
+}
+
+/// What an envelope says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvelopeParts {
+    /// The kind of evidence that the sender claims.
+    pub platform: Platform,
+    /// Whose machine the sender says it describes.
+    pub direction: Direction,
+    /// Report and collateral.
+    pub hardware: HardwareEvidence,
+    /// Claims that count only through the binding (rule P-35).
+    pub context: Context,
+    /// The path, when the report serves a batch.
+    pub batch: Option<BatchPath>,
+}
+
+/// An envelope that was read, with the bytes received. Well-formed, not verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    bytes: Vec<u8>,
+    parts: EnvelopeParts,
+}
+
+impl Envelope {
+    /// Reads one envelope, strictly.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`] names the rule that was broken.
+    pub fn parse(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        let wire: Wire = strict_json::from_slice(bytes, ENVELOPE_BYTES_MAX)?;
+        if wire.format != FORMAT {
+            return Err(EnvelopeError::Format);
+        }
+        Ok(Self {
+            bytes: bytes.to_vec(),
+            parts: wire.into(),
+        })
+    }
+
+    /// Writes an envelope.
+    ///
+    /// # Errors
+    /// [`JsonError::TooLong`] when the parts exceed [`ENVELOPE_BYTES_MAX`].
+    pub fn build(parts: EnvelopeParts) -> Result<Self, EnvelopeError> {
+        let bytes = strict_json::to_vec(&Wire::from(parts.clone()))?;
+        if bytes.len() > ENVELOPE_BYTES_MAX {
+            return Err(JsonError::TooLong {
+                found: bytes.len(),
+                limit: ENVELOPE_BYTES_MAX,
+            }
+            .into());
+        }
+        Ok(Self { bytes, parts })
+    }
+
+    /// The bytes as received or written.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The evidence digest (rule P-34), over the bytes as received.
+    #[must_use]
+    pub fn digest(&self) -> Sha256Digest {
+        Sha256Digest::of(&self.bytes)
+    }
+
+    /// Everything that the envelope says.
+    #[must_use]
+    pub const fn parts(&self) -> &EnvelopeParts {
+        &self.parts
+    }
+
+    /// The kind of evidence that the sender claims.
+    #[must_use]
+    pub const fn platform(&self) -> Platform {
+        self.parts.platform
+    }
+
+    /// Whose machine the sender says it describes.
+    #[must_use]
+    pub const fn direction(&self) -> Direction {
+        self.parts.direction
+    }
+
+    /// Claims to compute the binding with. Believe them only after verification (rule P-35).
+    #[must_use]
+    pub const fn context(&self) -> &Context {
+        &self.parts.context
+    }
+
+    /// Report and collateral.
+    #[must_use]
+    pub const fn hardware(&self) -> &HardwareEvidence {
+        &self.parts.hardware
+    }
+
+    /// What REPORT_DATA must be for `binding`: the binding itself, or the batch that holds it (rules P-23, P-24).
+    #[must_use]
+    pub fn report_data(&self, binding: &Binding) -> [u8; 64] {
+        match &self.parts.batch {
+            Some(path) => path.report_data(binding),
+            None => *binding.as_bytes(),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    format: String,
+    platform: Platform,
+    direction: Direction,
+    #[serde(with = "base64_bytes")]
+    report: Vec<u8>,
+    collateral: Collateral,
+    context: Context,
+    #[serde(deserialize_with = "strict_json::required")]
+    batch: Option<BatchPath>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Collateral {
+    #[serde(with = "base64_bytes")]
+    vek: Vec<u8>,
+    #[serde(with = "base64_bytes")]
+    intermediate: Vec<u8>,
+    #[serde(with = "base64_bytes")]
+    crl: Vec<u8>,
+}
+
+impl From<Wire> for EnvelopeParts {
+    fn from(wire: Wire) -> Self {
+        let Collateral {
+            vek,
+            intermediate,
+            crl,
+        } = wire.collateral;
+        let hardware = HardwareEvidence {
+            report: wire.report,
+            vek,
+            intermediate,
+            crl,
+        };
+        let Wire {
+            platform,
+            direction,
+            context,
+            batch,
+            ..
+        } = wire;
+        Self {
+            platform,
+            direction,
+            hardware,
+            context,
+            batch,
+        }
+    }
+}
+
+impl From<EnvelopeParts> for Wire {
+    fn from(parts: EnvelopeParts) -> Self {
+        let HardwareEvidence {
+            report,
+            vek,
+            intermediate,
+            crl,
+        } = parts.hardware;
+        let EnvelopeParts {
+            platform,
+            direction,
+            context,
+            batch,
+            ..
+        } = parts;
+        let collateral = Collateral {
+            vek,
+            intermediate,
+            crl,
+        };
+        Self {
+            format: FORMAT.to_owned(),
+            platform,
+            direction,
+            report,
+            collateral,
+            context,
+            batch,
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What `casemate connect`, `casemate verify` and `casemate-connect` do. Stdout is data, stderr is talk.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use casemate_attestation::Context;
+use clap::Args;
+
+use crate::config::{Config, ConfigError, ListenAddress, ServerUrl};
+use crate::error::ConnectError;
+use crate::exit::ExitCode;
+use crate::harden;
+use crate::proxy::{ListenError, Proxy};
+use crate::report::{Outcome, Report, Verdict};
+use crate::session::{AttestedConnection, Connector, Facts, Keeper, now};
+
+/// Checks in the order in which `verify` makes them.
+const STEPS: [&str; 5] = [
+    "trust.documents",
+    "tls.handshake",
+    "session.challenge",
+    "evidence",
+    "session.confirm",
+];
+
+/// Options of `connect`.
+#[derive(Args, Clone, Debug)]
+pub struct ConnectArguments {
+    /// Configuration of this client.
+    #[arg(long, value_name = "FILE", default_value = "connect.toml")]
+    pub config: PathBuf,
+    /// Loopback address and port, instead of the configuration's; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<ListenAddress>,
+    /// Attest once, print the check lines, and end.
+    #[arg(long)]
+    pub once_check: bool,
+    /// Print the configuration in force and its SHA-256, and end.
+    #[arg(long)]
+    pub print_config: bool,
+    /// With --once-check: the check lines as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `verify`.
+#[derive(Args, Clone, Debug)]
+pub struct VerifyArguments {
+    /// The server, instead of the configuration's: https://host[:port]
+    #[arg(value_name = "URL")]
+    pub url: Option<String>,
+    /// Configuration of this client.
+    #[arg(long, value_name = "FILE", default_value = "connect.toml")]
+    pub config: PathBuf,
+    /// The check lines as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Why a command ended early. Failed checks are not among these: they are lines of a report.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandFailure {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The URL on the command line.
+    #[error("{0}")]
+    Url(String),
+    /// Files that the configuration names.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The local endpoint.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Standard output is closed, or the configuration cannot be written as TOML.
+    #[error("cannot print: {0}")]
+    Print(String),
+    /// Ctrl-C cannot be noticed.
+    #[error("cannot wait for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+impl CommandFailure {
+    /// The process's exit status for it.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) => ExitCode::Configuration,
+            Self::Url(_) => ExitCode::Usage,
+            Self::Connect(error) => error.exit_code(),
+            Self::Listen(_) | Self::Print(_) | Self::Signals(_) => ExitCode::Unexpected,
+        }
+    }
+}
+
+/// `connect`: attests, then serves until Ctrl-C.
+///
+/// # Errors
+/// [`CommandFailure`]; failed checks are printed, and the exit code says which kind they are.
+pub async fn connect(arguments: ConnectArguments) -> Result<ExitCode, CommandFailure> {
+    let mut config = Config::load(&arguments.config)?;
+    if let Some(address) = arguments.listen {
+        config.listen.address = address;
+    }
+    if arguments.print_config {
+        let text = config
+            .print()
+            .map_err(|e| CommandFailure::Print(e.to_string()))?;
+        return print(text.trim_end()).map(|()| ExitCode::Done);
+    }
+    let mut report = Report::default();
+    harden::harden(&mut report);
+    let connector = Connector::new(&config, &arguments.config)?;
+    let connection = examine(&connector, &mut report).await;
+    if arguments.once_check {
+        return show(&report, arguments.json);
+    }
+    eprintln!("{report}");
+    let Some(connection) = connection else {
+        return Ok(report.exit_code());
+    };
+    let keeper = Keeper::starting_with(connector, connection);
+    let proxy = Proxy::bind(config.listen.address, keeper, config.limits).await?;
+    let stop = stop_signal()?;
+    print(&proxy.base_url())?;
+    if report.verdict() != Verdict::Confidential {
+        eprintln!(
+            "NOT CONFIDENTIAL (test chip): do not send anything through {}",
+            proxy.base_url()
+        );
+    }
+    proxy.serve(stop).await;
+    eprintln!("stopped");
+    Ok(ExitCode::Done)
+}
+
+/// `verify`: attests once and prints every check.
+///
+/// # Errors
+/// [`CommandFailure`]; failed checks are printed, and the exit code says which kind they are.
+pub async fn verify(arguments: VerifyArguments) -> Result<ExitCode, CommandFailure> {
+    let mut config = Config::load(&arguments.config)?;
+    if let Some(url) = arguments.url {
+        // The name that must be proven stays the configured one, so that a URL cannot choose it.
+        config.server_name = Some(config.name().clone());
+        config.server = ServerUrl::try_from(url).map_err(CommandFailure::Url)?;
+    }
+    let connector = Connector::new(&config, &arguments.config)?;
+    let mut report = Report::default();
+    examine(&connector, &mut report).await;
+    show(&report, arguments.json)
+}
+
+fn show(report: &Report, json: bool) -> Result<ExitCode, CommandFailure> {
+    print(&if json {
+        report.to_json()
+    } else {
+        report.to_string()
+    })?;
+    Ok(report.exit_code())
+}
+
+/// One attestation with a line for every check. Gives the connection if all of them hold.
+pub async fn examine(connector: &Connector, report: &mut Report) -> Option<AttestedConnection> {
+    let mut step = 0;
+    match steps(connector, report, &mut step).await {
+        Ok(connection) => Some(connection),
+        Err(error) => {
+            let failed = STEPS.get(step).copied().unwrap_or("session");
+            report.fail(failed, &error, STEPS.get(step + 1..).unwrap_or_default());
+            None
+        }
+    }
+}
+
+async fn steps(
+    connector: &Connector,
+    report: &mut Report,
+    step: &mut usize,
+) -> Result<AttestedConnection, ConnectError> {
+    let appraiser = connector.appraiser(now())?;
+    let numbers = appraiser.numbers;
+    let (fleet, reference) = (numbers.fleet, numbers.reference);
+    report.pass(
+        "trust.documents",
+        format!("fleet list {fleet} and reference values {reference}, signed and in force"),
+    );
+    *step += 1;
+    let connected = connector.connect().await?;
+    report.pass("tls.handshake", handshake(connected.facts()));
+    let name = connector.server_name();
+    report.pass(
+        "tls.server_certificate",
+        format!("signed by the enclave CA for {name}, lives at most 24 h"),
+    );
+    *step += 1;
+    let challenged = connected.challenge().await?;
+    report.pass("session.challenge", "evidence over a fresh nonce");
+    *step += 1;
+    let appraised = challenged.verify(&appraiser.verifier, now())?;
+    report.evidence(appraised.verified());
+    report.pass(
+        "evidence.identity",
+        format!("the chip serves {name} in the fleet list"),
+    );
+    pins(connector, appraised.context(), report);
+    *step += 1;
+    let connection = appraised.confirm(now()).await?;
+    let life_s = connection.life().as_secs();
+    report.pass(
+        "session.confirm",
+        format!("session {}, {life_s} s", connection.session()),
+    );
+    Ok(connection)
+}
+
+fn handshake(facts: Facts) -> String {
+    let http = if facts.http2 { "h2" } else { "http/1.1" };
+    match facts.group {
+        Some(group) => format!("TLS 1.3, {group:?}, {http}, both certificates"),
+        None => format!("TLS 1.3, {http}, both certificates"),
+    }
+}
+
+/// Pins that were compared, and what could be pinned where none are.
+fn pins(connector: &Connector, context: &Context, report: &mut Report) {
+    let expect = connector.expect();
+    let policy = context.policy_bundle;
+    match expect.policy_bundle {
+        Some(_) => report.pass("expect.policy", format!("{policy} as pinned")),
+        None => report.line(
+            Outcome::Skip,
+            "expect.policy",
+            format!("not pinned; in force is {policy}"),
+        ),
+    }
+    let models: Vec<String> = context.models.iter().map(ToString::to_string).collect();
+    let models = models.join(" ");
+    match expect.models {
+        Some(_) => report.pass("expect.models", format!("{models} as pinned")),
+        None => report.line(
+            Outcome::Skip,
+            "expect.models",
+            format!("not pinned; served are {models}"),
+        ),
+    }
+}
+
+fn print(text: &str) -> Result<(), CommandFailure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")
+        .and_then(|()| out.flush())
+        .map_err(|e| CommandFailure::Print(e.to_string()))
+}
+
+/// Ready at Ctrl-C or at the signal by which service managers stop programs.
+fn stop_signal() -> Result<impl Future<Output = ()>, CommandFailure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandFailure::Signals)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(CommandFailure::Signals)?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,210 @@
+//! What the client believes in: roots, and signed documents read anew for every attestation, so that a chip struck off the
+//! list is refused at the next one without a restart.
+
+use std::path::{Path, PathBuf};
+
+use casemate_attestation::signed::SIGNED_BYTES_MAX;
+use casemate_attestation::snp::PolicyError;
+use casemate_attestation::{
+    Expectations, FleetList, HexError, Payload, Platform, ReferenceValues, Rejection,
+    ReleasePublicKey, SignedDocument, SignedError, TrustAnchors, UnixTime, Verified, Verifier,
+};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
+use crate::config::TrustSection;
+use crate::exit::ExitCode;
+use crate::files::{self, FileError};
+use crate::floors::{Floors, FloorsError, FloorsFile};
+use crate::identity::PEM_BYTES_MAX;
+
+/// Why there is nothing to verify with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrustError {
+    /// A file that the configuration names.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The release key's file.
+    #[error("{path}: {error}", path = path.display())]
+    ReleaseKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: HexError,
+    },
+    /// A CA or root file without a certificate.
+    #[error("{path} holds no certificate", path = .0.display())]
+    NoCertificate(PathBuf),
+    /// A signed document was refused.
+    #[error("{path}: {error}", path = path.display())]
+    Document {
+        /// The file.
+        path: PathBuf,
+        /// The rule it broke.
+        error: SignedError,
+    },
+    /// The documents say nothing for the platform in use.
+    #[error("reference values and fleet list: {0}")]
+    Nothing(#[from] PolicyError),
+    /// Roots and documents are for different platforms.
+    #[error(transparent)]
+    Platforms(#[from] Rejection),
+    /// Numbers seen before.
+    #[error(transparent)]
+    Floors(#[from] FloorsError),
+    /// This build knows no test chip.
+    #[error("platform test-chip is not part of this build; use platform = \"snp\"")]
+    NoTestChip,
+    /// The test chip's root is not named.
+    #[error("platform test-chip needs test_chip_root in [trust]")]
+    NoTestChipRoot,
+    /// A root for a chip that is not asked for.
+    #[error("test_chip_root stands in [trust], but platform is snp; remove it")]
+    StrayTestChipRoot,
+}
+
+impl TrustError {
+    /// The process's exit status for it.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Document {
+                error: SignedError::Expired { .. },
+                ..
+            } => ExitCode::Expired,
+            Self::Document {
+                error: SignedError::Json(_) | SignedError::Format,
+                ..
+            } => ExitCode::Malformed,
+            Self::Document { .. } | Self::Nothing(_) | Self::Platforms(_) => ExitCode::Rejected,
+            Self::NoTestChip => ExitCode::Unsupported,
+            _ => ExitCode::Configuration,
+        }
+    }
+}
+
+/// Where the client's roots and documents are.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    section: TrustSection,
+    key: ReleasePublicKey,
+    anchors: TrustAnchors,
+    floors: FloorsFile,
+}
+
+/// A verifier, and the numbers of the documents that it was made from.
+#[derive(Clone, Debug)]
+pub struct Appraiser {
+    /// The one way to say yes.
+    pub verifier: Verifier,
+    /// Numbers of the documents in force.
+    pub numbers: Floors,
+}
+
+impl Trust {
+    /// Reads keys and roots; documents are read by [`Trust::appraiser`].
+    ///
+    /// # Errors
+    /// [`TrustError`] names the file or the field.
+    pub fn load(section: &TrustSection, config: &Path) -> Result<Self, TrustError> {
+        let key = release_key(&section.release_key)?;
+        let anchors = anchors(section)?;
+        let floors = FloorsFile::beside(config, key.id());
+        Ok(Self {
+            section: section.clone(),
+            key,
+            anchors,
+            floors,
+        })
+    }
+
+    /// Under which platform evidence must come.
+    #[must_use]
+    pub fn platform(&self) -> Platform {
+        self.anchors.platform()
+    }
+
+    /// Opens the signed documents, raises the floors and joins them with the roots.
+    ///
+    /// # Errors
+    /// [`TrustError`] when a document is missing, foreign, rolled back, early or expired.
+    pub fn appraiser(&self, now: UnixTime) -> Result<Appraiser, TrustError> {
+        let floors = self.floors.read()?;
+        let reference: Verified<ReferenceValues> =
+            self.document(&self.section.reference, floors.reference, now)?;
+        let fleet: Verified<FleetList> = self.document(&self.section.fleet, floors.fleet, now)?;
+        let numbers = Floors {
+            fleet: fleet.number(),
+            reference: reference.number(),
+        };
+        self.floors.raise(numbers)?;
+        let expectations = Expectations::new(self.anchors.platform(), &reference, &fleet)?;
+        let verifier = Verifier::new(self.anchors.clone(), expectations)?;
+        Ok(Appraiser { verifier, numbers })
+    }
+
+    fn document<T: Payload>(
+        &self,
+        path: &Path,
+        floor: u64,
+        now: UnixTime,
+    ) -> Result<Verified<T>, TrustError> {
+        let bytes = files::read_public(path, SIGNED_BYTES_MAX as u64)?;
+        SignedDocument::open(&bytes, &self.key, floor, now).map_err(|error| TrustError::Document {
+            path: path.to_owned(),
+            error,
+        })
+    }
+}
+
+/// The certificates of a PEM file, at least one.
+///
+/// # Errors
+/// [`TrustError::File`] and [`TrustError::NoCertificate`].
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let pem = files::read_public(path, PEM_BYTES_MAX)?;
+    let none = || TrustError::NoCertificate(path.to_owned());
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|_| none())?;
+    if found.is_empty() {
+        Err(none())
+    } else {
+        Ok(found)
+    }
+}
+
+fn release_key(path: &Path) -> Result<ReleasePublicKey, TrustError> {
+    let bytes = files::read_public(path, 128)?;
+    ReleasePublicKey::from_hex(&String::from_utf8_lossy(&bytes)).map_err(|error| {
+        TrustError::ReleaseKey {
+            path: path.to_owned(),
+            error,
+        }
+    })
+}
+
+fn anchors(section: &TrustSection) -> Result<TrustAnchors, TrustError> {
+    match (section.platform, &section.test_chip_root) {
+        (Platform::Snp, None) => Ok(TrustAnchors::production()),
+        (Platform::Snp, Some(_)) => Err(TrustError::StrayTestChipRoot),
+        (Platform::TestChip, None) => Err(TrustError::NoTestChipRoot),
+        (Platform::TestChip, Some(path)) => test_chip_anchors(path),
+    }
+}
+
+/// The root of one test chip, as PEM or as DER.
+#[cfg(feature = "test-chip")]
+fn test_chip_anchors(path: &Path) -> Result<TrustAnchors, TrustError> {
+    let bytes = files::read_public(path, PEM_BYTES_MAX)?;
+    match CertificateDer::from_pem_slice(&bytes) {
+        Ok(root) => Ok(TrustAnchors::test_chip(&root)),
+        Err(_) => Ok(TrustAnchors::test_chip(&bytes)),
+    }
+}
+
+#[cfg(not(feature = "test-chip"))]
+fn test_chip_anchors(_: &Path) -> Result<TrustAnchors, TrustError> {
+    Err(TrustError::NoTestChip)
+}

@@ -1,0 +1,82 @@
+//! The engine: one thread that owns a model and runs many sequences at once.
+//!
+//! [`EngineHandle::submit`] puts a request in the bounded queue ([`gate`]); the thread ([`runtime`]) admits sequences and
+//! plans steps with the [`scheduler`], has the [`Engine`] compute logits for a whole batch, draws tokens with the
+//! [`sampler`] and gives out text. Scheduler, sampler and stop strings are pure: no clock, no input or output.
+
+pub mod gate;
+mod llama;
+mod request;
+pub mod runtime;
+pub mod sampler;
+pub mod scheduler;
+mod sequence;
+pub mod stop;
+
+pub use llama::LlamaEngine;
+pub use request::{
+    EngineLimits, Event, FinishReason, GenerateRequest, Sink, SubmitError, Tenant, Usage,
+};
+pub use runtime::{EngineHandle, Ticket};
+pub use sampler::{SamplingError, SamplingParams, TemperatureOrder};
+
+/// Names a sequence while it is in the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SequenceId(pub(crate) u64);
+
+/// What computes logits. It knows sequences by their id and keeps their keys and values; which sequence runs when is
+/// the scheduler's business.
+pub trait Engine: Send {
+    /// Tokens that a sequence may have, prompt and answer together.
+    fn context_length(&self) -> usize;
+
+    /// Reserves memory for a new sequence of at most `capacity` tokens.
+    ///
+    /// # Errors
+    /// [`StepError`] when there is none.
+    fn open(&mut self, sequence: SequenceId, capacity: usize) -> Result<(), StepError>;
+
+    /// Frees what a sequence has. Unknown sequences are ignored.
+    fn close(&mut self, sequence: SequenceId);
+
+    /// Takes every sequence in `batch` further by its tokens; answers the logits after the last token of each that
+    /// wants them, in order. After an error no sequence has moved on.
+    ///
+    /// # Errors
+    /// [`StepError`], for the batch as a whole.
+    fn step(&mut self, batch: &[Work<'_>]) -> Result<Vec<Vec<f32>>, StepError>;
+}
+
+/// A sequence's part in a step.
+pub struct Work<'a> {
+    /// Which sequence.
+    pub sequence: SequenceId,
+    /// Tokens to append: a chunk of the prompt, or the token that was drawn last.
+    pub tokens: &'a [u32],
+    /// Whether the next token is to be drawn.
+    pub wants_logits: bool,
+}
+
+/// What a token says, and whether it ends an answer.
+pub trait Vocabulary: Send + Sync {
+    /// The bytes that a token stands for: none for a control token.
+    fn token_bytes(&self, id: u32) -> &[u8];
+
+    /// Whether generation stops at this token.
+    fn is_end(&self, id: u32) -> bool;
+}
+
+impl Vocabulary for crate::tokenizer::Tokenizer {
+    fn token_bytes(&self, id: u32) -> &[u8] {
+        Self::token_bytes(self, id)
+    }
+
+    fn is_end(&self, id: u32) -> bool {
+        self.special().ends.contains(&id)
+    }
+}
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("a step of the model failed: {0}")]
+pub struct StepError(pub String);

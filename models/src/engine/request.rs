@@ -1,0 +1,145 @@
+//! What is asked of the engine, and what it answers. Neither is ever printed: there is no `Debug` for text or tokens.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use super::sampler::{SamplingError, SamplingParams};
+
+/// Bounds of everything that the engine holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineLimits {
+    /// Sequences that run at once.
+    pub sequences_max: usize,
+    /// Requests that wait, beside those that run.
+    pub queue_max: usize,
+    /// Requests of one tenant, waiting and running.
+    pub tenant_max: usize,
+    /// Tokens of all running sequences together: the memory of keys and values.
+    pub cache_tokens_max: usize,
+    /// Prompt tokens in one step, of all sequences together.
+    pub prefill_tokens: usize,
+    /// Bytes of weights, keys and values together; a model that may need more is not loaded.
+    pub memory_bytes_max: u64,
+}
+
+impl Default for EngineLimits {
+    fn default() -> Self {
+        Self {
+            sequences_max: 16,
+            queue_max: 64,
+            tenant_max: 32,
+            cache_tokens_max: 32_768,
+            prefill_tokens: 256,
+            memory_bytes_max: u64::MAX,
+        }
+    }
+}
+
+/// Whose request it is, as far as fairness goes: an opaque value that the caller derives, such as a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tenant(pub [u8; 32]);
+
+/// A request for text.
+pub struct GenerateRequest {
+    /// For whom.
+    pub tenant: Tenant,
+    /// Ids of the prompt, at least one.
+    pub prompt: Vec<u32>,
+    /// How tokens are drawn.
+    pub sampling: SamplingParams,
+    /// Tokens to generate at most; without it, until the context is full.
+    pub tokens_max: Option<usize>,
+    /// Texts at which the answer ends; they are not part of it.
+    pub stop: Vec<String>,
+    /// Makes draws repeatable; without it they are random.
+    pub seed: Option<u64>,
+    /// When the answer ends even if it is not complete.
+    pub deadline: Option<Instant>,
+}
+
+/// What the engine says about a request. After [`Event::Finished`] or [`Event::Failed`] nothing follows.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Event {
+    /// More text, never empty and never ending inside a character.
+    Text {
+        /// The text.
+        text: String,
+        /// The tokens that were drawn since the event before.
+        tokens: Vec<u32>,
+    },
+    /// The answer is complete.
+    Finished {
+        /// Why it ended.
+        reason: FinishReason,
+        /// How many tokens it took.
+        usage: Usage,
+    },
+    /// The engine failed; the reason says nothing about the text.
+    Failed {
+        /// What failed.
+        reason: String,
+        /// How many tokens it took.
+        usage: Usage,
+    },
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended it, or a stop string was reached.
+    Stop,
+    /// The bound on tokens was reached, or the context is full.
+    Length,
+    /// Nobody listens any more.
+    Cancelled,
+    /// The deadline has passed.
+    Deadline,
+}
+
+/// Tokens of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// In the prompt.
+    pub prompt_tokens: usize,
+    /// Drawn, the one that ended the answer included.
+    pub completion_tokens: usize,
+}
+
+/// Where events go. Called on the engine's thread, so it must not wait; `Break` cancels the request.
+pub type Sink = Box<dyn FnMut(Event) -> ControlFlow<()> + Send>;
+
+/// Why a request was not taken.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The queue is full, or the tenant's share of it.
+    #[error("the engine is busy; try again later")]
+    Busy,
+    /// The prompt leaves no room for an answer.
+    #[error(
+        "the prompt has {prompt} tokens and the context holds {limit}, prompt and answer together"
+    )]
+    ContextExceeded {
+        /// Tokens in the prompt.
+        prompt: usize,
+        /// Tokens in the context.
+        limit: usize,
+    },
+    /// A request that can have no answer.
+    #[error("the request is empty: it has no prompt token, or asks for no token")]
+    Empty,
+    /// A stop string that is empty, or too many or too long ones.
+    #[error("stop strings must be at most {count_max} texts of 1 to {len_max} bytes")]
+    BadStop {
+        /// How many are accepted.
+        count_max: usize,
+        /// How long one may be, in bytes.
+        len_max: usize,
+    },
+    /// A sampling parameter out of its range.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// The engine was shut down.
+    #[error("the engine has stopped")]
+    Stopped,
+}

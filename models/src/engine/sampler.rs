@@ -1,0 +1,292 @@
+//! From logits to a token. Pure: the same logits, parameters, context and random number give the same token.
+//!
+//! Order: bias, repetition penalty, frequency and presence penalties, then top-k, top-p and min-p, each on what the step
+//! before left; temperature before or after those three ([`TemperatureOrder`]). All arithmetic is in 64 bits.
+
+use std::collections::HashMap;
+
+/// How tokens are drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingParams {
+    /// 0 takes the most probable token; higher values flatten the distribution. 0 to 100.
+    pub temperature: f64,
+    /// Where temperature comes in.
+    pub temperature_order: TemperatureOrder,
+    /// Keeps the most probable tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the smallest set of tokens that has this probability. Above 0, at most 1.
+    pub top_p: f64,
+    /// Keeps tokens that have this part of the most probable one's probability. 0 to 1.
+    pub min_p: f64,
+    /// Divides positive logits of tokens in the window, multiplies negative ones. Above 0; 1 changes nothing.
+    pub repetition_penalty: f64,
+    /// Subtracted once for each time that a token is in the window. -100 to 100.
+    pub frequency_penalty: f64,
+    /// Subtracted if a token is in the window at all. -100 to 100.
+    pub presence_penalty: f64,
+    /// How many of the last tokens, prompt included, the penalties look at.
+    pub penalty_window: usize,
+    /// Added to the logits of these tokens. -100 to 100.
+    pub logit_bias: Vec<(u32, f64)>,
+}
+
+/// Whether temperature comes before the cuts or after them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TemperatureOrder {
+    /// Before top-k, top-p and min-p, as OpenAI and Hugging Face do.
+    First,
+    /// After them, as llama.cpp does.
+    Last,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            temperature_order: TemperatureOrder::First,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            penalty_window: 64,
+            logit_bias: Vec::new(),
+        }
+    }
+}
+
+/// A parameter out of range, or logits that nothing can be drawn from.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SamplingError {
+    /// A parameter out of its range.
+    #[error("{name} must be {range}")]
+    OutOfRange {
+        /// Which parameter.
+        name: &'static str,
+        /// Its range.
+        range: &'static str,
+    },
+    /// A bias for a token that the model does not have.
+    #[error("logit_bias names a token that the model does not have")]
+    UnknownToken,
+    /// All logits are infinite or not numbers.
+    #[error("the model gave no finite logit")]
+    NoFiniteLogit,
+}
+
+impl SamplingParams {
+    /// Whether every parameter is in its range.
+    ///
+    /// # Errors
+    /// [`SamplingError::OutOfRange`] naming the first that is not.
+    pub fn check(&self) -> Result<(), SamplingError> {
+        let in_100 = |value: f64| (-100.0..=100.0).contains(&value);
+        let rules = [
+            (
+                "temperature",
+                "0 to 100",
+                (0.0..=100.0).contains(&self.temperature),
+            ),
+            (
+                "top_p",
+                "above 0 and at most 1",
+                self.top_p > 0.0 && self.top_p <= 1.0,
+            ),
+            ("min_p", "0 to 1", (0.0..=1.0).contains(&self.min_p)),
+            (
+                "repetition_penalty",
+                "above 0 and at most 100",
+                self.repetition_penalty > 0.0 && self.repetition_penalty <= 100.0,
+            ),
+            (
+                "frequency_penalty",
+                "-100 to 100",
+                in_100(self.frequency_penalty),
+            ),
+            (
+                "presence_penalty",
+                "-100 to 100",
+                in_100(self.presence_penalty),
+            ),
+            (
+                "logit_bias",
+                "-100 to 100",
+                self.logit_bias.iter().all(|(_, bias)| in_100(*bias)),
+            ),
+        ];
+        match rules.into_iter().find(|(_, _, holds)| !holds) {
+            Some((name, range, _)) => Err(SamplingError::OutOfRange { name, range }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Tokens that may be drawn, by falling probability, of equals the lower id first.
+#[derive(Clone, PartialEq)]
+pub struct Distribution {
+    /// Token ids and probabilities that add up to one.
+    pub tokens: Vec<(u32, f64)>,
+}
+
+impl Distribution {
+    /// What may follow `context`.
+    ///
+    /// # Errors
+    /// [`SamplingError::NoFiniteLogit`] or [`SamplingError::UnknownToken`].
+    pub fn new(
+        logits: &[f32],
+        params: &SamplingParams,
+        context: &[u32],
+    ) -> Result<Self, SamplingError> {
+        let mut logits: Vec<f64> = logits.iter().map(|logit| f64::from(*logit)).collect();
+        penalise(&mut logits, params, context)?;
+        let finite = (0_u32..).zip(logits).filter(|(_, logit)| logit.is_finite());
+        let mut tokens: Vec<(u32, f64)> = finite.collect();
+        if params.temperature == 0.0 {
+            let best = tokens
+                .iter()
+                .copied()
+                .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+            let (best, _) = best.ok_or(SamplingError::NoFiniteLogit)?;
+            return Ok(Self {
+                tokens: vec![(best, 1.0)],
+            });
+        }
+        if params.temperature_order == TemperatureOrder::First {
+            scale(&mut tokens, params.temperature);
+        }
+        cut(&mut tokens, params);
+        if params.temperature_order == TemperatureOrder::Last {
+            scale(&mut tokens, params.temperature);
+        }
+        softmax(&mut tokens);
+        if tokens.is_empty() {
+            Err(SamplingError::NoFiniteLogit)
+        } else {
+            Ok(Self { tokens })
+        }
+    }
+
+    /// The token at `point`, a random number from 0 to below 1.
+    pub fn draw(&self, point: f64) -> Option<u32> {
+        let mut left = point;
+        let found = self.tokens.iter().find(|(_, probability)| {
+            left -= probability;
+            left < 0.0
+        });
+        found.or(self.tokens.last()).map(|(id, _)| *id)
+    }
+}
+
+fn penalise(
+    logits: &mut [f64],
+    params: &SamplingParams,
+    context: &[u32],
+) -> Result<(), SamplingError> {
+    for (id, bias) in &params.logit_bias {
+        *logits
+            .get_mut(*id as usize)
+            .ok_or(SamplingError::UnknownToken)? += bias;
+    }
+    let window = context.len().saturating_sub(params.penalty_window);
+    let mut counts: HashMap<u32, f64> = HashMap::new();
+    for id in context.get(window..).unwrap_or_default() {
+        *counts.entry(*id).or_default() += 1.0;
+    }
+    for (id, count) in counts {
+        if let Some(logit) = logits.get_mut(id as usize) {
+            let penalty = params.repetition_penalty;
+            *logit = if *logit > 0.0 {
+                *logit / penalty
+            } else {
+                *logit * penalty
+            };
+            *logit -= count * params.frequency_penalty + params.presence_penalty;
+        }
+    }
+    Ok(())
+}
+
+fn scale(tokens: &mut [(u32, f64)], temperature: f64) {
+    for (_, logit) in tokens {
+        *logit /= temperature;
+    }
+}
+
+/// Top-k, top-p and min-p. Leaves `tokens` sorted.
+fn cut(tokens: &mut Vec<(u32, f64)>, params: &SamplingParams) {
+    let falling = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if params.top_k > 0 && params.top_k < tokens.len() {
+        tokens.select_nth_unstable_by(params.top_k, falling);
+        tokens.truncate(params.top_k);
+    }
+    if params.top_p <= TOP_P_SURE && tokens.len() > SORT_ALL_MAX {
+        let best = tokens
+            .iter()
+            .map(|token| token.1)
+            .fold(f64::NEG_INFINITY, f64::max);
+        tokens.retain(|token| token.1 > best - NEGLIGIBLE_NATS);
+    }
+    tokens.sort_unstable_by(falling);
+    if params.top_p < 1.0 {
+        let mut left = params.top_p;
+        let mut probabilities = tokens.clone();
+        softmax(&mut probabilities);
+        let reached = probabilities.iter().position(|(_, probability)| {
+            left -= probability;
+            left <= 0.0
+        });
+        tokens.truncate(reached.map_or(tokens.len(), |last| last + 1));
+    }
+    if let Some(best) = tokens
+        .first()
+        .map(|token| token.1)
+        .filter(|_| params.min_p > 0.0)
+    {
+        tokens.retain(|token| (token.1 - best).exp() >= params.min_p);
+    }
+}
+
+/// Sorting a large vocabulary costs milliseconds. Tokens this far below the best have together less than
+/// 10⁻⁷ of the probability in any vocabulary below a million, so they are never among the first 0.999 of it.
+const NEGLIGIBLE_NATS: f64 = 30.0;
+const TOP_P_SURE: f64 = 0.999;
+const SORT_ALL_MAX: usize = 2_048;
+
+fn softmax(tokens: &mut [(u32, f64)]) {
+    let best = tokens
+        .iter()
+        .map(|token| token.1)
+        .fold(f64::NEG_INFINITY, f64::max);
+    let mut sum = 0.0;
+    for (_, value) in tokens.iter_mut() {
+        *value = (*value - best).exp();
+        sum += *value;
+    }
+    for (_, value) in tokens {
+        *value /= sum;
+    }
+}
+
+/// Random numbers of a sequence: SplitMix64, which a seed makes repeatable. They decide which token is drawn and
+/// protect nothing.
+pub struct Draws(u64);
+
+impl Draws {
+    /// The draws of `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number, from 0 to below 1.
+    pub fn next_point(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        (mixed >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}

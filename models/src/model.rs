@@ -1,0 +1,267 @@
+//! A model that is loaded whole: network, tokenizer and template from one source, ready to be given to its engine.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use candle_core::Device;
+
+use crate::engine::{EngineHandle, EngineLimits, LlamaEngine};
+use crate::gguf::{GgufHeader, TensorInfo, TensorType};
+use crate::llama::{ArchitectureError, Llama, LlamaConfig};
+use crate::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateError};
+use crate::tokenizer::{Tokenizer, TokenizerError};
+use crate::weights::{LoadProgress, Loader, WeightError, WeightSource};
+
+/// Why a model was not loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// Its architecture.
+    #[error(transparent)]
+    Architecture(#[from] ArchitectureError),
+    /// Its tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Its chat template.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// Its weights.
+    #[error(transparent)]
+    Weights(#[from] WeightError),
+    /// The embedding has another number of rows than the vocabulary has tokens.
+    #[error("the model has {rows} embeddings and its vocabulary {tokens} tokens")]
+    VocabularyMismatch {
+        /// Rows of the embedding.
+        rows: usize,
+        /// Tokens of the vocabulary.
+        tokens: usize,
+    },
+    /// It needs more memory than it may have.
+    #[error(
+        "the model needs about {} MiB (weights {} MiB, cache of {cache_tokens} tokens {} MiB) and may use {} MiB; \
+         allow more, or lower the number of cached tokens",
+        mib(weights + cache), mib(*weights), mib(*cache), mib(*limit)
+    )]
+    TooLarge {
+        /// Bytes of weights, with the copies that are made for speed.
+        weights: u64,
+        /// Bytes of keys and values.
+        cache: u64,
+        /// Tokens that the cache holds.
+        cache_tokens: u64,
+        /// Bytes that it may use.
+        limit: u64,
+    },
+}
+
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
+/// The parts of a model that deal in text: what a server needs beside the engine.
+pub struct ModelText {
+    name: String,
+    context: usize,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+}
+
+impl ModelText {
+    fn from_source(source: &dyn WeightSource, context: usize) -> Result<Self, LoadError> {
+        let header = source.header();
+        let tokenizer = Tokenizer::from_header(header)?;
+        let text = header
+            .text("tokenizer.chat_template")
+            .map_err(TokenizerError::from)?;
+        let template = text
+            .map(|text| ChatTemplate::new(text, &tokenizer))
+            .transpose()?;
+        Ok(Self {
+            name: source.name().to_owned(),
+            context,
+            tokenizer,
+            template,
+        })
+    }
+
+    /// The model's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Tokens that the model was made for, prompt and answer together.
+    pub fn context_length(&self) -> usize {
+        self.context
+    }
+
+    /// Its vocabulary.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Its chat template, if it has one.
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// Ids of a chat, up to where the assistant's answer begins. Contents never become control tokens.
+    ///
+    /// # Errors
+    /// [`TemplateError`]: no template, a conversation that the template refuses, or work without end.
+    pub fn encode_chat(
+        &self,
+        messages: &[ChatMessage],
+        options: &RenderOptions,
+    ) -> Result<Vec<u32>, TemplateError> {
+        let template = self.template.as_ref().ok_or(TemplateError::Missing)?;
+        let harmless: Vec<ChatMessage> = messages
+            .iter()
+            .map(|message| ChatMessage {
+                role: message.role,
+                content: self.tokenizer.harmless(&message.content),
+            })
+            .collect();
+        let rendered = template.render(&harmless, options)?;
+        let ids = self
+            .tokenizer
+            .encode_rendered(&rendered)
+            .map_err(|_| TemplateError::TooMuchWork)?;
+        Ok(self.tokenizer.with_bos(ids))
+    }
+
+    /// Ids of plain text, with `bos` where the vocabulary asks for it. The text never becomes a control token.
+    ///
+    /// # Errors
+    /// [`TokenizerError::TooComplex`].
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.tokenizer.encode_text(text)
+    }
+}
+
+/// A model in memory.
+pub struct LoadedModel {
+    network: Llama,
+    text: Arc<ModelText>,
+    limits: EngineLimits,
+}
+
+impl LoadedModel {
+    /// Loads a model; `progress` hears of bytes done and bytes in all.
+    ///
+    /// # Errors
+    /// [`LoadError`]. Metadata, tokenizer, template and memory are checked before the first tensor is read.
+    pub fn load(
+        source: &dyn WeightSource,
+        limits: EngineLimits,
+        progress: LoadProgress<'_>,
+    ) -> Result<Self, LoadError> {
+        let config = LlamaConfig::from_header(source.header())?;
+        let text = ModelText::from_source(source, config.context)?;
+        let (rows, tokens) = (config.vocabulary, text.tokenizer.len());
+        if rows != tokens {
+            return Err(LoadError::VocabularyMismatch { rows, tokens });
+        }
+        check_memory(source.header(), &config, &limits)?;
+        let mut loader = Loader::new(source, Device::Cpu, progress);
+        let network = Llama::load(config, &mut loader)?;
+        Ok(Self {
+            network,
+            text: Arc::new(text),
+            limits,
+        })
+    }
+
+    /// What deals in text.
+    pub fn text(&self) -> &Arc<ModelText> {
+        &self.text
+    }
+
+    /// The network by itself, for measurements.
+    pub fn network(&self) -> &Llama {
+        &self.network
+    }
+
+    /// Starts the engine's thread.
+    ///
+    /// # Errors
+    /// When the system starts no thread.
+    pub fn spawn(self) -> std::io::Result<RunningModel> {
+        let engine = Box::new(LlamaEngine::new(self.network));
+        let vocabulary = TextVocabulary(self.text.clone());
+        let tokens = self.text.tokenizer.len();
+        let engine = EngineHandle::spawn(engine, Arc::new(vocabulary), tokens, self.limits)?;
+        Ok(RunningModel {
+            text: self.text,
+            engine,
+        })
+    }
+}
+
+/// A model and its engine. Clones share both.
+#[derive(Clone)]
+pub struct RunningModel {
+    text: Arc<ModelText>,
+    engine: EngineHandle,
+}
+
+impl RunningModel {
+    /// The way to the engine.
+    pub fn engine(&self) -> &EngineHandle {
+        &self.engine
+    }
+}
+
+impl Deref for RunningModel {
+    type Target = ModelText;
+
+    fn deref(&self) -> &ModelText {
+        &self.text
+    }
+}
+
+struct TextVocabulary(Arc<ModelText>);
+
+impl crate::engine::Vocabulary for TextVocabulary {
+    fn token_bytes(&self, id: u32) -> &[u8] {
+        self.0.tokenizer.token_bytes(id)
+    }
+
+    fn is_end(&self, id: u32) -> bool {
+        self.0.tokenizer.special().ends.contains(&id)
+    }
+}
+
+fn check_memory(
+    header: &GgufHeader,
+    config: &LlamaConfig,
+    limits: &EngineLimits,
+) -> Result<(), LoadError> {
+    let weights = header
+        .tensors()
+        .iter()
+        .map(resident_bytes)
+        .fold(0, u64::saturating_add);
+    let cache_tokens = limits.cache_tokens_max as u64;
+    let cache = cache_tokens.saturating_mul(config.cache_bytes_per_token());
+    let limit = limits.memory_bytes_max;
+    match weights.checked_add(cache) {
+        Some(needed) if needed <= limit => Ok(()),
+        _ => Err(LoadError::TooLarge {
+            weights,
+            cache,
+            cache_tokens,
+            limit,
+        }),
+    }
+}
+
+/// Bytes of a tensor in memory: candle 0.11 keeps a second, rearranged copy of matrices of these types beside the first
+/// one when they are used (Q4_K grows by a third in it).
+fn resident_bytes(tensor: &TensorInfo) -> u64 {
+    let len = tensor.byte_len();
+    match tensor.kind() {
+        TensorType::Q4K => len.saturating_add(len / 3 * 4),
+        TensorType::Q8_0 | TensorType::Q6K => len.saturating_add(len / 8 * 9),
+        _ => len,
+    }
+}

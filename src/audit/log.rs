@@ -1,0 +1,100 @@
+//! The thread that owns the file. Records that come while it writes go into its next write together.
+
+use std::path::Path;
+use std::thread;
+
+use casemate_attestation::UnixTime;
+use tokio::sync::{mpsc, oneshot};
+
+use super::event::AuditEvent;
+use super::file::{AuditError, AuditFile, Durability};
+
+/// Records that may wait to be written, and records of one write.
+const WAITING_MAX: usize = 4096;
+const BATCH_MAX: usize = 256;
+
+/// The audit log of one process. Cheap to clone; the file is closed when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct AuditLog {
+    waiting: mpsc::Sender<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    time: UnixTime,
+    event: AuditEvent,
+    reply: oneshot::Sender<Result<u64, AuditError>>,
+}
+
+impl AuditLog {
+    /// Opens or begins the log at `path`, and continues its numbers.
+    ///
+    /// # Errors
+    /// [`AuditError`]: the file cannot be used, or the system refuses a thread.
+    pub fn open(path: &Path, durability: Durability) -> Result<Self, AuditError> {
+        let file = AuditFile::open(path, durability)?;
+        let (sender, receiver) = mpsc::channel(WAITING_MAX);
+        thread::Builder::new()
+            .name("audit".into())
+            .spawn(move || work(file, receiver))
+            .map_err(|error| AuditError::Io {
+                action: "start the writer of",
+                file: path.to_owned(),
+                reason: error.to_string(),
+            })?;
+        Ok(Self { waiting: sender })
+    }
+
+    /// Records an event and waits until it is written. Returns its number.
+    ///
+    /// # Errors
+    /// [`AuditError`]: it is not recorded, and what it is about must not happen.
+    pub async fn record(&self, time: UnixTime, event: AuditEvent) -> Result<u64, AuditError> {
+        self.send(time, event)?
+            .await
+            .map_err(|_| AuditError::Closed)?
+    }
+
+    /// [`AuditLog::record`] for threads outside of the async runtime; inside of it this panics.
+    ///
+    /// # Errors
+    /// As [`AuditLog::record`].
+    pub fn record_blocking(&self, time: UnixTime, event: AuditEvent) -> Result<u64, AuditError> {
+        self.send(time, event)?
+            .blocking_recv()
+            .map_err(|_| AuditError::Closed)?
+    }
+
+    fn send(
+        &self,
+        time: UnixTime,
+        event: AuditEvent,
+    ) -> Result<oneshot::Receiver<Result<u64, AuditError>>, AuditError> {
+        let (reply, answer) = oneshot::channel();
+        self.waiting
+            .try_send(Waiting { time, event, reply })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => AuditError::Busy,
+                mpsc::error::TrySendError::Closed(_) => AuditError::Closed,
+            })?;
+        Ok(answer)
+    }
+}
+
+fn work(mut file: AuditFile, mut waiting: mpsc::Receiver<Waiting>) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    while waiting.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+        let (records, replies): (Vec<_>, Vec<_>) = batch
+            .drain(..)
+            .map(|Waiting { time, event, reply }| ((time, event), reply))
+            .unzip();
+        let first = file.append(&records);
+        if let Err(error) = &first {
+            tracing::error!(%error, "audit records lost; what they are about is refused");
+        }
+        for (index, reply) in (0_u64..).zip(replies) {
+            // Whoever gave up waiting has treated it as a refusal.
+            let _ = reply.send(first.clone().map(|first| first + index));
+        }
+    }
+}

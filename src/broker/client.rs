@@ -1,0 +1,401 @@
+//! The server's side of a release: connects with a fresh key, attests, and gets leaf, keys and signed documents.
+//!
+//! Nothing is asked for before the broker's certificate was checked against the pinned authority, and the evidence is
+//! bound to that one connection. The documents are handed on as received: the server checks their signatures.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_attestation::{
+    BindingInputs, Context, Direction, Envelope, EnvelopeParts, EvidenceProvider, HardwareEvidence,
+    ProviderError, Sha256Digest, UnixTime, strict_json,
+};
+use casemate_models::package::{DataKey, PackageId};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use zeroize::Zeroizing;
+
+use super::channel::Channel;
+use super::wire;
+use crate::org::authority;
+
+/// One answer of the broker may take this long.
+const ANSWER_SECONDS_MAX: u64 = 20;
+
+/// Which broker to ask, and how to know it.
+#[derive(Clone, Debug)]
+pub struct BrokerAddress {
+    /// Host and port, such as `localhost:7440`. The host must stand in the broker's certificate.
+    pub address: String,
+    /// The broker's authority (`broker/ca.pem`), pinned by the server's configuration.
+    pub authority: CertificateDer<'static>,
+}
+
+/// What the server asks for.
+#[derive(Clone, Debug)]
+pub struct ReleaseRequest {
+    /// Names for the server's leaf; the fleet list must allow each on this chip.
+    pub names: Vec<String>,
+    /// Packages in the order served.
+    pub packages: Vec<PackageRequest>,
+    /// SHA-256 of the server's configuration in force; goes into the binding.
+    pub configuration: Sha256Digest,
+}
+
+/// A package whose key is wanted; all of it stands in the package's clear header.
+#[derive(Clone, Debug)]
+pub struct PackageRequest {
+    /// Package id.
+    pub id: PackageId,
+    /// Epoch.
+    pub epoch: u64,
+    /// Key id.
+    pub key_id: String,
+    /// Rule P-22: SHA-256 of the clear header.
+    pub digest: Sha256Digest,
+}
+
+/// What an attested server gets. Bytes of documents are as signed; check them against the release key.
+pub struct Released {
+    /// The server's leaf and the enclave CA, leaf first.
+    pub leaf_chain: Vec<CertificateDer<'static>>,
+    /// The fresh private key of the leaf (PKCS#8).
+    pub private_key: PrivateKeyDer<'static>,
+    /// Signed policy document.
+    pub policy_bundle: Vec<u8>,
+    /// Signed revocation list.
+    pub revocations: Vec<u8>,
+    /// Data keys in the order of the request.
+    pub keys: Vec<(PackageId, DataKey)>,
+}
+
+impl std::fmt::Debug for Released {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Released(..)")
+    }
+}
+
+/// Newer documents, where there are any (rule P-52).
+#[derive(Debug)]
+pub struct Updates {
+    /// Signed policy document with a higher number.
+    pub policy_bundle: Option<Vec<u8>>,
+    /// Signed revocation list with a higher number.
+    pub revocations: Option<Vec<u8>>,
+}
+
+/// Why nothing was released.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// Nobody answers, or not the broker that was pinned.
+    #[error("cannot reach the broker at {address}: {source}")]
+    Connect {
+        /// Host and port.
+        address: String,
+        /// What the system or TLS says.
+        source: std::io::Error,
+    },
+    /// The address has no host name that a certificate could carry.
+    #[error("broker address {0} is not host:port")]
+    Address(String),
+    /// The broker refused; the code is one of rule P-51.
+    #[error("broker refused with {code}: {message}")]
+    Refused {
+        /// Code of rule P-51.
+        code: String,
+        /// The broker's reason.
+        message: String,
+    },
+    /// The connection broke, or the broker took too long.
+    #[error("the connection to the broker is lost: {0}")]
+    Lost(String),
+    /// The broker's answer is not of the protocol.
+    #[error("the broker's answer is malformed: {0}")]
+    Malformed(String),
+    /// This machine gave no evidence.
+    #[error(transparent)]
+    Evidence(#[from] ProviderError),
+    /// TLS or certificate machinery failed here.
+    #[error("cannot set up the connection to the broker: {0}")]
+    Setup(String),
+}
+
+/// The attested connection to a broker. Dropping it ends the connection.
+pub struct ReleaseClient {
+    channel: Channel,
+    sender: SendRequest<Full<Bytes>>,
+    host: String,
+}
+
+impl std::fmt::Debug for ReleaseClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ReleaseClient({})", self.host)
+    }
+}
+
+impl ReleaseClient {
+    /// Connects, attests with `provider` and returns what was released, with the connection to ask for updates on.
+    ///
+    /// # Errors
+    /// See [`ReleaseError`]; nothing is released then.
+    pub async fn release(
+        broker: &BrokerAddress,
+        provider: Arc<dyn EvidenceProvider>,
+        request: &ReleaseRequest,
+    ) -> Result<(Released, Self), ReleaseError> {
+        let now = UnixTime::from(std::time::SystemTime::now());
+        let identity =
+            authority::self_signed(now.secs()).map_err(|e| ReleaseError::Setup(e.to_string()))?;
+        let leaf = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes())
+            .map_err(|e| ReleaseError::Setup(e.to_string()))?;
+        let mut client = Self::connect(broker, &leaf, &identity.key_pem).await?;
+        let challenge: wire::Challenge = client
+            .post("/release/challenge", &wire::ChallengeRequest {})
+            .await?;
+        let evidence = client
+            .evidence(provider, &leaf, &challenge, request)
+            .await?;
+        let body = keys_request(evidence, request);
+        let answer: wire::KeysAnswer = client.post("/release/keys", &body).await?;
+        let released = read_answer(answer, request, &identity.key_pem)?;
+        Ok((released, client))
+    }
+
+    /// Asks for documents newer than those that the server has (rule P-52). To be called every second.
+    ///
+    /// # Errors
+    /// [`ReleaseError::Lost`] when the connection ended: attest again with [`release`](Self::release).
+    pub async fn updates(
+        &mut self,
+        policy_number: u64,
+        revocation_number: u64,
+    ) -> Result<Updates, ReleaseError> {
+        let request = wire::UpdatesRequest {
+            policy_number,
+            revocation_number,
+        };
+        let answer: wire::UpdatesAnswer = self.post("/release/updates", &request).await?;
+        Ok(Updates {
+            policy_bundle: answer.policy_bundle.map(|bytes| bytes.0),
+            revocations: answer.revocations.map(|bytes| bytes.0),
+        })
+    }
+
+    async fn connect(
+        broker: &BrokerAddress,
+        leaf: &CertificateDer<'static>,
+        key_pem: &str,
+    ) -> Result<Self, ReleaseError> {
+        let address = &broker.address;
+        let refused = |source| ReleaseError::Connect {
+            address: address.clone(),
+            source,
+        };
+        let (host, _) = address
+            .rsplit_once(':')
+            .ok_or_else(|| ReleaseError::Address(address.clone()))?;
+        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+            .map_err(|_| ReleaseError::Address(address.clone()))?;
+        let config = tls_config(broker, leaf, key_pem)?;
+        let connect = async {
+            let stream = TcpStream::connect(address.as_str()).await?;
+            stream.set_nodelay(true)?;
+            tokio_rustls::TlsConnector::from(Arc::new(config))
+                .connect(name, stream)
+                .await
+        };
+        let stream = within(connect).await?.map_err(refused)?;
+        let channel = Channel::new(stream);
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(channel.clone()))
+                .await
+                .map_err(|e| ReleaseError::Lost(e.to_string()))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection to the broker ended");
+            }
+        });
+        Ok(Self {
+            channel,
+            sender,
+            host: host.to_owned(),
+        })
+    }
+
+    /// Evidence over the binding of this connection, direction `client` (rule P-20).
+    async fn evidence(
+        &self,
+        provider: Arc<dyn EvidenceProvider>,
+        leaf: &CertificateDer<'static>,
+        challenge: &wire::Challenge,
+        request: &ReleaseRequest,
+    ) -> Result<Vec<u8>, ReleaseError> {
+        let context = Context {
+            models: request
+                .packages
+                .iter()
+                .map(|package| package.digest)
+                .collect(),
+            configuration: request.configuration,
+            ..Context::absent()
+        };
+        let exporter = self.channel.exporter(&challenge.nonce);
+        let exporter = exporter.map_err(|e| ReleaseError::Setup(e.to_string()))?;
+        let server_leaf = self.channel.peer_leaf_digest();
+        let binding = BindingInputs {
+            direction: Direction::Client,
+            exporter: &exporter,
+            server_leaf: server_leaf.ok_or_else(|| ReleaseError::Setup("no certificate".into()))?,
+            client_leaf: Sha256Digest::of(leaf),
+            nonce: challenge.nonce,
+            context: &context,
+        }
+        .binding();
+        let platform = provider.platform();
+        let report_data = *binding.as_bytes();
+        let hardware: HardwareEvidence =
+            tokio::task::spawn_blocking(move || provider.evidence(&report_data))
+                .await
+                .map_err(|e| ReleaseError::Setup(e.to_string()))??;
+        let direction = Direction::Client;
+        let parts = EnvelopeParts {
+            platform,
+            direction,
+            hardware,
+            context,
+            batch: None,
+        };
+        let envelope = Envelope::build(parts).map_err(|e| ReleaseError::Setup(e.to_string()))?;
+        Ok(envelope.as_bytes().to_vec())
+    }
+
+    async fn post<A: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<A, ReleaseError> {
+        let lost = |e: hyper::Error| ReleaseError::Lost(e.to_string());
+        let body = strict_json::to_vec(body).map_err(|e| ReleaseError::Setup(e.to_string()))?;
+        let request = http::Request::post(path)
+            .header(http::header::HOST, &self.host)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|e| ReleaseError::Setup(e.to_string()))?;
+        let sender = &mut self.sender;
+        let exchange = async {
+            sender.ready().await.map_err(lost)?;
+            let answer = sender.send_request(request).await.map_err(lost)?;
+            let status = answer.status();
+            let bytes = Limited::new(answer.into_body(), wire::ANSWER_BYTES_MAX)
+                .collect()
+                .await;
+            let bytes = bytes
+                .map_err(|e| ReleaseError::Lost(e.to_string()))?
+                .to_bytes();
+            // The copy is wiped here, hyper's buffer by the allocator.
+            Ok::<_, ReleaseError>((status, Zeroizing::new(bytes.to_vec())))
+        };
+        let (status, bytes) = within(exchange).await??;
+        if status != http::StatusCode::OK {
+            return Err(refusal(status, &bytes));
+        }
+        strict_json::from_slice(&bytes, wire::ANSWER_BYTES_MAX)
+            .map_err(|e| ReleaseError::Malformed(e.to_string()))
+    }
+}
+
+/// Bounds a wait for the broker.
+async fn within<T>(future: impl Future<Output = T>) -> Result<T, ReleaseError> {
+    tokio::time::timeout(Duration::from_secs(ANSWER_SECONDS_MAX), future)
+        .await
+        .map_err(|_| ReleaseError::Lost(format!("no answer for {ANSWER_SECONDS_MAX} s")))
+}
+
+fn refusal(status: http::StatusCode, bytes: &[u8]) -> ReleaseError {
+    match serde_json::from_slice::<wire::ErrorAnswer>(bytes) {
+        Ok(answer) => ReleaseError::Refused {
+            code: answer.error.code,
+            message: answer.error.message,
+        },
+        Err(_) => ReleaseError::Malformed(format!("status {status} without an error document")),
+    }
+}
+
+fn keys_request(evidence: Vec<u8>, request: &ReleaseRequest) -> wire::KeysRequest {
+    let package = |package: &PackageRequest| wire::Package {
+        id: *package.id.as_bytes(),
+        epoch: package.epoch,
+        key_id: package.key_id.clone(),
+        digest: package.digest,
+    };
+    let packages = request.packages.iter().map(package).collect();
+    wire::KeysRequest {
+        evidence,
+        names: request.names.clone(),
+        packages,
+    }
+}
+
+fn read_answer(
+    mut answer: wire::KeysAnswer,
+    request: &ReleaseRequest,
+    key_pem: &str,
+) -> Result<Released, ReleaseError> {
+    let malformed = |what: &str| ReleaseError::Malformed(what.to_owned());
+    let mut keys = Vec::new();
+    for (wanted, given) in request.packages.iter().zip(&mut answer.keys) {
+        let key: &mut [u8; 32] = given
+            .key
+            .as_mut_slice()
+            .try_into()
+            .map_err(|_| malformed("a key is not 32 bytes"))?;
+        if given.id != *wanted.id.as_bytes() {
+            return Err(malformed("keys are not in the order of the request"));
+        }
+        keys.push((wanted.id, DataKey::from_bytes(key)));
+    }
+    if answer.keys.len() != request.packages.len() {
+        return Err(malformed("not one key for each package"));
+    }
+    let chain =
+        CertificateDer::pem_slice_iter(answer.leaf.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let private_key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes());
+    Ok(Released {
+        leaf_chain: chain.map_err(|_| malformed("the leaf is not PEM"))?,
+        private_key: private_key.map_err(|e| ReleaseError::Setup(e.to_string()))?,
+        policy_bundle: std::mem::take(&mut answer.policy_bundle),
+        revocations: std::mem::take(&mut answer.revocations),
+        keys,
+    })
+}
+
+/// Rules P-10 and P-11: TLS 1.3 only, the hybrid group first, no resumption.
+fn tls_config(
+    broker: &BrokerAddress,
+    leaf: &CertificateDer<'static>,
+    key_pem: &str,
+) -> Result<ClientConfig, ReleaseError> {
+    let setup = |e: rustls::Error| ReleaseError::Setup(e.to_string());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(broker.authority.clone()).map_err(setup)?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
+        .map_err(|e| ReleaseError::Setup(e.to_string()))?;
+    let mut config = ClientConfig::builder_with_provider(crate::tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(setup)?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![leaf.clone()], key)
+        .map_err(setup)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}

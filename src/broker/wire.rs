@@ -1,0 +1,118 @@
+//! Documents of the release protocol (rules P-50 to P-52). Strict: see rule P-2.
+
+use std::fmt;
+
+use casemate_attestation::{Nonce, Sha256Digest, strict_json};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
+
+/// No request of this protocol is longer: one envelope as base64 and a list of packages.
+pub(super) const REQUEST_BYTES_MAX: usize = 256 * 1024;
+/// No answer is longer: two signed documents as base64 at most.
+pub(super) const ANSWER_BYTES_MAX: usize = 12 * 1024 * 1024;
+
+/// Rule P-50, request.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChallengeRequest {}
+
+/// Rule P-50, answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Challenge {
+    pub(super) nonce: Nonce,
+}
+
+/// Rule P-51, request.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeysRequest {
+    #[serde(with = "strict_json::base64_bytes")]
+    pub(super) evidence: Vec<u8>,
+    pub(super) names: Vec<String>,
+    pub(super) packages: Vec<Package>,
+}
+
+/// A package whose key is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Package {
+    #[serde(with = "strict_json::hex_bytes")]
+    pub(super) id: [u8; 16],
+    pub(super) epoch: u64,
+    pub(super) key_id: String,
+    pub(super) digest: Sha256Digest,
+}
+
+/// Rule P-51, answer. Carries data keys: never shown, wiped when dropped.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeysAnswer {
+    pub(super) leaf: String,
+    #[serde(with = "strict_json::base64_bytes")]
+    pub(super) policy_bundle: Vec<u8>,
+    #[serde(with = "strict_json::base64_bytes")]
+    pub(super) revocations: Vec<u8>,
+    pub(super) keys: Vec<KeyAnswer>,
+}
+
+/// One data key on its way to an attested server.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeyAnswer {
+    #[serde(with = "strict_json::hex_bytes")]
+    pub(super) id: [u8; 16],
+    #[serde(with = "strict_json::base64_bytes")]
+    pub(super) key: Vec<u8>,
+}
+
+impl Drop for KeyAnswer {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+impl fmt::Debug for KeyAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyAnswer(..)")
+    }
+}
+
+/// Rule P-52, request: the numbers of the documents that the server has.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UpdatesRequest {
+    pub(super) policy_number: u64,
+    pub(super) revocation_number: u64,
+}
+
+/// Rule P-52, answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UpdatesAnswer {
+    #[serde(deserialize_with = "strict_json::required")]
+    pub(super) policy_bundle: Option<Bytes>,
+    #[serde(deserialize_with = "strict_json::required")]
+    pub(super) revocations: Option<Bytes>,
+}
+
+/// Bytes that travel as base64.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Bytes(#[serde(with = "strict_json::base64_bytes")] pub(super) Vec<u8>);
+
+/// A refusal in the API's shape.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ErrorAnswer {
+    pub(super) error: ErrorBody,
+}
+
+/// The four keys of the API's errors.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ErrorBody {
+    pub(super) message: String,
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) param: Option<String>,
+    pub(super) code: String,
+}

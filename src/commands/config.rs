@@ -1,0 +1,80 @@
+//! `casemate config`: look at configuration files before they are used.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{CommandError, ExitCode};
+use crate::broker::BrokerConfig;
+use crate::config::{Loaded, ServerConfig};
+
+/// Look at configuration files before they are used.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Check a file: every field known, every value possible. Says nothing about the files that it names.
+    #[command(
+        after_help = "Example:\n  casemate config check server.toml --role server --print-config"
+    )]
+    Check(Check),
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    /// The file.
+    file: PathBuf,
+    /// Whose configuration it is.
+    #[arg(long, value_enum)]
+    role: Role,
+    /// Print every value in force, defaults included, as TOML on stdout.
+    #[arg(long)]
+    print_config: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Role {
+    Server,
+    Broker,
+    Connect,
+}
+
+/// Runs `casemate config`.
+///
+/// # Errors
+/// Exit code 3 where the file is refused.
+pub fn run(arguments: Arguments) -> Result<(), CommandError> {
+    let Verb::Check(Check {
+        file,
+        role,
+        print_config,
+    }) = arguments.verb;
+    let refused = |error: &dyn std::fmt::Display| {
+        println!("FAIL config {}", file.display());
+        CommandError::new(ExitCode::Configuration, error)
+    };
+    let in_force = match role {
+        Role::Server => {
+            let loaded = Loaded::<ServerConfig>::read(&file).map_err(|error| refused(&error))?;
+            Some((loaded.text().to_owned(), loaded.digest()))
+        }
+        Role::Broker => {
+            BrokerConfig::read(&file).map_err(|error| refused(&error))?;
+            None
+        }
+        Role::Connect => {
+            casemate_client::config::Config::load(&file).map_err(|error| refused(&error))?;
+            None
+        }
+    };
+    match in_force {
+        Some((text, digest)) if print_config => print!("{text}# digest = \"{digest}\"\n"),
+        Some((_, digest)) => println!("PASS config {} digest {digest}", file.display()),
+        None => println!("PASS config {}", file.display()),
+    }
+    Ok(())
+}

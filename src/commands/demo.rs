@@ -1,0 +1,42 @@
+//! `casemate demo`: the whole way on this machine.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{CommandError, ExitCode};
+use crate::demo::{self, DemoError};
+
+/// Arguments of `casemate demo`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  casemate demo            stays up until Ctrl-C\n  casemate demo --once"
+)]
+pub struct Arguments {
+    /// Folder of the demonstration; made on the first run, used again later.
+    #[arg(long, value_name = "DIR", default_value = "casemate-demo")]
+    dir: PathBuf,
+    /// End after the first question; exit code 0 only if every step held.
+    #[arg(long)]
+    once: bool,
+}
+
+/// Runs `casemate demo`.
+///
+/// # Errors
+/// 3 for a folder that is damaged, 1 for a step that did not hold.
+pub fn run(arguments: Arguments) -> Result<(), CommandError> {
+    // One thread: children end with the thread that started them.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime
+        .block_on(demo::run(&arguments.dir, arguments.once))
+        .map_err(|error| {
+            let code = match &error {
+                DemoError::Organisation(_) | DemoError::Missing(_) => ExitCode::Configuration,
+                _ => ExitCode::Unexpected,
+            };
+            CommandError::new(code, error)
+        })
+}

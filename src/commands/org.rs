@@ -1,0 +1,404 @@
+//! `casemate org`: make and keep an organisation.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use casemate_attestation::{
+    ChipId, FleetChip, Measurement, Platform, ReferenceMeasurement, Sha256Digest, UnixTime,
+};
+use clap::{ArgGroup, Args, Subcommand};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::json;
+
+use super::{CommandError, ExitCode};
+use crate::org::documents::{self, DOCUMENT_DAYS, Revocation};
+use crate::org::{self, InitOptions, Name, OrgError, Organisation};
+
+/// Arguments of `casemate org`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a new organisation: authorities, release key, key-encryption key, empty lists.
+    #[command(after_help = "Example:\n  casemate org init ./acme --name acme")]
+    Init(Init),
+    /// Issue a client certificate for a member of a team (again: renews it).
+    #[command(
+        after_help = "Example:\n  casemate org issue ./acme --team research --member ada --days 30"
+    )]
+    Issue(Issue),
+    /// Add a chip to the signed fleet list.
+    #[command(
+        after_help = "Examples:\n  casemate org enrol ./acme --chip-id 8f3a… --label 'rack 1' --name llm.acme.internal\n  \
+        casemate org enrol ./acme --test-chip --label laptop --name localhost"
+    )]
+    Enrol(Enrol),
+    /// Add a certificate or a principal to the signed revocation list.
+    #[command(
+        after_help = "Examples:\n  casemate org revoke ./acme --certificate acme/teams/research/ada/cert.pem\n  \
+        casemate org revoke ./acme --principal spiffe://acme/team/research/ada"
+    )]
+    Revoke(Revoke),
+    /// Add a measurement to the signed reference values.
+    #[command(
+        after_help = "Example:\n  casemate org reference ./acme --measurement 4c1d… --label 'casemate 0.1.0'"
+    )]
+    Reference(Reference),
+    /// Set the lowest firmware of a product in the signed reference values.
+    #[command(
+        after_help = "Example:\n  casemate org floor ./acme --product genoa --boot-loader 10 --tee 0 --snp 25 --microcode 84"
+    )]
+    Floor(Floor),
+    /// Sign every document again, unchanged, with a new date.
+    #[command(after_help = "Example:\n  casemate org renew ./acme --days 90")]
+    Renew(Renew),
+}
+
+#[derive(Debug, Args)]
+struct Init {
+    /// A folder that does not exist, or is empty.
+    folder: PathBuf,
+    /// Name in identities: lower-case letters, digits, '.', '-', '_'.
+    #[arg(long)]
+    name: String,
+    /// Name of the machine that the broker runs on (repeatable).
+    #[arg(long, default_values_t = [String::from("localhost"), String::from("127.0.0.1")])]
+    broker_name: Vec<String>,
+    /// Make a test chip, too. NOT CONFIDENTIAL: for trying out and for tests.
+    #[arg(long)]
+    test_chip: bool,
+    /// Days that signed documents are in force.
+    #[arg(long, default_value_t = DOCUMENT_DAYS)]
+    days: u32,
+}
+
+#[derive(Debug, Args)]
+struct Issue {
+    /// The organisation's folder.
+    folder: PathBuf,
+    /// Team name.
+    #[arg(long)]
+    team: String,
+    /// Name of a person or program.
+    #[arg(long)]
+    member: String,
+    /// Days that the certificate is valid, at most 90.
+    #[arg(long, default_value_t = 30)]
+    days: u32,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("chip").required(true).args(["chip_id", "test_chip"])))]
+struct Enrol {
+    /// The organisation's folder.
+    folder: PathBuf,
+    /// CHIP_ID as its reports carry it, 128 hexadecimal digits.
+    #[arg(long, value_name = "HEX")]
+    chip_id: Option<ChipId>,
+    /// Enrol the organisation's test chip. NOT CONFIDENTIAL.
+    #[arg(long)]
+    test_chip: bool,
+    /// What people call the machine.
+    #[arg(long)]
+    label: String,
+    /// Name that a server on this chip may have (repeatable).
+    #[arg(long, required = true)]
+    name: Vec<String>,
+    /// Days that the new list is in force.
+    #[arg(long, default_value_t = DOCUMENT_DAYS)]
+    days: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["certificate", "principal"])))]
+struct Revoke {
+    /// The organisation's folder.
+    folder: PathBuf,
+    /// Certificate (PEM) that is no longer valid.
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// Principal all of whose certificates are no longer valid.
+    #[arg(long, value_name = "URI")]
+    principal: Option<String>,
+    /// Days that the new list is in force.
+    #[arg(long, default_value_t = DOCUMENT_DAYS)]
+    days: u32,
+}
+
+#[derive(Debug, Args)]
+struct Reference {
+    /// The organisation's folder.
+    folder: PathBuf,
+    /// SNP launch measurement, 96 hexadecimal digits.
+    #[arg(long, value_name = "HEX")]
+    measurement: Measurement,
+    /// What was measured.
+    #[arg(long)]
+    label: String,
+    /// Days that the new document is in force.
+    #[arg(long, default_value_t = DOCUMENT_DAYS)]
+    days: u32,
+}
+
+#[derive(Debug, Args)]
+struct Floor {
+    /// The organisation's folder.
+    folder: PathBuf,
+    /// milan, genoa or turin.
+    #[arg(long)]
+    product: String,
+    /// Lowest boot loader version.
+    #[arg(long)]
+    boot_loader: u8,
+    /// Lowest TEE version.
+    #[arg(long)]
+    tee: u8,
+    /// Lowest SNP firmware version.
+    #[arg(long)]
+    snp: u8,
+    /// Lowest microcode version.
+    #[arg(long)]
+    microcode: u8,
+    /// Lowest FMC version (turin only).
+    #[arg(long, default_value_t = 0)]
+    fmc: u8,
+    /// Days that the new document is in force.
+    #[arg(long, default_value_t = DOCUMENT_DAYS)]
+    days: u32,
+}
+
+#[derive(Debug, Args)]
+struct Renew {
+    /// The organisation's folder.
+    folder: PathBuf,
+    /// Days that the new documents are in force.
+    #[arg(long, default_value_t = DOCUMENT_DAYS)]
+    days: u32,
+}
+
+/// Runs `casemate org`.
+///
+/// # Errors
+/// 2 for names and dates, 3 for a folder that is damaged or there already, 20 for what this build lacks.
+pub fn run(arguments: Arguments) -> Result<(), CommandError> {
+    match arguments.verb {
+        Verb::Init(init) => run_init(init),
+        Verb::Issue(issue) => run_issue(&issue),
+        Verb::Enrol(enrol) => run_enrol(enrol),
+        Verb::Revoke(revoke) => run_revoke(revoke),
+        Verb::Reference(reference) => run_reference(reference),
+        Verb::Floor(floor) => run_floor(&floor),
+        Verb::Renew(renew) => run_renew(&renew),
+    }
+}
+
+fn run_init(init: Init) -> Result<(), CommandError> {
+    let name = Name::organisation(&init.name).map_err(|e| command_error(e.into()))?;
+    let Init {
+        folder,
+        broker_name: broker_names,
+        test_chip,
+        days,
+        ..
+    } = init;
+    let options = InitOptions {
+        name,
+        broker_names,
+        test_chip,
+        days,
+    };
+    org::init(&folder, &options, now()).map_err(command_error)?;
+    let folder = folder.display();
+    eprintln!(
+        "made organisation {} in {folder}; keep it where only officers can read",
+        init.name
+    );
+    eprintln!("next: casemate org issue {folder} --team TEAM --member MEMBER");
+    Ok(())
+}
+
+fn run_issue(issue: &Issue) -> Result<(), CommandError> {
+    let organisation = open(&issue.folder)?;
+    let name = |text: &str| text.parse::<Name>().map_err(|e| command_error(e.into()));
+    let (team, member) = (name(&issue.team)?, name(&issue.member)?);
+    let folder = organisation
+        .issue(&team, &member, issue.days, now().secs())
+        .map_err(command_error)?;
+    let principal = organisation.principal(&team, &member);
+    match issue.json {
+        true => println!(
+            "{}",
+            json!({"principal": principal, "folder": folder, "days": issue.days})
+        ),
+        false => println!("{principal}\t{}", folder.display()),
+    }
+    Ok(())
+}
+
+fn run_enrol(enrol: Enrol) -> Result<(), CommandError> {
+    let organisation = open(&enrol.folder)?;
+    let Enrol {
+        label,
+        name: names,
+        days,
+        ..
+    } = enrol;
+    let number = match enrol.chip_id {
+        Some(chip_id) => {
+            let chip = FleetChip {
+                platform: Platform::Snp,
+                chip_id,
+                names,
+                label,
+            };
+            documents::enrol(&organisation, chip, days, now())
+        }
+        None => enrol_test_chip(&organisation, &label, names, days),
+    };
+    let number = number.map_err(command_error)?;
+    eprintln!("signed fleet list number {number}, in force for {days} days");
+    Ok(())
+}
+
+#[cfg(feature = "test-chip")]
+fn enrol_test_chip(
+    organisation: &Organisation,
+    label: &str,
+    names: Vec<String>,
+    days: u32,
+) -> Result<u64, OrgError> {
+    eprintln!("NOT CONFIDENTIAL: a test chip proves nothing about a machine");
+    organisation.enrol_test_chip(label, names, days, now())
+}
+
+#[cfg(not(feature = "test-chip"))]
+fn enrol_test_chip(
+    organisation: &Organisation,
+    _: &str,
+    _: Vec<String>,
+    _: u32,
+) -> Result<u64, OrgError> {
+    Err(OrgError::NoTestChip(organisation.folder().to_owned()))
+}
+
+fn run_revoke(revoke: Revoke) -> Result<(), CommandError> {
+    let organisation = open(&revoke.folder)?;
+    let what = match (revoke.certificate, revoke.principal) {
+        (Some(file), _) => Revocation::Certificate(certificate_digest(&file)?),
+        (None, Some(principal)) => Revocation::Principal(principal),
+        (None, None) => return Err(CommandError::new(ExitCode::Usage, "nothing to revoke")),
+    };
+    let number =
+        documents::revoke(&organisation, what, revoke.days, now()).map_err(command_error)?;
+    eprintln!("signed revocation list number {number}; servers end open sessions within seconds");
+    Ok(())
+}
+
+fn certificate_digest(file: &Path) -> Result<Sha256Digest, CommandError> {
+    let unreadable = |e: std::io::Error| {
+        CommandError::new(
+            ExitCode::Configuration,
+            format!("cannot read {}: {e}", file.display()),
+        )
+    };
+    let pem = fs::read(file).map_err(unreadable)?;
+    let leaf = CertificateDer::from_pem_slice(&pem).map_err(|_| {
+        let what = format!("{} is not a certificate in PEM", file.display());
+        CommandError::new(ExitCode::Malformed, what)
+    })?;
+    Ok(Sha256Digest::of(&leaf))
+}
+
+fn run_reference(reference: Reference) -> Result<(), CommandError> {
+    let organisation = open(&reference.folder)?;
+    let Reference {
+        measurement,
+        label,
+        days,
+        ..
+    } = reference;
+    let entry = ReferenceMeasurement {
+        platform: Platform::Snp,
+        measurement,
+        label,
+    };
+    let number = documents::add_measurement(&organisation, entry, days, now());
+    eprintln!(
+        "signed reference values number {}",
+        number.map_err(command_error)?
+    );
+    Ok(())
+}
+
+fn run_floor(floor: &Floor) -> Result<(), CommandError> {
+    let organisation = open(&floor.folder)?;
+    let product = serde_json::from_value(json!(floor.product)).map_err(|_| {
+        CommandError::new(
+            ExitCode::Usage,
+            format!("there is no product {:?}", floor.product),
+        )
+        .hint("use milan, genoa or turin")
+    })?;
+    let &Floor {
+        boot_loader,
+        tee,
+        snp,
+        microcode,
+        fmc,
+        ..
+    } = floor;
+    let lowest = casemate_attestation::TcbVersion {
+        boot_loader,
+        tee,
+        snp,
+        microcode,
+        fmc,
+    };
+    let number = documents::set_floor(&organisation, product, lowest, floor.days, now());
+    eprintln!(
+        "signed reference values number {}",
+        number.map_err(command_error)?
+    );
+    Ok(())
+}
+
+fn run_renew(renew: &Renew) -> Result<(), CommandError> {
+    let organisation = open(&renew.folder)?;
+    let numbers = documents::renew(&organisation, renew.days, now()).map_err(command_error)?;
+    for (kind, number) in numbers {
+        println!("{kind}\t{number}");
+    }
+    Ok(())
+}
+
+fn open(folder: &Path) -> Result<Organisation, CommandError> {
+    Organisation::open(folder).map_err(command_error)
+}
+
+fn command_error(error: OrgError) -> CommandError {
+    let code = match &error {
+        OrgError::Name(_)
+        | OrgError::Authority(_)
+        | OrgError::ChipEnrolled(_)
+        | OrgError::MeasurementListed(_)
+        | OrgError::RevokedAlready(_)
+        | OrgError::NoNames => ExitCode::Usage,
+        OrgError::NoTestChip(_) => ExitCode::Unsupported,
+        OrgError::NoRandomness => ExitCode::Unexpected,
+        _ => ExitCode::Configuration,
+    };
+    CommandError::new(code, error)
+}
+
+fn now() -> UnixTime {
+    UnixTime::from(SystemTime::now())
+}

@@ -1,0 +1,14 @@
+//! One TOML file for each role: strict, without environment variables, paths relative to the file. What is in force, with
+//! every default, has one digest; a server's binding carries it (P-20).
+
+mod load;
+mod server;
+
+pub use load::{ConfigError, ConfigPath, Loaded, Role};
+pub use server::{
+    AttestationSection, AuditSection, BrokerSection, LimitsSection, ModelSection, ServerConfig,
+    ServerSection, StateSection, TrustSection,
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+//! `server.toml`: what `casemate serve` is told.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use casemate_attestation::Platform;
+use serde::{Deserialize, Serialize};
+
+use super::load::{ConfigPath, Role};
+use crate::audit::Durability;
+use crate::policy::ModelName;
+
+/// The server's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Where it listens, and as whom.
+    pub server: ServerSection,
+    /// Who releases its keys.
+    pub broker: BrokerSection,
+    /// Whom it believes.
+    pub trust: TrustSection,
+    /// How it proves what it runs.
+    pub attestation: AttestationSection,
+    /// What it keeps.
+    pub state: StateSection,
+    /// Where it records decisions.
+    pub audit: AuditSection,
+    /// Every bound.
+    #[serde(default)]
+    pub limits: LimitsSection,
+    /// The models, in the order in which the binding lists them.
+    #[serde(rename = "model")]
+    pub models: Vec<ModelSection>,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerSection {
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Names for the certificate. The fleet list must allow them on this chip.
+    pub names: Vec<String>,
+}
+
+/// `[broker]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BrokerSection {
+    /// Host and port.
+    pub address: String,
+    /// The name in the broker's certificate.
+    pub name: String,
+    /// PEM of the authority that signed the broker's certificate.
+    pub authority: ConfigPath,
+}
+
+/// `[trust]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustSection {
+    /// The organisation's release key, public half, hexadecimal.
+    pub release_key: ConfigPath,
+    /// PEM of the CA that signs people and programs.
+    pub client_authority: ConfigPath,
+}
+
+/// `[attestation]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestationSection {
+    /// What makes the evidence.
+    pub platform: Platform,
+    /// Seed of the test chip, mode 0600. With `platform = "test-chip"` only, and never in a production build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_chip_seed: Option<ConfigPath>,
+    /// Whether a client must attest its own machine too.
+    #[serde(default)]
+    pub require_client_evidence: bool,
+    /// Seconds after which every session must be attested again; a team's own limit may be shorter.
+    #[serde(default = "an_hour")]
+    pub session_seconds: u32,
+}
+
+/// `[state]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateSection {
+    /// Folder for numbers that never go back.
+    pub folder: ConfigPath,
+}
+
+/// `[audit]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditSection {
+    /// The log, mode 0600.
+    pub file: ConfigPath,
+    /// When a record counts as written.
+    #[serde(default)]
+    pub durability: Durability,
+}
+
+/// `[[model]]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    /// For logs and errors on this machine. Callers use the names that policy gives.
+    pub name: ModelName,
+    /// The sealed package.
+    pub package: ConfigPath,
+}
+
+/// `[limits]`: every bound of the server, each at least 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    /// Connections at once.
+    pub connections: u32,
+    /// Connections of one principal at once.
+    pub connections_per_principal: u32,
+    /// For a TLS handshake.
+    pub handshake_seconds: u32,
+    /// Connections that wait for evidence at once.
+    pub evidence_waiting: u32,
+    /// Bytes of request headers.
+    pub header_bytes: u32,
+    /// Bytes of a request body.
+    pub body_bytes: u32,
+    /// For a request body to arrive.
+    pub body_seconds: u32,
+    /// HTTP/2 streams of one connection.
+    pub streams: u32,
+    /// Tokens of a prompt; a model's own context may be shorter.
+    pub prompt_tokens: u32,
+    /// Requests that wait for the engine.
+    pub queue: u32,
+    /// Sequences that the engine works on at once.
+    pub sequences: u32,
+    /// For a whole answer.
+    pub answer_seconds: u32,
+    /// For answers under way when the server is told to stop.
+    pub drain_seconds: u32,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            connections_per_principal: 64,
+            handshake_seconds: 10,
+            evidence_waiting: 4096,
+            header_bytes: 16 * 1024,
+            body_bytes: 4 * 1024 * 1024,
+            body_seconds: 30,
+            streams: 64,
+            prompt_tokens: 131_072,
+            queue: 256,
+            sequences: 8,
+            answer_seconds: 600,
+            drain_seconds: 10,
+        }
+    }
+}
+
+impl LimitsSection {
+    /// Fields with their values and the most that each may be.
+    const fn bounds(&self) -> [(&'static str, u32, u32); 13] {
+        [
+            ("limits.connections", self.connections, 65_536),
+            (
+                "limits.connections_per_principal",
+                self.connections_per_principal,
+                65_536,
+            ),
+            ("limits.handshake_seconds", self.handshake_seconds, 300),
+            ("limits.evidence_waiting", self.evidence_waiting, 65_536),
+            ("limits.header_bytes", self.header_bytes, 1024 * 1024),
+            ("limits.body_bytes", self.body_bytes, 1024 * 1024 * 1024),
+            ("limits.body_seconds", self.body_seconds, 3600),
+            ("limits.streams", self.streams, 65_536),
+            ("limits.prompt_tokens", self.prompt_tokens, u32::MAX),
+            ("limits.queue", self.queue, 1_000_000),
+            ("limits.sequences", self.sequences, 4096),
+            ("limits.answer_seconds", self.answer_seconds, 86_400),
+            ("limits.drain_seconds", self.drain_seconds, 3600),
+        ]
+    }
+}
+
+const fn an_hour() -> u32 {
+    3600
+}
+
+type Complaint = (&'static str, String);
+
+impl Role for ServerConfig {
+    fn paths(&mut self) -> Vec<&mut ConfigPath> {
+        let mut paths = vec![
+            &mut self.broker.authority,
+            &mut self.trust.release_key,
+            &mut self.trust.client_authority,
+            &mut self.state.folder,
+            &mut self.audit.file,
+        ];
+        paths.extend(self.attestation.test_chip_seed.as_mut());
+        paths.extend(self.models.iter_mut().map(|model| &mut model.package));
+        paths
+    }
+
+    fn check(&self) -> Result<(), Complaint> {
+        self.attestation.check()?;
+        if self.server.names.is_empty() {
+            return Err((
+                "server.names",
+                "is empty; a certificate needs at least one name".into(),
+            ));
+        }
+        if self.models.is_empty() {
+            return Err((
+                "model",
+                "no [[model]] is there; empty means none, and none is no server".into(),
+            ));
+        }
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = self.models.iter().find(|model| !seen.insert(&model.name)) {
+            return Err(("model", format!("two models are named {}", twice.name)));
+        }
+        for (field, value, most) in self.limits.bounds() {
+            if value == 0 || value > most {
+                return Err((field, format!("is {value}; it must be 1 to {most}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AttestationSection {
+    fn check(&self) -> Result<(), Complaint> {
+        let field = "attestation.test_chip_seed";
+        match (self.platform, &self.test_chip_seed) {
+            (Platform::TestChip, _) if cfg!(not(feature = "test-chip")) => Err((
+                "attestation.platform",
+                "this program was built for production and has no test chip".into(),
+            )),
+            (Platform::TestChip, None) => {
+                Err((field, "is needed with platform \"test-chip\"".into()))
+            }
+            (Platform::Snp, Some(_)) => Err((
+                field,
+                "is for platform \"test-chip\" only; remove it".into(),
+            )),
+            _ if !(1..=86_400).contains(&self.session_seconds) => {
+                Err(("attestation.session_seconds", "must be 1 to 86400".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+}

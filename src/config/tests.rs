@@ -1,0 +1,126 @@
+//! What a configuration is refused for, and what its digest depends on.
+
+use std::fs;
+
+use super::*;
+
+const GOOD: &str = r#"# a comment
+[server]
+listen = "127.0.0.1:8443"
+names = ["localhost"]
+[broker]
+address = "localhost:8444"
+name = "localhost"
+authority = "broker/ca.pem"
+[trust]
+release_key = "release/public.key"
+client_authority = "client-ca/cert.pem"
+[attestation]
+platform = "snp"
+[state]
+folder = "state"
+[audit]
+file = "audit.log"
+[[model]]
+name = "default"
+package = "models/default.casemate"
+"#;
+
+fn read(text: &str) -> Result<Loaded<ServerConfig>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("server.toml");
+    fs::write(&file, text).unwrap();
+    let loaded = Loaded::<ServerConfig>::read(&file);
+    if let Ok(loaded) = &loaded {
+        assert_eq!(&*loaded.audit.file, folder.path().join("audit.log"));
+        assert_eq!(
+            &*loaded.models[0].package,
+            folder.path().join("models/default.casemate")
+        );
+    }
+    loaded.map_err(|error| error.to_string())
+}
+
+#[test]
+fn what_is_in_force_is_written_with_defaults_and_reads_back_the_same() {
+    let loaded = read(GOOD).unwrap();
+    assert!(
+        loaded.text().contains("session_seconds = 3600"),
+        "{}",
+        loaded.text()
+    );
+    assert!(
+        loaded.text().contains("connections = 1024"),
+        "{}",
+        loaded.text()
+    );
+    let again = read(loaded.text()).unwrap();
+    assert_eq!(
+        (again.text(), again.digest()),
+        (loaded.text(), loaded.digest())
+    );
+}
+
+#[test]
+fn the_digest_follows_values_and_nothing_else() {
+    let digest = |text: &str| read(text).unwrap().digest();
+    let quiet = GOOD.replace("# a comment\n", "\n\n");
+    assert_eq!(digest(&quiet), digest(GOOD));
+    assert_eq!(
+        digest(&format!("{GOOD}\n[limits]\nqueue = 256\n")),
+        digest(GOOD)
+    );
+    assert_ne!(
+        digest(&format!("{GOOD}\n[limits]\nqueue = 255\n")),
+        digest(GOOD)
+    );
+    assert_ne!(digest(&GOOD.replace("8443", "8445")), digest(GOOD));
+}
+
+#[test]
+fn mistakes_are_shown_where_they_are() {
+    for (from, to, shown) in [
+        ("listen =", "lissten =", "lissten"),
+        ("\"127.0.0.1:8443\"", "\"somewhere\"", "line 3"),
+        ("platform = \"snp\"", "platform = \"none\"", "none"),
+        (
+            "platform = \"snp\"",
+            "platform = \"snp\"\nsession_seconds = 0",
+            "attestation.session_seconds",
+        ),
+        ("names = [\"localhost\"]", "names = []", "server.names"),
+        ("name = \"default\"", "name = \"*\"", "wildcards"),
+        ("[state]\nfolder = \"state\"\n", "", "state"),
+        ("folder = \"state\"", "folder = \"\"", "line"),
+        (
+            "[[model]]",
+            "[limits]\nconnections = 0\n[[model]]",
+            "limits.connections",
+        ),
+        (
+            "[attestation]",
+            "[attestation]\ntest_chip_seed = \"seed\"",
+            "attestation.test_chip_seed",
+        ),
+    ] {
+        assert!(GOOD.contains(from));
+        let error = read(&GOOD.replacen(from, to, 1)).unwrap_err();
+        assert!(
+            error.contains("server.toml") && error.contains(shown),
+            "{to}: {error}"
+        );
+    }
+    let caret = read(&GOOD.replace("listen =", "lissten =")).unwrap_err();
+    assert!(caret.contains('^'), "{caret}");
+}
+
+#[test]
+fn s12_the_test_chip_needs_its_seed_and_the_feature() {
+    let bare = GOOD.replace("\"snp\"", "\"test-chip\"");
+    let seeded = bare.replace(
+        "\"test-chip\"",
+        "\"test-chip\"\ntest_chip_seed = \"test-chip/seed\"",
+    );
+    assert!(read(&bare).is_err());
+    assert_eq!(read(&seeded).is_ok(), cfg!(feature = "test-chip"));
+}

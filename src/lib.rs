@@ -1,0 +1,19 @@
+//! The Casemate server, its broker and the operator's commands. Modules stand in the order in which a request meets them.
+
+pub mod api;
+pub mod listener;
+pub mod policy;
+pub mod queue;
+pub mod serve;
+pub mod session;
+pub mod tls;
+
+pub mod audit;
+pub mod broker;
+pub mod commands;
+pub mod config;
+#[cfg(feature = "test-chip")]
+pub mod demo;
+pub mod keys;
+pub mod org;
+pub mod secrets;

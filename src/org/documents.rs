@@ -1,0 +1,253 @@
+//! Signed documents of the organisation: what is in force, and the next number of each kind.
+//!
+//! A change is a new document with the next number. Numbers never go back, so a lost update shows.
+
+use std::path::Path;
+
+use casemate_attestation::{
+    FleetChip, FleetList, Issue, Kind, Payload, PolicyPayload, Product, ReferenceMeasurement,
+    ReferenceValues, ReleasePublicKey, ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument,
+    SignedError, TcbVersion, UnixTime, Verified,
+};
+use serde::Deserialize;
+
+use super::{OrgError, Organisation, files};
+use crate::secrets::write_public_file;
+
+/// How long a signed document is in force unless the officer says otherwise.
+pub const DOCUMENT_DAYS: u32 = 90;
+const DAY: u64 = 86_400;
+const CLOCK_SKEW_SECONDS: u64 = 300;
+
+/// File name of the document of a kind.
+pub const fn file_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Fleet => files::FLEET,
+        Kind::Reference => files::REFERENCE,
+        Kind::Policy => files::POLICY,
+        Kind::Revocation => files::REVOKED,
+    }
+}
+
+/// Reads the document of kind `T` that is in force at `now`, with its bytes. For whoever decides by it.
+///
+/// # Errors
+/// When the file cannot be read, or the document does not verify, is out of date, or is older than `floor`.
+pub fn in_force<T: Payload>(
+    folder: &Path,
+    key: &ReleasePublicKey,
+    floor: u64,
+    now: UnixTime,
+) -> Result<(Verified<T>, Vec<u8>), InForceError> {
+    let file = file_of(T::KIND);
+    let bytes = files::read(folder, file)?;
+    let document = SignedDocument::open(&bytes, key, floor, now)
+        .map_err(|source| InForceError::Signed { file, source })?;
+    Ok((document, bytes))
+}
+
+/// Why no document of a kind is in force.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InForceError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    File(#[from] OrgError),
+    /// The document is refused.
+    #[error("{file}: {source}")]
+    Signed {
+        /// Its file name in the organisation's folder.
+        file: &'static str,
+        /// The rule that was broken.
+        source: SignedError,
+    },
+}
+
+/// Reads a document whose successor is to be signed. The signature must verify; the date may have passed.
+///
+/// # Errors
+/// Names the file when it is damaged.
+pub fn open_for_editing<T: Payload>(organisation: &Organisation) -> Result<Verified<T>, OrgError> {
+    /// The one field that is needed before the signature is checked, at the document's own date.
+    #[derive(Deserialize)]
+    struct Dated {
+        issued: UnixTime,
+    }
+    let folder = organisation.folder();
+    let file = file_of(T::KIND);
+    let bytes = files::read(folder, file)?;
+    let dated: Dated = serde_json::from_slice(&bytes)
+        .map_err(|_| files::damaged(folder, file, "not a signed document"))?;
+    SignedDocument::open(&bytes, organisation.release_key(), 0, dated.issued)
+        .map_err(|e| files::damaged(folder, file, e))
+}
+
+/// Signs `payload` as the next document of its kind, valid for `days`, and puts it in force. Returns its number.
+///
+/// # Errors
+/// When the present document is damaged, or signing or writing fails.
+pub fn sign_next<T: Payload>(
+    organisation: &Organisation,
+    payload: &T,
+    days: u32,
+    now: UnixTime,
+) -> Result<u64, OrgError> {
+    let exists = organisation.folder().join(file_of(T::KIND)).exists();
+    let number = match exists {
+        true => open_for_editing::<T>(organisation)?
+            .number()
+            .saturating_add(1),
+        false => 1,
+    };
+    let key = organisation.release_secret()?;
+    sign_into(
+        organisation.folder(),
+        payload,
+        issue(number, days, now),
+        &key,
+    )?;
+    Ok(number)
+}
+
+/// A document's number and dates: in force at once, also for clocks that are a little behind.
+pub(super) fn issue(number: u64, days: u32, now: UnixTime) -> Issue {
+    let expires = now.plus(u64::from(days) * DAY);
+    Issue {
+        number,
+        issued: now.minus(CLOCK_SKEW_SECONDS),
+        expires,
+    }
+}
+
+/// Signs `payload` and puts it into `folder` under its kind's name.
+pub(super) fn sign_into<T: Payload>(
+    folder: &Path,
+    payload: &T,
+    issue: Issue,
+    key: &ReleaseSecretKey,
+) -> Result<(), OrgError> {
+    let bytes = SignedDocument::sign(payload, issue, key).map_err(OrgError::Sign)?;
+    Ok(write_public_file(&folder.join(file_of(T::KIND)), &bytes)?)
+}
+
+/// Adds a chip to the fleet list. Returns the new number.
+///
+/// # Errors
+/// When the chip is listed, has no name, or signing fails.
+pub fn enrol(
+    organisation: &Organisation,
+    chip: FleetChip,
+    days: u32,
+    now: UnixTime,
+) -> Result<u64, OrgError> {
+    if chip.names.is_empty() {
+        return Err(OrgError::NoNames);
+    }
+    let mut fleet = open_for_editing::<FleetList>(organisation)?.into_payload();
+    if fleet.chip(chip.platform, &chip.chip_id).is_some() {
+        return Err(OrgError::ChipEnrolled(chip.chip_id.to_string()));
+    }
+    fleet.chips.push(chip);
+    sign_next(organisation, &fleet, days, now)
+}
+
+/// Adds a measurement to the reference values. Returns the new number.
+///
+/// # Errors
+/// When it is listed, or signing fails.
+pub fn add_measurement(
+    organisation: &Organisation,
+    measurement: ReferenceMeasurement,
+    days: u32,
+    now: UnixTime,
+) -> Result<u64, OrgError> {
+    let mut values = open_for_editing::<ReferenceValues>(organisation)?.into_payload();
+    let same = |known: &ReferenceMeasurement| {
+        known.platform == measurement.platform && known.measurement == measurement.measurement
+    };
+    if values.measurements.iter().any(same) {
+        return Err(OrgError::MeasurementListed(
+            measurement.measurement.to_string(),
+        ));
+    }
+    values.measurements.push(measurement);
+    sign_next(organisation, &values, days, now)
+}
+
+/// Sets the lowest firmware of a product. Returns the new number.
+///
+/// # Errors
+/// When the present document is damaged, or signing fails.
+pub fn set_floor(
+    organisation: &Organisation,
+    product: Product,
+    floor: TcbVersion,
+    days: u32,
+    now: UnixTime,
+) -> Result<u64, OrgError> {
+    let mut values = open_for_editing::<ReferenceValues>(organisation)?.into_payload();
+    values.tcb_floor.insert(product, floor);
+    sign_next(organisation, &values, days, now)
+}
+
+/// What is to be revoked.
+#[derive(Clone, Debug)]
+pub enum Revocation {
+    /// One leaf, by the SHA-256 of its DER.
+    Certificate(Sha256Digest),
+    /// Every certificate of a principal.
+    Principal(String),
+}
+
+/// Adds to the revocation list. Returns the new number.
+///
+/// # Errors
+/// When it is listed already, or signing fails.
+pub fn revoke(
+    organisation: &Organisation,
+    what: Revocation,
+    days: u32,
+    now: UnixTime,
+) -> Result<u64, OrgError> {
+    let mut list = open_for_editing::<Revocations>(organisation)?.into_payload();
+    match what {
+        Revocation::Certificate(digest) if list.certificates.contains(&digest) => {
+            return Err(OrgError::RevokedAlready(digest.to_string()));
+        }
+        Revocation::Principal(name) if list.principals.contains(&name) => {
+            return Err(OrgError::RevokedAlready(name));
+        }
+        Revocation::Certificate(digest) => list.certificates.push(digest),
+        Revocation::Principal(name) => list.principals.push(name),
+    }
+    sign_next(organisation, &list, days, now)
+}
+
+/// Signs every document again, unchanged, with the next number and a new date. Returns the kinds and numbers.
+///
+/// # Errors
+/// When a document is damaged, or signing fails.
+pub fn renew(
+    organisation: &Organisation,
+    days: u32,
+    now: UnixTime,
+) -> Result<Vec<(Kind, u64)>, OrgError> {
+    let mut numbers = vec![
+        renew_one::<FleetList>(organisation, days, now)?,
+        renew_one::<ReferenceValues>(organisation, days, now)?,
+        renew_one::<Revocations>(organisation, days, now)?,
+    ];
+    if organisation.folder().join(files::POLICY).exists() {
+        numbers.push(renew_one::<PolicyPayload>(organisation, days, now)?);
+    }
+    Ok(numbers)
+}
+
+fn renew_one<T: Payload>(
+    organisation: &Organisation,
+    days: u32,
+    now: UnixTime,
+) -> Result<(Kind, u64), OrgError> {
+    let payload = open_for_editing::<T>(organisation)?.into_payload();
+    Ok((T::KIND, sign_next(organisation, &payload, days, now)?))
+}

@@ -1,0 +1,99 @@
+//! The organisation's test chip: a seed in a file. Whoever reads it can forge evidence; nothing it signs is confidential.
+
+use casemate_attestation::test_chip::{PRODUCT, TCB, TestChip};
+use casemate_attestation::{FleetChip, Platform, ReferenceMeasurement, ReferenceValues, UnixTime};
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroizing;
+
+use super::{OrgError, Organisation, documents, files};
+
+/// Length of a seed in bytes.
+const SEED_LENGTH: usize = 32;
+
+/// What stands on the entries of a test chip.
+const LABEL: &str = "NOT CONFIDENTIAL: test chip";
+
+impl Organisation {
+    /// Whether the organisation has a test chip.
+    pub fn has_test_chip(&self) -> bool {
+        self.folder.join(files::TEST_CHIP_SEED).exists()
+    }
+
+    /// The test chip. Deriving its keys takes about a second.
+    ///
+    /// # Errors
+    /// [`OrgError::NoTestChip`], or when the seed is damaged or readable by others.
+    pub fn test_chip(&self, now: UnixTime) -> Result<TestChip, OrgError> {
+        Ok(TestChip::from_seed(&*self.seed()?, now))
+    }
+
+    /// The root certificate that evidence of the test chip chains to.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn test_chip_root(&self) -> Result<CertificateDer<'static>, OrgError> {
+        if !self.has_test_chip() {
+            return Err(OrgError::NoTestChip(self.folder.clone()));
+        }
+        let der = files::read(&self.folder, files::TEST_CHIP_ROOT)?;
+        match X509Certificate::from_der(&der) {
+            Ok((rest, _)) if rest.is_empty() => Ok(der.into()),
+            _ => Err(files::damaged(
+                &self.folder,
+                files::TEST_CHIP_ROOT,
+                "not a certificate",
+            )),
+        }
+    }
+
+    /// Enrols the test chip: fleet list, its measurement, and a firmware floor for the product that it claims to be.
+    ///
+    /// # Errors
+    /// When it is enrolled already, or signing fails.
+    pub fn enrol_test_chip(
+        &self,
+        label: &str,
+        names: Vec<String>,
+        days: u32,
+        now: UnixTime,
+    ) -> Result<u64, OrgError> {
+        let chip = self.test_chip(now)?;
+        let mut values = documents::open_for_editing::<ReferenceValues>(self)?.into_payload();
+        let measurement = ReferenceMeasurement {
+            platform: Platform::TestChip,
+            measurement: TestChip::default_measurement(),
+            label: LABEL.into(),
+        };
+        if !values.measurements.contains(&measurement) {
+            values.measurements.push(measurement);
+            values.tcb_floor.entry(PRODUCT).or_insert(TCB);
+            documents::sign_next(self, &values, days, now)?;
+        }
+        let label = format!("{label} ({LABEL})");
+        let entry = FleetChip {
+            platform: Platform::TestChip,
+            chip_id: chip.chip_id(),
+            names,
+            label,
+        };
+        documents::enrol(self, entry, days, now)
+    }
+
+    /// Checks the test chip's files, if there are any. Whether the root is the seed's shows when evidence is verified.
+    pub(super) fn check_test_chip(&self) -> Result<(), OrgError> {
+        let there = |name: &str| self.folder.join(name).exists();
+        if there(files::TEST_CHIP_SEED) || there(files::TEST_CHIP_ROOT) {
+            self.seed()?;
+            self.test_chip_root()?;
+        }
+        Ok(())
+    }
+
+    fn seed(&self) -> Result<Zeroizing<[u8; SEED_LENGTH]>, OrgError> {
+        let bytes = files::read_secret(&self.folder, files::TEST_CHIP_SEED)?;
+        let seed = <[u8; SEED_LENGTH]>::try_from(bytes.as_slice());
+        let wrong = |_| files::damaged(&self.folder, files::TEST_CHIP_SEED, "not 32 bytes");
+        seed.map(Zeroizing::new).map_err(wrong)
+    }
+}

@@ -1,0 +1,147 @@
+//! What the release key signs: rules in Cedar, teams with their limits, and the models' names (docs/formats/policy.md).
+//!
+//! Limits have no defaults and no "unlimited": what an officer did not write does not exist.
+
+use std::collections::BTreeMap;
+
+use casemate_attestation::signed::{Kind, Payload, SIGNED_BYTES_MAX};
+use casemate_attestation::strict_json::{self, JsonError};
+use casemate_attestation::{Issue, ReleaseSecretKey, Sha256Digest, SignedDocument};
+use serde::{Deserialize, Serialize};
+
+use super::bundle::{PolicyError, Rules};
+use super::name::{ModelName, TeamName};
+use super::principal::PrincipalPattern;
+
+/// Format of the payload.
+pub const POLICY_FORMAT: &str = "casemate/policy/v1";
+
+/// The payload of a policy bundle. Unchecked: see [`super::PolicyBundle`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyDocument {
+    /// Always [`POLICY_FORMAT`].
+    pub format: String,
+    /// Rules in Cedar, as the officer wrote them.
+    pub cedar: String,
+    /// Teams by name.
+    pub teams: BTreeMap<TeamName, Team>,
+    /// Each name stands for exactly one model: the digest of its package (P-22).
+    pub models: BTreeMap<ModelName, Sha256Digest>,
+}
+
+/// Who belongs to a team and what the team may use up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Team {
+    /// Its members. Empty means none.
+    pub principals: Vec<PrincipalPattern>,
+    /// The most tokens of one answer.
+    pub output_tokens_max: u32,
+    /// Seconds after which a session must be attested again.
+    pub session_seconds: u32,
+    /// What all members together may use.
+    pub shared: Budget,
+    /// What each member may use.
+    pub each: Budget,
+}
+
+/// What may be used in one window of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// Length of the window, seconds. Windows begin at multiples of it since 1970.
+    pub window_seconds: u32,
+    /// Requests in one window.
+    pub requests: u64,
+    /// Tokens in one window, of prompts and answers.
+    pub tokens: u64,
+    /// Requests under way at once.
+    pub concurrency: u32,
+}
+
+/// The longest window and the longest session: 31 days and 24 hours.
+const WINDOW_SECONDS_MAX: u32 = 31 * 86_400;
+const SESSION_SECONDS_MAX: u32 = 86_400;
+
+impl PolicyDocument {
+    /// Checks the whole document and signs it. What would be refused when opened is not signed.
+    ///
+    /// # Errors
+    /// [`PolicyError`].
+    pub fn sign(&self, issue: Issue, key: &ReleaseSecretKey) -> Result<Vec<u8>, PolicyError> {
+        Rules::check(self)?;
+        Ok(SignedDocument::sign(self, issue, key)?)
+    }
+
+    /// The team of a principal, if it has one.
+    #[must_use]
+    pub fn team_of(&self, principal: &super::Principal) -> Option<(&TeamName, &Team)> {
+        self.teams
+            .iter()
+            .find(|(_, team)| team.principals.iter().any(|p| p.matches(principal)))
+    }
+
+    pub(super) fn check_tables(&self) -> Result<(), PolicyError> {
+        if self.format != POLICY_FORMAT {
+            return Err(PolicyError::Format);
+        }
+        for (name, team) in &self.teams {
+            team.check().map_err(|rule| PolicyError::Limit {
+                team: name.clone(),
+                rule,
+            })?;
+        }
+        self.check_overlaps()
+    }
+
+    /// A principal has one team, therefore one budget and one set of limits; two that both claim it are a mistake.
+    fn check_overlaps(&self) -> Result<(), PolicyError> {
+        for (position, (first, a)) in self.teams.iter().enumerate() {
+            for (second, b) in self.teams.iter().skip(position + 1) {
+                let both = a
+                    .principals
+                    .iter()
+                    .find(|p| b.principals.iter().any(|q| p.overlaps(q)));
+                if let Some(pattern) = both {
+                    let (first, second) = (first.clone(), second.clone());
+                    let pattern = pattern.to_string();
+                    return Err(PolicyError::TeamsOverlap {
+                        first,
+                        second,
+                        pattern,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Team {
+    fn check(&self) -> Result<(), &'static str> {
+        if self.output_tokens_max == 0 {
+            return Err("output_tokens_max is 0; leave the team out, or let it answer");
+        }
+        if !(1..=SESSION_SECONDS_MAX).contains(&self.session_seconds) {
+            return Err("session_seconds is not 1 to 86400");
+        }
+        let sound = |b: &Budget| (1..=WINDOW_SECONDS_MAX).contains(&b.window_seconds);
+        if !sound(&self.shared) || !sound(&self.each) {
+            return Err("window_seconds is not 1 to 2678400 (31 days)");
+        }
+        Ok(())
+    }
+}
+
+impl Payload for PolicyDocument {
+    const KIND: Kind = Kind::Policy;
+
+    fn from_payload(bytes: &[u8]) -> Result<Self, JsonError> {
+        strict_json::from_slice(bytes, SIGNED_BYTES_MAX)
+    }
+
+    fn to_payload(&self) -> Result<Vec<u8>, JsonError> {
+        strict_json::to_vec(self)
+    }
+}

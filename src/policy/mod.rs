@@ -1,0 +1,24 @@
+//! Who may do what. A signed bundle is opened once ([`PolicyBundle::open`]); [`decide()`] answers from it, and [`Budgets`]
+//! counts what was used. Decisions and counters know no clock, no network and no file.
+
+pub mod action;
+pub mod budget;
+pub mod bundle;
+pub mod decide;
+pub mod document;
+pub mod excerpt;
+pub mod name;
+pub mod principal;
+pub mod source;
+
+pub use action::{Action, UnknownAction};
+pub use budget::{BudgetExceeded, Budgets, Charge, SharedBudgets, Slot};
+pub use bundle::{ModelRef, PolicyBundle, PolicyError};
+pub use decide::{DecisionContext, Denied, Granted, decide};
+pub use document::{Budget, POLICY_FORMAT, PolicyDocument, Team};
+pub use name::{ModelName, NameError, RuleId, TeamName};
+pub use principal::{Principal, PrincipalError, PrincipalPattern};
+pub use source::{PolicySource, SourceError};
+
+#[cfg(test)]
+mod tests;

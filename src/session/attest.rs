@@ -1,0 +1,255 @@
+//! The two steps of `/attest/*` on one connection, with everything that they need around them.
+
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use casemate_attestation::{
+    Binding, BindingInputs, Context, Direction, Envelope, Nonce, Platform, Sha256Digest, UnixTime,
+    VerifiedEvidence, Verifier,
+};
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::Semaphore;
+
+use super::{
+    AttestedSession, Challenge, ClientKey, Confirmation, Confirmed, EvidenceBatcher, Registration,
+    SessionError, SessionState, Terms,
+};
+use crate::listener::Peer;
+use crate::policy::Principal;
+
+/// What the server wants to know of its clients' machines.
+pub enum ClientEvidence {
+    /// Evidence that a client offers anyway is refused: nothing here could judge it.
+    NotJudged,
+    /// A client without good evidence gets no session.
+    Required(Box<Verifier>),
+}
+
+/// Makes sessions. One for the whole server.
+pub struct Attestor {
+    batcher: EvidenceBatcher,
+    context: RwLock<Context>,
+    clients: ClientEvidence,
+}
+
+/// One connection with its peer and its state.
+pub struct Connection {
+    peer: Peer,
+    leaf: Sha256Digest,
+    principal: Principal,
+    key: ClientKey,
+    state: Mutex<SessionState>,
+    challenging: Semaphore,
+    _registration: Registration,
+}
+
+impl Connection {
+    /// State for a connection that was just accepted and entered into the registry.
+    ///
+    /// # Errors
+    /// [`SessionError::KeyUnsupported`]: the client could never confirm.
+    pub fn new(
+        peer: Peer,
+        principal: Principal,
+        registration: Registration,
+    ) -> Result<Self, SessionError> {
+        Ok(Self {
+            leaf: Sha256Digest::of(&peer.leaf),
+            key: ClientKey::of_leaf(&peer.leaf)?,
+            peer,
+            principal,
+            state: Mutex::default(),
+            challenging: Semaphore::new(1),
+            _registration: registration,
+        })
+    }
+
+    /// The other side.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Whom the client's certificate names.
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// SHA-256 of the client's leaf.
+    pub fn leaf(&self) -> Sha256Digest {
+        self.leaf
+    }
+
+    fn state(&self) -> MutexGuard<'_, SessionState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn binding(
+        &self,
+        direction: Direction,
+        nonce: Nonce,
+        context: &Context,
+    ) -> Result<Binding, SessionError> {
+        let exporter = self
+            .peer
+            .exporter
+            .export(&nonce)
+            .map_err(|_| SessionError::ConnectionGone)?;
+        let inputs = BindingInputs {
+            direction,
+            exporter: &exporter,
+            server_leaf: self.peer.server_leaf_digest,
+            client_leaf: self.leaf,
+            nonce,
+            context,
+        };
+        Ok(inputs.binding())
+    }
+}
+
+impl Attestor {
+    /// Attests what `context` says with evidence from `batcher`.
+    pub fn new(batcher: EvidenceBatcher, context: Context, clients: ClientEvidence) -> Self {
+        Self {
+            batcher,
+            context: RwLock::new(context),
+            clients,
+        }
+    }
+
+    /// Under which roots this server's evidence stands.
+    pub fn platform(&self) -> Platform {
+        self.batcher.platform()
+    }
+
+    /// What is attested now.
+    pub fn context(&self) -> Context {
+        self.context
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Puts another policy bundle in force. Every session bound to the one before is stale from now on.
+    pub fn replace_policy_bundle(&self, digest: Sha256Digest) {
+        self.context
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .policy_bundle = digest;
+    }
+
+    /// Whether a machine, and not the test chip, vouches for this server.
+    pub fn confidential(&self) -> bool {
+        self.batcher.platform() != Platform::TestChip
+    }
+
+    /// Answers a challenge with evidence (P-40).
+    ///
+    /// # Errors
+    /// [`SessionError`] names the rule.
+    pub async fn challenge(
+        &self,
+        connection: &Connection,
+        nonce: Nonce,
+    ) -> Result<Envelope, SessionError> {
+        let _one = connection
+            .challenging
+            .try_acquire()
+            .map_err(|_| SessionError::ChallengeUnderWay)?;
+        let ticket = connection.state().begin(nonce)?;
+        let context = self.context();
+        let policy_bundle = context.policy_bundle;
+        let binding = connection.binding(Direction::Server, nonce, &context)?;
+        let envelope = self.batcher.evidence(binding, context).await?;
+        let challenge = Challenge::new(nonce, binding, envelope.digest(), policy_bundle);
+        connection.state().issue(&ticket, challenge);
+        Ok(envelope)
+    }
+
+    /// Checks a confirmation and puts the session in force for `life_s` seconds (P-41, P-42).
+    ///
+    /// # Errors
+    /// [`SessionError`] names the rule. The challenge is spent either way.
+    pub fn confirm(
+        &self,
+        connection: &Connection,
+        confirmation: &Confirmation,
+        life_s: u64,
+        now: UnixTime,
+    ) -> Result<Confirmed, SessionError> {
+        let challenge = connection.state().take()?;
+        let client_evidence =
+            self.judge_client(connection, challenge.nonce(), confirmation, now)?;
+        let terms = Terms {
+            id: random_id()?,
+            attested_at: now,
+            deadline: now.plus(life_s),
+            client_evidence,
+        };
+        let session = challenge.confirm(confirmation, &connection.key, terms)?;
+        let answer = Confirmed {
+            session: session.id(),
+            deadline: session.deadline(),
+            confidential: self.confidential(),
+        };
+        connection.state().establish(session);
+        connection.peer.line.allow_idle(life_s);
+        Ok(answer)
+    }
+
+    /// The session of this connection, if it has one in force now.
+    ///
+    /// # Errors
+    /// [`SessionError::AttestationRequired`], [`SessionError::AttestationStale`].
+    pub fn attested(
+        &self,
+        connection: &Connection,
+        now: UnixTime,
+    ) -> Result<AttestedSession, SessionError> {
+        let policy_bundle = self
+            .context
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .policy_bundle;
+        connection.state().attested(now, &policy_bundle)
+    }
+
+    fn judge_client(
+        &self,
+        connection: &Connection,
+        nonce: Nonce,
+        confirmation: &Confirmation,
+        now: UnixTime,
+    ) -> Result<Option<VerifiedEvidence>, SessionError> {
+        let rejected = |reason: String| SessionError::ClientEvidenceRejected { reason };
+        match (&self.clients, &confirmation.client_evidence) {
+            (ClientEvidence::NotJudged, None) => Ok(None),
+            (ClientEvidence::NotJudged, Some(_)) => Err(rejected(
+                "this server judges no client evidence; send null".into(),
+            )),
+            (ClientEvidence::Required(_), None) => Err(SessionError::ClientEvidenceRequired),
+            (ClientEvidence::Required(verifier), Some(bytes)) => {
+                let envelope =
+                    Envelope::parse(bytes).map_err(|error| rejected(error.to_string()))?;
+                // The direction is what this server expects, whatever the envelope says (A4).
+                let binding = connection.binding(Direction::Client, nonce, envelope.context())?;
+                let verified = verifier.verify(&envelope, &binding, now);
+                verified
+                    .map(Some)
+                    .map_err(|error| rejected(error.to_string()))
+            }
+        }
+    }
+}
+
+fn random_id() -> Result<[u8; 16], SessionError> {
+    let mut id = [0; 16];
+    SystemRandom::new()
+        .fill(&mut id)
+        .map_err(|_| SessionError::EvidenceUnavailable)?;
+    Ok(id)
+}
+
+/// The clock, read at the edge.
+pub fn now() -> UnixTime {
+    UnixTime::from(SystemTime::now())
+}

@@ -1,0 +1,255 @@
+//! `casemate model` as a security officer runs it: what is sealed, what is shown, what is refused with which exit code.
+
+#![allow(
+    clippy::tests_outside_test_module,
+    reason = "an integration test is one"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use casemate::org::{InitOptions, Name, init};
+use casemate_attestation::UnixTime;
+
+/// An organisation and a model in a folder of their own.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        place.organisation("acme");
+        place
+    }
+
+    fn organisation(&self, name: &str) -> PathBuf {
+        let options = InitOptions {
+            name: Name::organisation(name).unwrap(),
+            broker_names: vec!["localhost".into()],
+            test_chip: false,
+            days: 90,
+        };
+        let folder = self.path(name);
+        init(&folder, &options, UnixTime::from_secs(1_800_000_000)).unwrap();
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn model(&self, words: &[&str]) -> Run {
+        let output = Command::new(env!("CARGO_BIN_EXE_casemate"))
+            .arg("model")
+            .args(words)
+            .current_dir(self.0.path())
+            .output()
+            .unwrap();
+        Run(output)
+    }
+
+    fn seal(&self, epoch: &str, out: &str) -> Run {
+        let gguf = default_model();
+        let gguf = gguf.to_str().unwrap();
+        let fixed = ["--org", "acme", "--name", "default", "--version", "1"];
+        self.model(
+            &[
+                &["seal", gguf],
+                &fixed[..],
+                &["--epoch", epoch, "--out", out],
+            ]
+            .concat(),
+        )
+    }
+}
+
+struct Run(Output);
+
+impl Run {
+    fn out(&self) -> String {
+        String::from_utf8(self.0.stdout.clone()).unwrap()
+    }
+
+    fn err(&self) -> String {
+        String::from_utf8(self.0.stderr.clone()).unwrap()
+    }
+
+    /// Expects an exit code and a word in the error.
+    fn fails(&self, code: i32, word: &str) {
+        let err = self.err();
+        assert_eq!(self.0.status.code(), Some(code), "{err}");
+        assert!(err.contains(word), "{word:?} is not in: {err}");
+        assert!(!err.contains("panicked"), "{err}");
+    }
+
+    fn works(&self) -> &Self {
+        assert!(self.0.status.success(), "{}", self.err());
+        self
+    }
+}
+
+fn default_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default/casemate-default-Q8_0.gguf")
+}
+
+#[test]
+fn a_sealed_model_is_shown_and_verified() {
+    let place = Place::new();
+    place.seal("3", "m.casemate").works();
+    let shown = place.model(&["inspect", "m.casemate", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown.works().out()).unwrap();
+    assert_eq!(shown["epoch"], 3);
+    let id = shown["id"].as_str().unwrap();
+    assert!(place.path(&format!("acme/keys/{id}.json")).is_file());
+    let verified = place.model(&["verify", "m.casemate", "--org", "acme"]);
+    let lines = verified.works().out();
+    assert_eq!(
+        lines
+            .lines()
+            .filter(|line| line.starts_with("PASS "))
+            .count(),
+        6,
+        "{lines}"
+    );
+    assert!(
+        !lines.contains("FAIL") && !lines.contains("SKIP"),
+        "{lines}"
+    );
+    let json = place.model(&["verify", "m.casemate", "--org", "acme", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.works().out()).unwrap();
+    assert_eq!(
+        (&json["name"], &json["verified"]),
+        (&"default".into(), &true.into())
+    );
+    assert!(!json["source_sha256"].as_str().unwrap().is_empty());
+}
+
+#[test]
+fn every_refusal_has_its_exit_code() {
+    let place = Place::new();
+    place.seal("3", "m.casemate").works();
+    let good = fs::read(place.path("m.casemate")).unwrap();
+    let verify = |bytes: &[u8]| {
+        fs::write(place.path("x.casemate"), bytes).unwrap();
+        place.model(&["verify", "x.casemate", "--org", "acme"])
+    };
+    let with = |at: usize, value: u8| {
+        let mut altered = good.clone();
+        altered[at] = value;
+        altered
+    };
+    verify(b"GGUF is no package at all").fails(30, "not a Casemate package");
+    verify(&good[..good.len() - 1]).fails(30, "truncated");
+    verify(&[&good[..], &[0]].concat()).fails(30, "trailing");
+    verify(&with(11, 2)).fails(20, "version 2");
+    verify(&with(good.len() - 1, !good[good.len() - 1])).fails(10, "wrong key or altered file");
+    verify(&with(39, 9)).fails(10, "clear header was altered");
+    let altered = verify(&with(good.len() - 1, !good[good.len() - 1]));
+    assert!(altered.out().starts_with("FAIL "), "{}", altered.out());
+    place.organisation("other");
+    place
+        .model(&["verify", "m.casemate", "--org", "other"])
+        .fails(10, "not registered");
+    place
+        .model(&["verify", "m.casemate", "--org", "nowhere"])
+        .fails(3, "nowhere");
+    place.model(&["inspect", "nowhere"]).fails(2, "cannot read");
+}
+
+#[test]
+fn another_organisations_key_does_not_help() {
+    let place = Place::new();
+    place.seal("1", "m.casemate").works();
+    place.organisation("other");
+    let keys = place.path("other/keys");
+    fs::create_dir_all(&keys).unwrap();
+    for entry in fs::read_dir(place.path("acme/keys")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, keys.join(path.file_name().unwrap())).unwrap();
+    }
+    place
+        .model(&["verify", "m.casemate", "--org", "other"])
+        .fails(10, "does not open");
+    // Even with the other organisation's key-encryption key the publisher is another one.
+    fs::copy(place.path("acme/kek.key"), place.path("other/kek.key")).unwrap();
+    place
+        .model(&["verify", "m.casemate", "--org", "other"])
+        .fails(10, "release key");
+}
+
+#[test]
+fn what_is_not_sealed_leaves_nothing() {
+    let place = Place::new();
+    place.seal("3", "m.casemate").works();
+    let keys = || fs::read_dir(place.path("acme/keys")).unwrap().count();
+    assert_eq!(keys(), 1);
+    place.seal("4", "m.casemate").fails(2, "exists already");
+    place.seal("2", "n.casemate").fails(2, "never go back");
+    fs::write(
+        place.path("cut.gguf"),
+        &fs::read(default_model()).unwrap()[..1_000_000],
+    )
+    .unwrap();
+    let seal = |words: &[&str]| {
+        let fixed = [
+            "--org",
+            "acme",
+            "--version",
+            "1",
+            "--epoch",
+            "4",
+            "--out",
+            "n.casemate",
+        ];
+        place.model(&[&["seal"], words, &fixed[..]].concat())
+    };
+    seal(&["cut.gguf", "--name", "a"]).fails(30, "truncated");
+    seal(&["nowhere.gguf", "--name", "a"]).fails(2, "nowhere.gguf");
+    let gguf = default_model();
+    let gguf = gguf.to_str().unwrap();
+    seal(&[gguf, "--name", ""]).fails(2, "name");
+    seal(&[gguf, "--name", "a", "--key-id", "file:00"]).fails(3, "key-encryption key");
+    assert_eq!(keys(), 1);
+    assert!(!place.path("n.casemate").exists());
+    let left = fs::read_dir(place.0.path()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "acme, cut.gguf, m.casemate: {left:?}");
+}
+
+#[test]
+fn k08_no_key_is_printed_or_left_in_the_clear() {
+    let place = Place::new();
+    let sealed = place.seal("1", "m.casemate");
+    let kek = fs::read(place.path("acme/kek.key")).unwrap();
+    let text = sealed.works().out() + &sealed.err();
+    assert!(!text.contains(&hex::encode(&kek)));
+    let shown = place
+        .model(&["inspect", "m.casemate", "--json"])
+        .works()
+        .out();
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let keys = casemate::keys::list(&place.path("acme")).unwrap();
+    let entry = keys
+        .iter()
+        .find(|key| key.subject.package_id.to_string() == shown["id"])
+        .unwrap();
+    use casemate::keys::KeyEncryption;
+    let kek = casemate::keys::FileKek::open(&place.path("acme/kek.key")).unwrap();
+    let key = kek.unwrap(&entry.subject, &entry.wrapped).unwrap();
+    let hex_key = hex::encode(key.expose());
+    assert!(!text.contains(&hex_key));
+    for folder in [place.path("acme/keys"), place.0.path().to_owned()] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let bytes = fs::read(&path).unwrap();
+                let shows = |needle: &[u8]| bytes.windows(needle.len()).any(|part| part == needle);
+                assert!(
+                    !shows(key.expose()) && !shows(hex_key.as_bytes()),
+                    "{}",
+                    path.display()
+                );
+            }
+        }
+    }
+}

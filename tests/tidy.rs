@@ -1,0 +1,228 @@
+//! What must hold for the tree itself: small files that say their job, arrows that point one way, no shortcuts left behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Lines beyond which a file hides a second idea.
+const LINES_MAX: usize = 600;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file that git tracks or would track, relative to the root. Outside a checkout the tests that need it say so.
+fn tracked(suffix: &str) -> Vec<String> {
+    let listed = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .expect("git lists the files of the checkout");
+    assert!(
+        listed.status.success(),
+        "git ls-files failed: run the tests in a checkout"
+    );
+    String::from_utf8(listed.stdout)
+        .expect("paths are UTF-8")
+        .lines()
+        .filter(|path| path.ends_with(suffix) && root().join(path).is_file())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_default()
+}
+
+fn assert_none(what: &str, offenders: Vec<String>) {
+    assert!(offenders.is_empty(), "{what}:\n{}", offenders.join("\n"));
+}
+
+#[test]
+fn every_rust_file_opens_with_its_job() {
+    let silent = tracked(".rs")
+        .into_iter()
+        .filter(|path| {
+            let text = read(path);
+            let first = text.lines().find(|line| !line.starts_with("#!["));
+            !first.is_some_and(|line| line.starts_with("//!"))
+        })
+        .collect();
+    assert_none("files without a `//!` line at the top", silent);
+}
+
+#[test]
+fn no_file_hides_a_second_idea() {
+    let long = tracked(".rs")
+        .into_iter()
+        .map(|path| (read(&path).lines().count(), path))
+        .filter(|(lines, _)| *lines > LINES_MAX)
+        .map(|(lines, path)| format!("{lines} {path}"))
+        .collect();
+    assert_none("files over 600 lines", long);
+}
+
+#[test]
+fn no_unfinished_marks_and_no_ignored_tests() {
+    let marks = [
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+        concat!("FIX", "ME"),
+        concat!("#[ig", "nore"),
+    ];
+    let found = tracked(".rs")
+        .into_iter()
+        .flat_map(|path| {
+            let text = read(&path);
+            let hits: Vec<String> = marks
+                .iter()
+                .filter(|mark| text.contains(**mark))
+                .map(|mark| format!("{path}: {mark}"))
+                .collect();
+            hits
+        })
+        .collect();
+    assert_none("unfinished marks", found);
+}
+
+#[test]
+fn no_path_of_a_developers_machine() {
+    let places = [
+        concat!("/wo", "rk/"),
+        concat!("/ro", "ot/"),
+        concat!("/ho", "me/"),
+    ];
+    let found = tracked("")
+        .into_iter()
+        .filter(|path| !path.ends_with(".gguf") && !path.ends_with(".der"))
+        .filter(|path| places.iter().any(|place| read(path).contains(place)))
+        .collect();
+    assert_none("files that name a path of one machine", found);
+}
+
+#[test]
+fn parts_depend_one_way() {
+    let may_use = [
+        ("attestation", vec![]),
+        ("models", vec![]),
+        ("client", vec!["casemate-attestation"]),
+    ];
+    for (part, allowed) in may_use {
+        let manifest = read(&format!("{part}/Cargo.toml"));
+        let ours = manifest
+            .lines()
+            .filter(|line| line.starts_with("casemate-"))
+            .map(|line| {
+                line.split(['.', ' ', '='])
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned()
+            })
+            .filter(|name| !allowed.contains(&name.as_str()))
+            .collect();
+        assert_none(&format!("`{part}` must not depend on"), ours);
+    }
+}
+
+/// Names of the packages that `package` compiles, as cargo resolves them.
+fn compiled_by(package: &str) -> String {
+    let tree = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--prefix",
+            "none",
+            "--edges",
+            "normal,build",
+        ])
+        .args(["--all-features", "-p", package])
+        .current_dir(root())
+        .output()
+        .expect("cargo tree runs");
+    assert!(
+        tree.status.success(),
+        "{}",
+        String::from_utf8_lossy(&tree.stderr)
+    );
+    String::from_utf8_lossy(&tree.stdout).into_owned()
+}
+
+#[test]
+fn the_light_client_never_compiles_the_engine() {
+    let tree = compiled_by("casemate-client");
+    assert!(
+        tree.contains("casemate-attestation"),
+        "the tree was read: {tree}"
+    );
+    for heavy in ["candle", "tokenizers", "cedar-policy", "redb"] {
+        assert!(!tree.contains(heavy), "casemate-client compiles {heavy}");
+    }
+}
+
+#[test]
+fn attestation_and_models_reach_no_network() {
+    for package in ["casemate-attestation", "casemate-models"] {
+        let tree = compiled_by(package);
+        assert!(tree.contains(package), "the tree was read: {tree}");
+        for network in ["tokio v", "hyper v", "rustls v", "mio v", "reqwest"] {
+            assert!(!tree.contains(network), "{package} compiles {network}");
+        }
+    }
+}
+
+#[test]
+fn every_member_forbids_unsafe() {
+    for part in ["", "attestation/", "models/", "client/"] {
+        let manifest = read(&format!("{part}Cargo.toml"));
+        assert!(
+            manifest.contains("[lints]\nworkspace = true"),
+            "{part}Cargo.toml opts out of the lints"
+        );
+    }
+    let product = read("Cargo.toml");
+    assert!(product.contains("unsafe_code = \"forbid\""));
+}
+
+/// The rows of the catalogue of attacks that have been built; each is a test whose name begins with its number.
+const ATTACKS_REPLAYED: &[&str] = &[
+    "a01", "a02", "a04", "a05", "a07", "a08", "a12", "a14", "b01", "b03", "b04", "b05", "b07",
+    "b08", "b09", "b10", "b11", "b13", "k04", "k05", "k06", "k08", "k09", "k12", "s12", "s14",
+    "s15",
+];
+
+#[test]
+fn every_attack_row_has_a_test_of_its_name() {
+    let code: String = tracked(".rs").iter().map(|path| read(path)).collect();
+    let missing = ATTACKS_REPLAYED
+        .iter()
+        .filter(|row| !code.contains(&format!("fn {row}_")))
+        .map(|row| (*row).to_owned())
+        .collect();
+    assert_none("attacks without a test", missing);
+}
+
+#[test]
+fn the_map_in_the_readme_exists() {
+    for path in [
+        "attestation",
+        "models",
+        "client",
+        "src",
+        "tests",
+        "scripts",
+        "docs",
+        "docs/ARCHITECTURE.md",
+        "docs/SECURITY-MODEL.md",
+        "docs/formats",
+        "docs/decisions",
+        "attestation/LIMITS.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+        ".ci/run",
+    ] {
+        assert!(Path::new(&root()).join(path).exists(), "{path} is missing");
+    }
+}
