@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::tls::{Exporter, IdentitySlot, SharedTls};
+use crate::tls::{self, Exporter, IdentitySlot, SharedTls};
 
 /// What cuts a body off.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -81,6 +81,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Makes the state of a new connection; `None` closes it.
     fn open(&self, peer: Peer) -> Option<Self::Connection>;
+
+    /// Hears of a handshake that failed; `reason` is a code of [`tls::refusal_code`].
+    fn refused(&self, reason: &'static str);
 
     /// Answers one request.
     fn handle(
@@ -234,8 +237,14 @@ async fn connection<H: Handler>(
     let handshake = TlsAcceptor::from(identity.config()).accept(stream);
     let tls = match timeout(Duration::from_secs(limits.handshake_s_max), handshake).await {
         Ok(Ok(tls)) => SharedTls::new(tls),
-        Ok(Err(error)) => return tracing::info!(%address, %error, "handshake refused"),
-        Err(_) => return tracing::info!(%address, "handshake took too long"),
+        Ok(Err(error)) => {
+            tracing::info!(%address, %error, "handshake refused");
+            return handler.refused(tls::refusal_code(&error));
+        }
+        Err(_) => {
+            tracing::info!(%address, "handshake took too long");
+            return handler.refused("handshake_too_slow");
+        }
     };
     let line = Line::new(limits.idle_s_max);
     let Some(leaf) = tls.peer_leaf() else { return };

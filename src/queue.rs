@@ -1,13 +1,15 @@
 //! Bounded admission to the models. A full server says so now instead of letting callers wait behind it (S14); a caller who
-//! leaves frees his place with his receiver.
+//! leaves frees its place at once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use casemate_attestation::Sha256Digest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::api::Message;
+use crate::policy::TeamName;
 
 /// Tokens of a prompt, ready for the model. A secret: nothing prints it.
 pub struct Prompt(pub Vec<u32>);
@@ -22,6 +24,9 @@ pub enum PromptError {
     /// The template refuses these messages.
     #[error("the model's chat template refuses these messages")]
     Template,
+    /// The text would take the tokenizer too long.
+    #[error("the text is too complex for the model's tokenizer")]
+    TooComplex,
     /// Nothing to continue.
     #[error("the prompt has no tokens")]
     Empty,
@@ -29,6 +34,8 @@ pub enum PromptError {
 
 /// One piece of work for a model.
 pub struct Job {
+    /// For whom: jobs of one tenant share turns, and later memory, with no other tenant's.
+    pub tenant: TeamName,
     /// What to continue.
     pub prompt: Prompt,
     /// Tokens of the answer, at most.
@@ -37,17 +44,33 @@ pub struct Job {
     pub temperature: f64,
     /// Nucleus; 1 is all.
     pub top_p: f64,
+    /// Texts that end the answer; they are not part of it.
+    pub stop: Vec<String>,
     /// The caller's seed.
     pub seed: Option<u64>,
+    /// When the answer ends, complete or not.
+    pub deadline: Instant,
 }
 
-/// What a model sends back.
+/// What a model sends back. Nothing follows [`Event::End`], [`Event::TimedOut`] and [`Event::Failed`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// One more token, and the text that became certain with it (may be empty).
-    Token(String),
-    /// The model ended by itself, or reached its limit of tokens.
-    End(Finish),
+    /// More text, and the number of tokens drawn since the event before.
+    Text {
+        /// Never empty, never ending inside a character.
+        text: String,
+        /// Tokens drawn for it.
+        tokens: u64,
+    },
+    /// The model ended by itself, at a stop sequence, or at its limit of tokens.
+    End {
+        /// Why.
+        finish: Finish,
+        /// Tokens of the whole answer.
+        tokens: u64,
+    },
+    /// The job's deadline has passed.
+    TimedOut,
     /// The engine failed; its log has the details.
     Failed,
 }
@@ -71,9 +94,35 @@ impl Finish {
     }
 }
 
-/// The model has no room for another sequence.
+/// Why a job was not started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+pub enum StartError {
+    /// No room for another sequence now.
+    Full,
+    /// The model has stopped, or cannot take the job; its log has the details.
+    Refused,
+}
+
+/// Events of a job. Dropping them ends the job within one step.
+pub struct Events {
+    receiver: mpsc::Receiver<Event>,
+    _ticket: Option<Box<dyn Send + Sync>>,
+}
+
+impl Events {
+    /// Events from `receiver`; `ticket` is kept as long, for an engine that notices its end.
+    pub fn new(receiver: mpsc::Receiver<Event>, ticket: Option<Box<dyn Send + Sync>>) -> Self {
+        Self {
+            receiver,
+            _ticket: ticket,
+        }
+    }
+
+    /// The next event; `None` if the engine went away without a word.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.receiver.recv().await
+    }
+}
 
 /// A model that is loaded and can continue texts. The engine of a package, or a scripted one in tests of the server.
 pub trait Generator: Send + Sync + 'static {
@@ -92,17 +141,17 @@ pub trait Generator: Send + Sync + 'static {
     /// [`PromptError`].
     fn encode_text(&self, text: &str) -> Result<Prompt, PromptError>;
 
-    /// Starts a job. Dropping the receiver ends it.
+    /// Starts a job.
     ///
     /// # Errors
-    /// [`Full`].
-    fn start(&self, job: Job) -> Result<mpsc::Receiver<Event>, Full>;
+    /// [`StartError`].
+    fn start(&self, job: Job) -> Result<Events, StartError>;
 }
 
 /// A job under way, with its place in the queue.
 pub struct Running {
     /// What the model sends.
-    pub events: mpsc::Receiver<Event>,
+    pub events: Events,
     _place: OwnedSemaphorePermit,
 }
 
@@ -138,11 +187,11 @@ impl Queue {
     /// Takes a place and starts the job.
     ///
     /// # Errors
-    /// [`Full`].
-    pub fn start(&self, model: &Arc<dyn Generator>, job: Job) -> Result<Running, Full> {
+    /// [`StartError`].
+    pub fn start(&self, model: &Arc<dyn Generator>, job: Job) -> Result<Running, StartError> {
         let place = Arc::clone(&self.places)
             .try_acquire_owned()
-            .map_err(|_| Full)?;
+            .map_err(|_| StartError::Full)?;
         Ok(Running {
             events: model.start(job)?,
             _place: place,

@@ -3,11 +3,11 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use casemate_attestation::{Platform, UnixTime};
+use casemate_attestation::{Platform, TcbVersion, UnixTime};
 
 use super::ApiError;
 use crate::policy::{
-    Action, DecisionContext, Granted, ModelRef, PolicyBundle, SharedBudgets, Slot, decide,
+    Action, DecisionContext, Denied, Granted, ModelRef, PolicyBundle, SharedBudgets, Slot, decide,
 };
 use crate::session::{AttestedSession, Connection};
 
@@ -15,7 +15,16 @@ use crate::session::{AttestedSession, Connection};
 pub struct Access {
     bundle: RwLock<Arc<PolicyBundle>>,
     budgets: SharedBudgets,
-    platform: Platform,
+    machine: Machine,
+}
+
+/// What this server's own evidence says of its machine, for rules that ask.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine {
+    /// Under which roots its evidence stands.
+    pub platform: Platform,
+    /// The firmware that its evidence reports.
+    pub tcb: Option<TcbVersion>,
 }
 
 /// Who asks: a connection with a session in force.
@@ -28,12 +37,12 @@ pub struct Caller {
 }
 
 impl Access {
-    /// Decides by `bundle`, on a server whose evidence comes from `platform`.
-    pub fn new(bundle: PolicyBundle, platform: Platform) -> Self {
+    /// Decides by `bundle`, on a server whose evidence says `machine`.
+    pub fn new(bundle: PolicyBundle, machine: Machine) -> Self {
         Self {
             bundle: RwLock::new(Arc::new(bundle)),
             budgets: SharedBudgets::default(),
-            platform,
+            machine,
         }
     }
 
@@ -47,37 +56,35 @@ impl Access {
         *self.bundle.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(bundle);
     }
 
-    /// Decides. The caller's team, model and rules stand in the reason of a refusal; nothing of the request does.
-    ///
-    /// # Errors
-    /// [`ApiError::Denied`].
+    /// Decides, and says by which policy. The caller's team, model and rules stand in the reason of a refusal; nothing of
+    /// the request does.
     pub fn decide(
         &self,
         caller: &Caller,
         action: Action,
         model: &ModelRef,
         now: UnixTime,
-    ) -> Result<Granted, ApiError> {
+    ) -> (Arc<PolicyBundle>, Result<Granted, Denied>) {
         let principal = caller.connection.principal();
+        let Machine { platform, tcb } = self.machine;
         let context = DecisionContext {
             now,
-            platform: self.platform,
-            confidential: self.platform != Platform::TestChip,
-            tcb: None,
+            platform,
+            confidential: platform != Platform::TestChip,
+            tcb,
             client_evidence: caller
                 .session
                 .client_evidence()
                 .map(|evidence| evidence.platform()),
             peer: caller.connection.peer().address.ip(),
             tokens_spent: self.budgets.tokens_spent(principal, now),
+            // No request of this API declares a class yet.
             data_class: None,
             attested_at: caller.session.attested_at(),
         };
-        decide(&self.bundle(), principal, action, model, &context).map_err(|denied| {
-            ApiError::Denied {
-                reason: denied.to_string(),
-            }
-        })
+        let bundle = self.bundle();
+        let outcome = decide(&bundle, principal, action, model, &context);
+        (bundle, outcome)
     }
 
     /// Sets the tokens of an admitted request aside.

@@ -129,6 +129,15 @@ pub enum ApiError {
         /// Seconds allowed.
         limit_s: u64,
     },
+    /// The answer took longer than an answer may.
+    #[error("the answer took more than {limit_s} seconds; ask for fewer tokens")]
+    AnswerTooSlow {
+        /// Seconds allowed.
+        limit_s: u64,
+    },
+    /// Nobody knows any more what was revoked: the server's list is out of date.
+    #[error("the server's list of revocations has expired; its operator must renew it")]
+    RevocationsExpired,
     /// Something inside failed; details are in the server's log.
     #[error("the server failed; its log has the details")]
     Internal,
@@ -169,6 +178,8 @@ impl ApiError {
             Self::Stopping => (503, SERVER, "server_stopping"),
             Self::Session(error) => session_row(error),
             Self::ReaderTooSlow { .. } => (408, INVALID, "reader_too_slow"),
+            Self::AnswerTooSlow { .. } => (504, SERVER, "answer_too_slow"),
+            Self::RevocationsExpired => (503, SERVER, "revocations_expired"),
             Self::Internal => (500, SERVER, "internal_error"),
         };
         Row {

@@ -2,19 +2,21 @@
 //! each request. User text never reaches a log, an error or an audit record from here.
 
 mod access;
+mod answering;
 mod body;
 mod error;
 mod fields;
 mod generate;
+mod record;
 mod sse;
-mod stop;
 mod wire;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use casemate_attestation::{Revocations, Sha256Digest, UnixTime};
+use casemate_attestation::{Revocations, Sha256Digest, UnixTime, Verified};
 use futures_util::FutureExt;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, Request, Response};
@@ -23,17 +25,20 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-pub use access::{Access, Caller};
+pub use access::{Access, Caller, Machine};
 pub use body::{Answer, CutOff};
 pub use error::ApiError;
+pub use record::Attended;
 pub use sse::{Endpoint, Head, Usage};
-pub use stop::StopWatch;
 pub use wire::{
     ChatRequest, CompletionRequest, Message, Options, Role, parse_chat, parse_completion,
 };
 
+use answering::json_answer;
+
+use crate::audit::AuditLog;
 use crate::listener::{Handler, Peer};
-use crate::policy::{Action, Granted, ModelRef, PolicyBundle, Principal};
+use crate::policy::{Action, Denied, Granted, ModelRef, PolicyBundle, Principal};
 use crate::queue::{Generator, Queue};
 use crate::session::{
     Attestor, CHALLENGE_BYTES_MAX, CONFIRMATION_BYTES_MAX, Connection, Registry, SessionError, now,
@@ -48,6 +53,10 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// Seconds for a request's body to arrive.
     pub body_s_max: u64,
+    /// Tokens of a prompt; a model's own context may be shorter.
+    pub prompt_tokens_max: usize,
+    /// Seconds of a whole answer.
+    pub answer_s_max: u64,
     /// Seconds that a stream's reader may stand still.
     pub reader_s_max: u64,
     /// Seconds of a session; a team's policy may say less.
@@ -61,6 +70,8 @@ impl Default for Limits {
         Self {
             body_bytes_max: 4 * 1024 * 1024,
             body_s_max: 30,
+            prompt_tokens_max: 131_072,
+            answer_s_max: 600,
             reader_s_max: 60,
             session_s_max: 3600,
             encoders: 2,
@@ -80,6 +91,8 @@ pub struct Parts {
     pub registry: Arc<Registry>,
     /// What was revoked; the handshake asks the same list.
     pub revoked: Arc<Revoked>,
+    /// Where decisions, sessions and refusals are recorded.
+    pub audit: AuditLog,
     /// Bounds.
     pub limits: Limits,
 }
@@ -91,6 +104,8 @@ pub struct Service {
     queue: Queue,
     registry: Arc<Registry>,
     revoked: Arc<Revoked>,
+    revocations_expire: AtomicU64,
+    audit: AuditLog,
     limits: Limits,
     encoders: Semaphore,
     started: UnixTime,
@@ -105,6 +120,7 @@ impl Service {
             queue,
             registry,
             revoked,
+            audit,
             limits,
         } = parts;
         let encoders = Semaphore::new(limits.encoders.max(1));
@@ -115,6 +131,8 @@ impl Service {
             queue,
             registry,
             revoked,
+            revocations_expire: AtomicU64::new(0),
+            audit,
             limits,
             encoders,
             started,
@@ -128,10 +146,13 @@ impl Service {
         self.attestor.replace_policy_bundle(digest);
     }
 
-    /// Puts a list of revocations in force and ends the connections that it names (S8). Returns how many.
-    pub fn revoke(&self, list: &Revocations) -> usize {
+    /// Puts a signed list of revocations in force and ends the connections that it names (S8). Returns how many. Before the
+    /// first list, and after the expiry of the last, nobody is served.
+    pub fn revoke(&self, list: &Verified<Revocations>) -> usize {
         // First the list, then the sweep: a connection that opens in between meets the new list.
-        self.revoked.replace(list);
+        self.revoked.replace(list.payload());
+        let expires = list.expires().secs();
+        self.revocations_expire.store(expires, Ordering::SeqCst);
         self.registry
             .end(|principal, leaf| self.names(principal, leaf))
     }
@@ -155,13 +176,26 @@ impl Service {
         Ok((reference, Arc::clone(model)))
     }
 
-    fn decide(
+    /// Decides, and records the decision before anybody acts on it.
+    async fn decide(
         &self,
         caller: &Caller,
         action: Action,
         model: &ModelRef,
     ) -> Result<Granted, ApiError> {
-        self.access.decide(caller, action, model, now())
+        let now = now();
+        if now.secs() >= self.revocations_expire.load(Ordering::SeqCst) {
+            return Err(ApiError::RevocationsExpired);
+        }
+        let (bundle, outcome) = self.access.decide(caller, action, model, now);
+        self.record_decision(caller, &bundle, action, model, &outcome)
+            .await?;
+        outcome.map_err(|denied| match denied {
+            Denied::SessionTooOld { .. } => SessionError::AttestationStale.into(),
+            denied => ApiError::Denied {
+                reason: denied.to_string(),
+            },
+        })
     }
 
     fn fresh_id(&self) -> Result<String, ApiError> {
@@ -189,7 +223,7 @@ impl Service {
             "/attest/confirm" => {
                 method(&head.method, "POST")?;
                 let body = body::read(body, CONFIRMATION_BYTES_MAX, self.limits.body_s_max).await?;
-                return self.confirm(&connection, &body);
+                return self.confirm(&connection, &body).await;
             }
             _ => {}
         }
@@ -201,7 +235,7 @@ impl Service {
         match path {
             "/v1/models" => {
                 method(&head.method, "GET")?;
-                Ok(self.models(&caller))
+                self.models(&caller).await
             }
             "/v1/chat/completions" => {
                 let body = self.read_json(&head.method, &head.headers, body).await?;
@@ -217,7 +251,7 @@ impl Service {
                     .filter(|name| !name.is_empty());
                 let name = name.ok_or(ApiError::PathUnknown)?;
                 method(&head.method, "GET")?;
-                self.model(&caller, name)
+                self.model(&caller, name).await
             }
         }
     }
@@ -245,7 +279,7 @@ impl Service {
         let notice = (!confidential).then_some("NOT CONFIDENTIAL: a test chip stands in");
         let document = json!({"status": "ok", "version": env!("CARGO_PKG_VERSION"),
             "platform": self.attestor.platform(), "confidential": confidential, "notice": notice});
-        generate::json_answer(Bytes::from(document.to_string()))
+        json_answer(Bytes::from(document.to_string()))
     }
 
     async fn challenge(
@@ -255,12 +289,14 @@ impl Service {
     ) -> Result<Response<Answer>, ApiError> {
         let request = parse_challenge(body).map_err(SessionError::from)?;
         let envelope = self.attestor.challenge(connection, request.nonce).await?;
-        Ok(generate::json_answer(Bytes::copy_from_slice(
-            envelope.as_bytes(),
-        )))
+        Ok(json_answer(Bytes::copy_from_slice(envelope.as_bytes())))
     }
 
-    fn confirm(&self, connection: &Connection, body: &[u8]) -> Result<Response<Answer>, ApiError> {
+    async fn confirm(
+        &self,
+        connection: &Connection,
+        body: &[u8],
+    ) -> Result<Response<Answer>, ApiError> {
         let confirmation = parse_confirmation(body).map_err(SessionError::from)?;
         let bundle = self.access.bundle();
         let team_s = bundle
@@ -273,26 +309,34 @@ impl Service {
         let confirmed = self
             .attestor
             .confirm(connection, &confirmation, life_s, now())?;
+        self.record_session(connection, &confirmation, &confirmed)
+            .await?;
         let document = serde_json::to_vec(&confirmed).map_err(|_| ApiError::Internal)?;
-        Ok(generate::json_answer(Bytes::from(document)))
+        Ok(json_answer(Bytes::from(document)))
     }
 
-    fn models(&self, caller: &Caller) -> Response<Answer> {
+    async fn models(&self, caller: &Caller) -> Result<Response<Answer>, ApiError> {
         let bundle = self.access.bundle();
-        let served = bundle
-            .models()
-            .filter(|model| self.queue.model(&model.digest()).is_some());
-        let allowed = served.filter(|model| self.decide(caller, Action::List, model).is_ok());
-        let data: Vec<_> = allowed.map(|model| self.describe(&model)).collect();
+        let mut data = Vec::new();
+        for model in bundle.models() {
+            if self.queue.model(&model.digest()).is_none() {
+                continue;
+            }
+            match self.decide(caller, Action::List, &model).await {
+                Ok(_) => data.push(self.describe(&model)),
+                Err(ApiError::Denied { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
         let document = json!({"object": "list", "data": data});
-        generate::json_answer(Bytes::from(document.to_string()))
+        Ok(json_answer(Bytes::from(document.to_string())))
     }
 
-    fn model(&self, caller: &Caller, name: &str) -> Result<Response<Answer>, ApiError> {
+    async fn model(&self, caller: &Caller, name: &str) -> Result<Response<Answer>, ApiError> {
         let (reference, _) = self.served(name)?;
-        self.decide(caller, Action::List, &reference)?;
+        self.decide(caller, Action::List, &reference).await?;
         let document = self.describe(&reference);
-        Ok(generate::json_answer(Bytes::from(document.to_string())))
+        Ok(json_answer(Bytes::from(document.to_string())))
     }
 
     fn describe(&self, model: &ModelRef) -> serde_json::Value {
@@ -302,44 +346,51 @@ impl Service {
 }
 
 impl Handler for Service {
-    type Connection = Connection;
+    type Connection = Attended;
     type Body = Answer;
 
-    fn open(&self, peer: Peer) -> Option<Connection> {
-        let principal = Principal::from_certificate(&peer.leaf)
-            .inspect_err(|error| tracing::info!(%error, "connection refused"))
-            .ok()?;
+    fn open(&self, peer: Peer) -> Option<Attended> {
         let leaf = Sha256Digest::of(&peer.leaf);
+        let principal = Principal::from_certificate(&peer.leaf)
+            .map_err(|_| self.turned_away(None, leaf, "no_principal"))
+            .ok()?;
         let line = Arc::clone(&peer.line);
+        let refused = |reason| self.turned_away(Some(&principal), leaf, reason);
         let Some(registration) = self.registry.enter(principal.as_str(), leaf, line) else {
-            tracing::info!(%principal, "connection refused: too many of this principal");
+            refused("too_many_connections");
             return None;
         };
         if self.names(principal.as_str(), &leaf) {
-            tracing::info!(%principal, "connection refused: revoked");
+            refused("revoked");
             return None;
         }
-        Connection::new(peer, principal, registration)
-            .inspect_err(|error| tracing::info!(%error, "connection refused"))
-            .ok()
+        let connection = Connection::new(peer, principal.clone(), registration)
+            .map_err(|_| refused("key_unsupported"))
+            .ok()?;
+        Some(Attended::new(connection, self.audit.clone()))
+    }
+
+    fn refused(&self, reason: &'static str) {
+        self.record_handshake(reason);
     }
 
     async fn handle(
         self: Arc<Self>,
-        connection: Arc<Connection>,
+        attended: Arc<Attended>,
         request: Request<Incoming>,
     ) -> Response<Answer> {
-        let answered = AssertUnwindSafe(self.answer(connection, request))
+        let connection = attended.connection();
+        let answered = AssertUnwindSafe(self.answer(Arc::clone(connection), request))
             .catch_unwind()
-            .await;
-        match answered {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => error.into_answer(),
-            Err(_) => {
+            .await
+            .unwrap_or_else(|_| {
                 tracing::error!("a request panicked; the others go on");
-                ApiError::Internal.into_answer()
-            }
-        }
+                Err(ApiError::Internal)
+            });
+        answered.unwrap_or_else(|error| {
+            self.record_refusal(connection, &error);
+            error.into_answer()
+        })
     }
 }
 

@@ -111,9 +111,7 @@ pub fn parse_chat(bytes: &[u8]) -> Result<ChatRequest, ApiError> {
 pub fn parse_completion(bytes: &[u8]) -> Result<CompletionRequest, ApiError> {
     let mut fields = Fields::parse(bytes)?;
     let prompt = prompt(&mut fields)?;
-    let mut options = options(&mut fields)?;
-    // OpenAI's default for this endpoint.
-    options.tokens_max = options.tokens_max.or(Some(16));
+    let options = options(&mut fields)?;
     fields.only("echo", "; it would return the prompt", |value| {
         value == &Value::Bool(false)
     })?;

@@ -65,6 +65,25 @@ impl AuditLog {
             .map_err(|_| AuditError::Closed)?
     }
 
+    /// Records something that has happened already, without waiting. A failure is in the program's log.
+    pub fn note(&self, time: UnixTime, event: AuditEvent) {
+        if let Err(error) = self.send(time, event) {
+            tracing::error!(%error, "an audit record is lost");
+        }
+    }
+
+    /// [`AuditLog::note`] for what a stranger can cause as often as he likes. Half of the queue stays free for decisions, so
+    /// that a flood of refusals loses its own records and nobody else's.
+    pub fn note_refusal(&self, time: UnixTime, event: AuditEvent) {
+        if self.waiting.capacity() > WAITING_MAX / 2 {
+            self.note(time, event);
+        } else {
+            tracing::warn!(
+                "refusals come faster than the audit log can write; one is not recorded"
+            );
+        }
+    }
+
     fn send(
         &self,
         time: UnixTime,

@@ -2,17 +2,28 @@
 
 use std::ops::ControlFlow;
 
-use casemate_models::engine::{self, FinishReason, GenerateRequest, SamplingParams, Tenant};
+use casemate_attestation::Sha256Digest;
+use casemate_models::engine::{
+    self, FinishReason, GenerateRequest, SamplingParams, SubmitError, Tenant,
+};
 use casemate_models::model::RunningModel;
 use casemate_models::template::{self, ChatMessage, RenderOptions, TemplateError};
 use tokio::sync::mpsc;
 
 use crate::api::{Message, Role};
-use crate::queue::{Event, Finish, Full, Generator, Job, Prompt, PromptError};
+use crate::policy::TeamName;
+use crate::queue::{Event, Events, Finish, Generator, Job, Prompt, PromptError, StartError};
 use crate::session::now;
 
 /// One served model.
-pub struct Served(pub RunningModel);
+pub struct Served(RunningModel);
+
+impl Served {
+    /// Serves a model whose engine runs.
+    pub fn new(model: RunningModel) -> Self {
+        Self(model)
+    }
+}
 
 impl Generator for Served {
     fn context_tokens(&self) -> usize {
@@ -20,18 +31,11 @@ impl Generator for Served {
     }
 
     fn encode_chat(&self, messages: &[Message]) -> Result<Prompt, PromptError> {
-        let messages: Vec<ChatMessage> = messages
-            .iter()
-            .map(|message| ChatMessage {
-                role: match message.role {
-                    Role::System => template::Role::System,
-                    Role::User => template::Role::User,
-                    Role::Assistant => template::Role::Assistant,
-                },
-                content: message.content.clone(),
-            })
-            .collect();
-        let options = RenderOptions { add_generation_prompt: true, now: now().secs() };
+        let messages: Vec<ChatMessage> = messages.iter().map(chat_message).collect();
+        let options = RenderOptions {
+            add_generation_prompt: true,
+            now: now().secs(),
+        };
         match self.0.encode_chat(&messages, &options) {
             Ok(ids) => Ok(Prompt(ids)),
             Err(TemplateError::Missing) => Err(PromptError::NoTemplate),
@@ -40,43 +44,83 @@ impl Generator for Served {
     }
 
     fn encode_text(&self, text: &str) -> Result<Prompt, PromptError> {
-        self.0.encode_text(text).map(Prompt).map_err(|_| PromptError::Template)
+        let encoded = self.0.encode_text(text).map(Prompt);
+        encoded.map_err(|_| PromptError::TooComplex)
     }
 
-    fn start(&self, job: Job) -> Result<mpsc::Receiver<Event>, Full> {
-        // One place for each token and the end: the engine's thread never waits for a reader.
+    fn start(&self, job: Job) -> Result<Events, StartError> {
+        // One place for each token and the end: the engine's thread never waits for a reader, and a slow one costs no
+        // more memory than its own answer.
         let (sender, receiver) = mpsc::channel(job.tokens_max.saturating_add(2));
         let request = GenerateRequest {
-            tenant: Tenant([0; 32]),
+            tenant: tenant(&job.tenant),
             prompt: job.prompt.0,
             sampling: SamplingParams {
                 temperature: job.temperature,
-                top_p: job.top_p,
+                // The sampler wants a positive part; the smallest keeps exactly the most probable token.
+                top_p: job.top_p.max(f64::MIN_POSITIVE),
                 ..SamplingParams::default()
             },
             tokens_max: Some(job.tokens_max),
-            stop: Vec::new(),
+            stop: job.stop,
             seed: job.seed,
-            deadline: None,
+            deadline: Some(job.deadline),
         };
-        // The ticket lives in the sink, which the engine keeps while the request runs; a gone reader breaks it.
-        let sink = Box::new(move |event| {
-            let event = match event {
-                engine::Event::Text { text, .. } => Event::Token(text),
-                engine::Event::Finished { reason: FinishReason::Stop, .. } => Event::End(Finish::Stop),
-                engine::Event::Finished { reason: FinishReason::Length, .. } => {
-                    Event::End(Finish::Length)
-                }
-                engine::Event::Finished { .. } | engine::Event::Failed { .. } => Event::Failed,
-            };
-            match sender.try_send(event) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            }
+        let sink = Box::new(move |event| match sender.try_send(translated(event)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
         });
-        let ticket = self.0.engine().submit(request, sink).map_err(|_| Full)?;
-        // Dropping the ticket would cancel; a gone receiver already does, through the sink.
-        std::mem::forget(ticket);
-        Ok(receiver)
+        match self.0.engine().submit(request, sink) {
+            Ok(ticket) => Ok(Events::new(receiver, Some(Box::new(ticket)))),
+            Err(SubmitError::Busy) => Err(StartError::Full),
+            Err(error) => {
+                tracing::error!(%error, "the engine takes no job");
+                Err(StartError::Refused)
+            }
+        }
+    }
+}
+
+fn chat_message(message: &Message) -> ChatMessage {
+    ChatMessage {
+        role: match message.role {
+            Role::System => template::Role::System,
+            Role::User => template::Role::User,
+            Role::Assistant => template::Role::Assistant,
+        },
+        content: message.content.clone(),
+    }
+}
+
+fn tenant(team: &TeamName) -> Tenant {
+    Tenant(*Sha256Digest::of(team.as_str().as_bytes()).as_bytes())
+}
+
+fn translated(event: engine::Event) -> Event {
+    let count = |tokens: usize| u64::try_from(tokens).unwrap_or(u64::MAX);
+    match event {
+        engine::Event::Text { text, tokens } => Event::Text {
+            text,
+            tokens: count(tokens.len()),
+        },
+        engine::Event::Finished { reason, usage } => {
+            let tokens = count(usage.completion_tokens);
+            match reason {
+                FinishReason::Stop => Event::End {
+                    finish: Finish::Stop,
+                    tokens,
+                },
+                FinishReason::Length => Event::End {
+                    finish: Finish::Length,
+                    tokens,
+                },
+                FinishReason::Deadline => Event::TimedOut,
+                FinishReason::Cancelled => Event::Failed,
+            }
+        }
+        engine::Event::Failed { reason, .. } => {
+            tracing::error!(reason, "the engine failed");
+            Event::Failed
+        }
     }
 }

@@ -79,6 +79,11 @@ impl Connection {
         self.leaf
     }
 
+    /// Names the session that was established last on this connection, in force or stale.
+    pub fn last_session(&self) -> Option<[u8; 16]> {
+        self.state().last_session()
+    }
+
     fn state(&self) -> MutexGuard<'_, SessionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

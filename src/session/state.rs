@@ -114,6 +114,11 @@ impl SessionState {
         self.standing = Some(session);
     }
 
+    /// Names the session that was established last, in force or stale.
+    pub fn last_session(&self) -> Option<[u8; 16]> {
+        self.standing.as_ref().map(AttestedSession::id)
+    }
+
     /// The session in force at `now`, under the policy bundle in force.
     ///
     /// # Errors

@@ -76,6 +76,11 @@ struct LivesTooLong {
     life_s: i64,
 }
 
+/// Whether a certificate was refused because it lives too long.
+pub(super) fn is_life_too_long(error: &OtherError) -> bool {
+    error.0.is::<LivesTooLong>()
+}
+
 impl ClientAuthority {
     /// Trusts the certificates `authorities` (DER) and refuses what `revoked` names.
     ///

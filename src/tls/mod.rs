@@ -74,3 +74,31 @@ pub fn server_config(
     config.send_half_rtt_data = false;
     Ok(config)
 }
+
+/// Why a handshake failed, as a word that audit records can carry.
+#[must_use]
+pub fn refusal_code(error: &std::io::Error) -> &'static str {
+    use rustls::{CertificateError as Certificate, Error};
+    let cause = error
+        .get_ref()
+        .and_then(|cause| cause.downcast_ref::<Error>());
+    match cause {
+        Some(Error::NoCertificatesPresented) => "no_certificate",
+        Some(Error::InvalidCertificate(certificate)) => match certificate {
+            Certificate::Expired | Certificate::ExpiredContext { .. } => "certificate_expired",
+            Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => {
+                "certificate_not_valid_yet"
+            }
+            Certificate::Revoked => "certificate_revoked",
+            Certificate::UnknownIssuer => "certificate_of_unknown_issuer",
+            Certificate::Other(other) if client_auth::is_life_too_long(other) => {
+                "certificate_lives_too_long"
+            }
+            _ => "certificate_refused",
+        },
+        Some(Error::PeerIncompatible(_)) => "no_common_parameters",
+        Some(Error::AlertReceived(_)) => "alert_received",
+        Some(_) => "handshake_malformed",
+        None => "connection_lost",
+    }
+}

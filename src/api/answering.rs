@@ -1,0 +1,218 @@
+//! An answer under way: whole or as a stream. The session's deadline is compared with the clock again for as long as it
+//! takes (A9); a stream that cannot be completed ends with an error, never with an end (S1).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Response};
+use tokio::sync::mpsc;
+use tokio::time::{interval, timeout};
+
+use super::access::Caller;
+use super::body::{Answer, CutOff};
+use super::sse::{DONE, Head, Usage, event};
+use super::{ApiError, Service};
+use crate::audit::{AuditEvent, SessionId};
+use crate::policy::{Granted, Slot};
+use crate::queue::{Event, Finish, Running};
+use crate::session::now;
+
+/// How often a silent answer compares its session's deadline.
+const DEADLINE_CHECK: Duration = Duration::from_millis(500);
+
+/// One answer under way, with everything that it holds. Dropping it frees place and tokens, stops the model, and records
+/// how it ended.
+pub(super) struct Answering {
+    pub(super) service: Arc<Service>,
+    pub(super) caller: Caller,
+    pub(super) granted: Granted,
+    pub(super) running: Running,
+    pub(super) slot: Slot,
+    pub(super) prompt_tokens: u64,
+    pub(super) answer_tokens: u64,
+    /// How it ended, as the audit log says it.
+    pub(super) ended: &'static str,
+}
+
+/// What [`Answering::ended`] is until something else is known: nobody waited for the end.
+pub(super) const READER_GONE: &str = "reader_gone";
+
+/// One step of an answer.
+enum Step {
+    Text(String),
+    End(Finish),
+}
+
+impl Answering {
+    /// Waits for the next text, comparing the session's deadline before each.
+    async fn next(&mut self) -> Result<Step, ApiError> {
+        let step = self.next_step().await;
+        self.ended = match &step {
+            Ok(Step::Text(_)) => READER_GONE,
+            Ok(Step::End(finish)) => finish.as_str(),
+            Err(error) => error.code(),
+        };
+        step
+    }
+
+    async fn next_step(&mut self) -> Result<Step, ApiError> {
+        let mut check = interval(DEADLINE_CHECK);
+        loop {
+            let event = tokio::select! {
+                event = self.running.events.next() => event,
+                _ = check.tick() => {
+                    self.still_attested()?;
+                    continue;
+                }
+            };
+            self.still_attested()?;
+            return match event {
+                Some(Event::Text { text, tokens }) => {
+                    self.count(tokens);
+                    Ok(Step::Text(text))
+                }
+                Some(Event::End { finish, tokens }) => {
+                    self.count(tokens.saturating_sub(self.answer_tokens));
+                    Ok(Step::End(finish))
+                }
+                Some(Event::TimedOut) => Err(ApiError::AnswerTooSlow {
+                    limit_s: self.service.limits.answer_s_max,
+                }),
+                Some(Event::Failed) | None => Err(ApiError::Internal),
+            };
+        }
+    }
+
+    fn count(&mut self, tokens: u64) {
+        self.answer_tokens = self.answer_tokens.saturating_add(tokens);
+        self.slot.count(tokens);
+    }
+
+    fn still_attested(&self) -> Result<(), ApiError> {
+        let connection = &self.caller.connection;
+        self.service.attestor.attested(connection, now())?;
+        Ok(())
+    }
+
+    fn usage(&self) -> Usage {
+        Usage::new(self.prompt_tokens, self.answer_tokens)
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let event = AuditEvent::Answer {
+            session: SessionId(self.caller.session.id()),
+            principal: self.granted.principal().clone(),
+            team: self.granted.team().clone(),
+            model: self.granted.model().digest(),
+            prompt_tokens: self.prompt_tokens,
+            output_tokens: self.answer_tokens,
+            reason: self.ended,
+        };
+        self.service.audit.note(now(), event);
+    }
+}
+
+/// Collects the whole answer.
+pub(super) async fn whole(
+    mut answering: Answering,
+    head: &Head,
+) -> Result<Response<Answer>, ApiError> {
+    let mut text = String::new();
+    let finish = loop {
+        match answering.next().await? {
+            Step::Text(piece) => text.push_str(&piece),
+            Step::End(finish) => break finish,
+        }
+    };
+    Ok(json_answer(head.whole(&text, finish, answering.usage())))
+}
+
+/// A JSON document as an answer.
+pub(super) fn json_answer(document: Bytes) -> Response<Answer> {
+    let mut answer = Response::new(Answer::whole(document));
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+/// Sends the answer piece by piece; with `usage` the token counts come last.
+pub(super) fn stream(answering: Answering, head: Head, usage: bool) -> Response<Answer> {
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let limit_s = answering.service.limits.reader_s_max;
+        let pipe = Pipe { sender, limit_s };
+        // A panic or a gone reader drops the pipe without an end, which the peer sees as a cut.
+        if let Err(Some(error)) = pump(answering, &head, usage, &pipe).await {
+            pipe.cut(&error).await;
+        }
+    });
+    let mut answer = Response::new(Answer::Stream(receiver));
+    let headers = answer.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream; charset=utf-8"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// The way to one reader.
+struct Pipe {
+    sender: mpsc::Sender<Result<Bytes, CutOff>>,
+    limit_s: u64,
+}
+
+impl Pipe {
+    /// Sends one piece; `None` when nobody reads any more.
+    async fn send(&self, piece: Bytes) -> Result<(), Option<ApiError>> {
+        let limit_s = self.limit_s;
+        match timeout(Duration::from_secs(limit_s), self.sender.send(Ok(piece))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(None),
+            Err(_) => Err(Some(ApiError::ReaderTooSlow { limit_s })),
+        }
+    }
+
+    /// Says what went wrong, then cuts the stream so that nobody takes it for complete.
+    async fn cut(&self, error: &ApiError) {
+        let document = String::from_utf8_lossy(&error.to_json()).into_owned();
+        let last = async {
+            let _ = self.sender.send(Ok(event(&document))).await;
+            let _ = self.sender.send(Err(CutOff)).await;
+        };
+        let _ = timeout(Duration::from_secs(1), last).await;
+    }
+}
+
+async fn pump(
+    mut answering: Answering,
+    head: &Head,
+    usage: bool,
+    pipe: &Pipe,
+) -> Result<(), Option<ApiError>> {
+    if let Some(opening) = head.opening(usage) {
+        pipe.send(opening).await?;
+    }
+    loop {
+        let step = tokio::select! {
+            step = answering.next() => step.map_err(Some)?,
+            () = pipe.sender.closed() => return Err(None),
+        };
+        match step {
+            Step::Text(text) => pipe.send(head.piece(&text, usage)).await?,
+            Step::End(finish) => {
+                pipe.send(head.closing(finish, usage)).await?;
+                break;
+            }
+        }
+    }
+    if usage {
+        pipe.send(head.counts(answering.usage())).await?;
+    }
+    pipe.send(DONE).await
+}
