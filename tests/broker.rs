@@ -180,6 +180,7 @@ impl Place {
         let authority = CertificateDer::from_pem_slice(&pem).unwrap();
         let address = BrokerAddress {
             address: format!("localhost:{port}"),
+            name: "localhost".into(),
             authority,
         };
         Running { child, address }

@@ -20,7 +20,7 @@ pub const SIGNED_BYTES_MAX: usize = 4 * 1024 * 1024;
 const FORMAT: &str = "casemate/signed/v1";
 
 /// What a document is about. One of a kind never passes as another (rule O-2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// The chips that the organisation owns.

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use casemate_attestation::Context;
+use casemate_attestation::{Context, Kind};
 use clap::Args;
 
 use crate::config::{Config, ConfigError, ListenAddress, ServerUrl};
@@ -180,8 +180,8 @@ async fn steps(
     step: &mut usize,
 ) -> Result<AttestedConnection, ConnectError> {
     let appraiser = connector.appraiser(now())?;
-    let numbers = appraiser.numbers;
-    let (fleet, reference) = (numbers.fleet, numbers.reference);
+    let number = |kind| appraiser.numbers.of(kind);
+    let (fleet, reference) = (number(Kind::Fleet), number(Kind::Reference));
     report.pass(
         "trust.documents",
         format!("fleet list {fleet} and reference values {reference}, signed and in force"),

@@ -1,9 +1,10 @@
 //! The highest number seen of each signed document (rule O-3), kept beside the configuration, so that an old fleet list or
 //! an old set of reference values cannot come back after a restart.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use casemate_attestation::{Sha256Digest, strict_json};
+use casemate_attestation::{Kind, Sha256Digest, strict_json};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, FileError};
@@ -27,20 +28,30 @@ pub enum FloorsError {
         what: String,
     },
     /// The file was written for another organisation.
-    #[error("{path} belongs to another release key; give each organisation its own connect.toml", path = path.display())]
+    #[error("{path} belongs to another release key; give each organisation its own folder", path = path.display())]
     OtherKey {
         /// The file.
         path: PathBuf,
     },
 }
 
-/// The lowest numbers that are acceptable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Floors {
-    /// Of the fleet list.
-    pub fleet: u64,
-    /// Of the reference values.
-    pub reference: u64,
+/// The lowest numbers that are acceptable, by kind of document.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Floors(BTreeMap<Kind, u64>);
+
+impl Floors {
+    /// The lowest number that a document of this kind may have; zero if none was ever seen.
+    #[must_use]
+    pub fn of(&self, kind: Kind) -> u64 {
+        self.0.get(&kind).copied().unwrap_or(0)
+    }
+}
+
+impl FromIterator<(Kind, u64)> for Floors {
+    fn from_iter<I: IntoIterator<Item = (Kind, u64)>>(numbers: I) -> Self {
+        Self(numbers.into_iter().collect())
+    }
 }
 
 /// The file that keeps them for one release key.
@@ -55,11 +66,16 @@ pub struct FloorsFile {
 struct Wire {
     format: String,
     key: Sha256Digest,
-    fleet: u64,
-    reference: u64,
+    numbers: Floors,
 }
 
 impl FloorsFile {
+    /// The file at `path`, for the documents of the release key `key`.
+    #[must_use]
+    pub fn at(path: PathBuf, key: Sha256Digest) -> Self {
+        Self { path, key }
+    }
+
     /// The file `<name>.floors.json` beside the configuration `<name>.toml`.
     #[must_use]
     pub fn beside(config: &Path, key: Sha256Digest) -> Self {
@@ -93,31 +109,27 @@ impl FloorsFile {
                 path: self.path.clone(),
             });
         }
-        Ok(Floors {
-            fleet: wire.fleet,
-            reference: wire.reference,
-        })
+        Ok(wire.numbers)
     }
 
     /// Keeps `seen` where it is higher than what the file has.
     ///
     /// # Errors
     /// [`FloorsError`] when the file cannot be read or written.
-    pub fn raise(&self, seen: Floors) -> Result<(), FloorsError> {
+    pub fn raise(&self, seen: &Floors) -> Result<(), FloorsError> {
         let kept = self.read()?;
-        let next = Floors {
-            fleet: kept.fleet.max(seen.fleet),
-            reference: kept.reference.max(seen.reference),
-        };
+        let mut next = kept.clone();
+        for (kind, number) in &seen.0 {
+            let floor = next.0.entry(*kind).or_default();
+            *floor = (*number).max(*floor);
+        }
         if next == kept {
             return Ok(());
         }
-        let Floors { fleet, reference } = next;
         let wire = Wire {
             format: FORMAT.to_owned(),
             key: self.key,
-            fleet,
-            reference,
+            numbers: next,
         };
         let bytes = strict_json::to_vec(&wire).map_err(|e| FloorsError::Damaged {
             path: self.path.clone(),
@@ -131,29 +143,21 @@ impl FloorsFile {
 mod tests {
     use super::*;
 
+    fn numbers(fleet: u64, reference: u64) -> Floors {
+        [(Kind::Fleet, fleet), (Kind::Reference, reference)]
+            .into_iter()
+            .collect()
+    }
+
     #[test]
     fn floors_rise_and_never_fall() {
         let folder = tempfile::tempdir().unwrap();
         let key = Sha256Digest::of(b"release");
         let file = FloorsFile::beside(&folder.path().join("connect.toml"), key);
         assert_eq!(file.read().unwrap(), Floors::default());
-        file.raise(Floors {
-            fleet: 3,
-            reference: 7,
-        })
-        .unwrap();
-        file.raise(Floors {
-            fleet: 4,
-            reference: 2,
-        })
-        .unwrap();
-        assert_eq!(
-            file.read().unwrap(),
-            Floors {
-                fleet: 4,
-                reference: 7
-            }
-        );
+        file.raise(&numbers(3, 7)).unwrap();
+        file.raise(&numbers(4, 2)).unwrap();
+        assert_eq!(file.read().unwrap(), numbers(4, 7));
         assert!(folder.path().join("connect.floors.json").exists());
     }
 
@@ -162,11 +166,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("connect.toml");
         let file = FloorsFile::beside(&config, Sha256Digest::of(b"release"));
-        file.raise(Floors {
-            fleet: 1,
-            reference: 1,
-        })
-        .unwrap();
+        file.raise(&numbers(1, 1)).unwrap();
         let other = FloorsFile::beside(&config, Sha256Digest::of(b"another"));
         assert!(matches!(other.read(), Err(FloorsError::OtherKey { .. })));
         std::fs::write(folder.path().join("connect.floors.json"), b"").unwrap();

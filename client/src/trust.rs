@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use casemate_attestation::signed::SIGNED_BYTES_MAX;
 use casemate_attestation::snp::PolicyError;
 use casemate_attestation::{
-    Expectations, FleetList, HexError, Payload, Platform, ReferenceValues, Rejection,
+    Expectations, FleetList, HexError, Kind, Payload, Platform, ReferenceValues, Rejection,
     ReleasePublicKey, SignedDocument, SignedError, TrustAnchors, UnixTime, Verified, Verifier,
 };
 use rustls_pki_types::CertificateDer;
@@ -132,13 +132,16 @@ impl Trust {
     pub fn appraiser(&self, now: UnixTime) -> Result<Appraiser, TrustError> {
         let floors = self.floors.read()?;
         let reference: Verified<ReferenceValues> =
-            self.document(&self.section.reference, floors.reference, now)?;
-        let fleet: Verified<FleetList> = self.document(&self.section.fleet, floors.fleet, now)?;
-        let numbers = Floors {
-            fleet: fleet.number(),
-            reference: reference.number(),
-        };
-        self.floors.raise(numbers)?;
+            self.document(&self.section.reference, floors.of(Kind::Reference), now)?;
+        let fleet: Verified<FleetList> =
+            self.document(&self.section.fleet, floors.of(Kind::Fleet), now)?;
+        let numbers: Floors = [
+            (Kind::Fleet, fleet.number()),
+            (Kind::Reference, reference.number()),
+        ]
+        .into_iter()
+        .collect();
+        self.floors.raise(&numbers)?;
         let expectations = Expectations::new(self.anchors.platform(), &reference, &fleet)?;
         let verifier = Verifier::new(self.anchors.clone(), expectations)?;
         Ok(Appraiser { verifier, numbers })

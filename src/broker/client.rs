@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use casemate_attestation::snp::SnpReport;
 use casemate_attestation::{
     BindingInputs, Context, Direction, Envelope, EnvelopeParts, EvidenceProvider, HardwareEvidence,
-    ProviderError, Sha256Digest, UnixTime, strict_json,
+    ProviderError, Sha256Digest, TcbVersion, UnixTime, strict_json,
 };
 use casemate_models::package::{DataKey, PackageId};
 use http_body_util::{BodyExt, Full, Limited};
@@ -33,8 +34,10 @@ const ANSWER_SECONDS_MAX: u64 = 20;
 /// Which broker to ask, and how to know it.
 #[derive(Clone, Debug)]
 pub struct BrokerAddress {
-    /// Host and port, such as `localhost:7440`. The host must stand in the broker's certificate.
+    /// Host and port, such as `10.0.0.7:7440`.
     pub address: String,
+    /// The name that must stand in the broker's certificate.
+    pub name: String,
     /// The broker's authority (`broker/ca.pem`), pinned by the server's configuration.
     pub authority: CertificateDer<'static>,
 }
@@ -75,6 +78,8 @@ pub struct Released {
     pub revocations: Vec<u8>,
     /// Data keys in the order of the request.
     pub keys: Vec<(PackageId, DataKey)>,
+    /// Firmware that this machine's evidence reports, and that the broker verified.
+    pub tcb: Option<TcbVersion>,
 }
 
 impl std::fmt::Debug for Released {
@@ -104,9 +109,9 @@ pub enum ReleaseError {
         /// What the system or TLS says.
         source: std::io::Error,
     },
-    /// The address has no host name that a certificate could carry.
-    #[error("broker address {0} is not host:port")]
-    Address(String),
+    /// A name that no certificate could carry.
+    #[error("broker name {0:?} is neither a DNS name nor an IP address")]
+    Name(String),
     /// The broker refused; the code is one of rule P-51.
     #[error("broker refused with {code}: {message}")]
     Refused {
@@ -164,9 +169,13 @@ impl ReleaseClient {
         let evidence = client
             .evidence(provider, &leaf, &challenge, request)
             .await?;
-        let body = keys_request(evidence, request);
+        let report = SnpReport::parse(&evidence.hardware().report);
+        let body = keys_request(evidence.as_bytes().to_vec(), request);
         let answer: wire::KeysAnswer = client.post("/release/keys", &body).await?;
-        let released = read_answer(answer, request, &identity.key_pem)?;
+        let released = Released {
+            tcb: report.ok().map(|report| report.reported_tcb()),
+            ..read_answer(answer, request, &identity.key_pem)?
+        };
         Ok((released, client))
     }
 
@@ -200,11 +209,8 @@ impl ReleaseClient {
             address: address.clone(),
             source,
         };
-        let (host, _) = address
-            .rsplit_once(':')
-            .ok_or_else(|| ReleaseError::Address(address.clone()))?;
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
-            .map_err(|_| ReleaseError::Address(address.clone()))?;
+        let name = ServerName::try_from(broker.name.clone())
+            .map_err(|_| ReleaseError::Name(broker.name.clone()))?;
         let config = tls_config(broker, leaf, key_pem)?;
         let connect = async {
             let stream = TcpStream::connect(address.as_str()).await?;
@@ -227,7 +233,7 @@ impl ReleaseClient {
         Ok(Self {
             channel,
             sender,
-            host: host.to_owned(),
+            host: broker.name.clone(),
         })
     }
 
@@ -238,7 +244,7 @@ impl ReleaseClient {
         leaf: &CertificateDer<'static>,
         challenge: &wire::Challenge,
         request: &ReleaseRequest,
-    ) -> Result<Vec<u8>, ReleaseError> {
+    ) -> Result<Envelope, ReleaseError> {
         let context = Context {
             models: request
                 .packages
@@ -274,8 +280,7 @@ impl ReleaseClient {
             context,
             batch: None,
         };
-        let envelope = Envelope::build(parts).map_err(|e| ReleaseError::Setup(e.to_string()))?;
-        Ok(envelope.as_bytes().to_vec())
+        Envelope::build(parts).map_err(|e| ReleaseError::Setup(e.to_string()))
     }
 
     async fn post<A: DeserializeOwned>(
@@ -375,6 +380,7 @@ fn read_answer(
         policy_bundle: std::mem::take(&mut answer.policy_bundle),
         revocations: std::mem::take(&mut answer.revocations),
         keys,
+        tcb: None,
     })
 }
 

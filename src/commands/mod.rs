@@ -10,6 +10,7 @@ mod error;
 pub mod model;
 pub mod org;
 pub mod policy;
+pub mod serve;
 
 use casemate_client::command::{self as client, CommandFailure, ConnectArguments, VerifyArguments};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -53,6 +54,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Hold the keys and release them to attested servers.
     Broker(broker::Arguments),
+    /// Serve sealed models to attested sessions.
+    Serve(serve::Arguments),
     /// Attest a server, then offer its API to programs on this machine.
     Connect(ConnectArguments),
     /// Attest a server once and print every check.
@@ -89,6 +92,7 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         #[cfg(feature = "test-chip")]
         Command::Demo(arguments) => demo::run(arguments),
         Command::Broker(arguments) => broker::run(arguments),
+        Command::Serve(arguments) => serve::run(arguments),
         Command::Connect(arguments) => return of_client(client::connect(arguments)),
         Command::Verify(arguments) => return of_client(client::verify(arguments)),
         Command::Org(arguments) => org::run(arguments),

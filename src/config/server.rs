@@ -75,9 +75,6 @@ pub struct AttestationSection {
     /// Seed of the test chip, mode 0600. With `platform = "test-chip"` only, and never in a production build.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_chip_seed: Option<ConfigPath>,
-    /// Whether a client must attest its own machine too.
-    #[serde(default)]
-    pub require_client_evidence: bool,
     /// Seconds after which every session must be attested again; a team's own limit may be shorter.
     #[serde(default = "an_hour")]
     pub session_seconds: u32,
@@ -138,8 +135,12 @@ pub struct LimitsSection {
     pub queue: u32,
     /// Sequences that the engine works on at once.
     pub sequences: u32,
+    /// Tokens of all running sequences together, for each model: the memory of keys and values.
+    pub cache_tokens: u32,
     /// For a whole answer.
     pub answer_seconds: u32,
+    /// For the reader of a stream that stands still.
+    pub reader_seconds: u32,
     /// For answers under way when the server is told to stop.
     pub drain_seconds: u32,
 }
@@ -158,7 +159,9 @@ impl Default for LimitsSection {
             prompt_tokens: 131_072,
             queue: 256,
             sequences: 8,
+            cache_tokens: 32_768,
             answer_seconds: 600,
+            reader_seconds: 60,
             drain_seconds: 10,
         }
     }
@@ -166,7 +169,7 @@ impl Default for LimitsSection {
 
 impl LimitsSection {
     /// Fields with their values and the most that each may be.
-    const fn bounds(&self) -> [(&'static str, u32, u32); 13] {
+    const fn bounds(&self) -> [(&'static str, u32, u32); 15] {
         [
             ("limits.connections", self.connections, 65_536),
             (
@@ -183,7 +186,9 @@ impl LimitsSection {
             ("limits.prompt_tokens", self.prompt_tokens, u32::MAX),
             ("limits.queue", self.queue, 1_000_000),
             ("limits.sequences", self.sequences, 4096),
+            ("limits.cache_tokens", self.cache_tokens, 1 << 28),
             ("limits.answer_seconds", self.answer_seconds, 86_400),
+            ("limits.reader_seconds", self.reader_seconds, 3600),
             ("limits.drain_seconds", self.drain_seconds, 3600),
         ]
     }

@@ -1,1 +1,301 @@
-//! Assembles and runs the server.
+//! Assembles and runs the server: attests to the broker, opens its sealed models with the keys that come back, and serves
+//! attested sessions. What is out of date or altered stops it before the first client is accepted.
+
+mod documents;
+mod error;
+mod keeper;
+mod model;
+mod packages;
+mod provider;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use casemate_attestation::{Context, EvidenceProvider, Platform, ReleasePublicKey, Sha256Digest};
+use casemate_client::floors::FloorsFile;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub use documents::DocumentError;
+pub use error::ServeError;
+pub use packages::LoadWatch;
+
+use crate::api::{self, Access, Machine, Parts, Service};
+use crate::audit::{AuditEvent, AuditLog, Part};
+use crate::broker::client::{BrokerAddress, ReleaseClient, ReleaseRequest, Released};
+use crate::config::{Loaded, ServerConfig};
+use crate::listener;
+use crate::queue::Queue;
+use crate::session::{Attestor, ClientEvidence, EvidenceBatcher, Registry, now};
+use crate::tls::{ClientAuthority, IdentitySlot, Revoked, ServingIdentity};
+use documents::Documents;
+use keeper::{InForce, Keeper};
+use packages::Packages;
+
+/// File in the state folder that keeps document numbers from going back.
+const FLOORS: &str = "floors.json";
+
+/// A server that is ready: its socket is bound, its models are loaded. [`Server::serve`] accepts.
+pub struct Server {
+    socket: TcpListener,
+    config: Loaded<ServerConfig>,
+    service: Arc<Service>,
+    identities: Arc<IdentitySlot>,
+    keeper: Keeper,
+    audit: AuditLog,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Server(..)")
+    }
+}
+
+/// What is read from files before anybody is asked for anything.
+struct Ground {
+    key: ReleasePublicKey,
+    clients: Vec<CertificateDer<'static>>,
+    broker: BrokerAddress,
+    provider: Arc<dyn EvidenceProvider>,
+    documents: Documents,
+    audit: AuditLog,
+}
+
+impl Server {
+    /// Attests to the broker, loads the models and puts the documents in force. `watch` hears of the loading.
+    ///
+    /// # Errors
+    /// [`ServeError`]. Nothing was served then.
+    pub async fn start(
+        config: Loaded<ServerConfig>,
+        watch: Arc<dyn LoadWatch>,
+    ) -> Result<Self, ServeError> {
+        let address = config.server.listen;
+        let socket = TcpListener::bind(address)
+            .await
+            .map_err(|source| ServeError::Listen { address, source })?;
+        let ground = Ground::read(&config)?;
+        let packages = Packages::open(&config.models)?;
+        let request = ReleaseRequest {
+            names: config.server.names.clone(),
+            packages: packages.requests(),
+            configuration: config.digest(),
+        };
+        let provider = Arc::clone(&ground.provider);
+        let (released, client) = release(&ground, provider, &request).await?;
+        let bundle = ground.documents.policy(&released.policy_bundle, now())?;
+        let revocations = ground.documents.revocations(&released.revocations, now())?;
+        let (policy_number, policy_digest) = (bundle.number(), bundle.digest());
+
+        let context = Context {
+            policy_bundle: policy_digest,
+            models: packages.digests(),
+            configuration: config.digest(),
+            ..Context::absent()
+        };
+        let revoked = Arc::new(Revoked::default());
+        revoked.replace(revocations.payload());
+        let clients = Arc::new(ClientAuthority::new(&ground.clients, Arc::clone(&revoked))?);
+        let machine = Machine {
+            platform: config.attestation.platform,
+            tcb: released.tcb,
+        };
+        let Released {
+            leaf_chain,
+            private_key,
+            keys,
+            ..
+        } = released;
+        let identity = ServingIdentity::new(leaf_chain, private_key, clients.clone())?;
+        let models = packages
+            .load(keys, ground.key, &config.limits, watch)
+            .await?;
+        let waiting_max = config.limits.evidence_waiting as usize;
+        let batcher = EvidenceBatcher::start(ground.provider.clone(), waiting_max)?;
+        let service = Service::new(Parts {
+            attestor: Attestor::new(batcher, context, ClientEvidence::NotJudged),
+            access: Access::new(bundle, machine),
+            queue: Queue::new(models, places(&config)),
+            registry: Registry::new(config.limits.connections_per_principal as usize),
+            revoked,
+            audit: ground.audit.clone(),
+            limits: api_limits(&config),
+        });
+        service.revoke(&revocations);
+        let identities = Arc::new(IdentitySlot::new(identity));
+        let in_force = InForce {
+            policy_number,
+            revocation_number: revocations.number(),
+        };
+        let audit = ground.audit.clone();
+        record_start(&audit, &config, policy_number, policy_digest, &revocations).await?;
+        let keeper = Keeper {
+            request,
+            ground,
+            clients,
+            service: Arc::clone(&service),
+            identities: Arc::clone(&identities),
+            in_force,
+            client: Some(client),
+        };
+        Ok(Self {
+            socket,
+            config,
+            service,
+            identities,
+            keeper,
+            audit,
+        })
+    }
+
+    /// The address in use; the port is the real one where the configuration says 0.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Serves until `stop` completes, then lets answers under way finish within the drain limit.
+    pub async fn serve(self, stop: impl Future<Output = ()>) {
+        let (stopped, watch) = watch::channel(false);
+        let limits = listener_limits(&self.config);
+        let keeping = tokio::spawn(self.keeper.run(watch.clone()));
+        let serving = listener::serve(self.socket, self.identities, limits, self.service, watch);
+        tokio::pin!(serving);
+        tokio::select! {
+            () = &mut serving => {}
+            () = stop => {
+                stopped.send_replace(true);
+                serving.await;
+            }
+        }
+        stopped.send_replace(true);
+        let _ = keeping.await;
+        let event = AuditEvent::Stopped { part: Part::Server };
+        if let Err(error) = self.audit.record(now(), event).await {
+            tracing::error!(%error, "the end is not recorded");
+        }
+    }
+}
+
+impl Ground {
+    fn read(config: &ServerConfig) -> Result<Self, ServeError> {
+        let key = read_text(&config.trust.release_key)?;
+        let key = ReleasePublicKey::from_hex(&key).map_err(|error| ServeError::ReleaseKey {
+            file: config.trust.release_key.to_path_buf(),
+            error,
+        })?;
+        let authority = certificates(&config.broker.authority)?
+            .into_iter()
+            .next()
+            .ok_or_else(|| ServeError::NoCertificate(config.broker.authority.to_path_buf()))?;
+        let broker = BrokerAddress {
+            address: config.broker.address.clone(),
+            name: config.broker.name.clone(),
+            authority,
+        };
+        let floors = FloorsFile::at(config.state.folder.join(FLOORS), key.id());
+        Ok(Self {
+            key,
+            clients: certificates(&config.trust.client_authority)?,
+            broker,
+            provider: provider::provider(&config.attestation, now())?,
+            documents: Documents::new(key, floors),
+            audit: AuditLog::open(&config.audit.file, config.audit.durability)?,
+        })
+    }
+}
+
+/// Asks the broker; its refusal is recorded here too.
+async fn release(
+    ground: &Ground,
+    provider: Arc<dyn EvidenceProvider>,
+    request: &ReleaseRequest,
+) -> Result<(Released, ReleaseClient), ServeError> {
+    match ReleaseClient::release(&ground.broker, provider, request).await {
+        Ok(released) => Ok(released),
+        Err(error) => {
+            ground.audit.note(now(), keeper::release_refused(&error));
+            Err(error.into())
+        }
+    }
+}
+
+async fn record_start(
+    audit: &AuditLog,
+    config: &Loaded<ServerConfig>,
+    policy_number: u64,
+    policy: Sha256Digest,
+    revocations: &casemate_attestation::Verified<casemate_attestation::Revocations>,
+) -> Result<(), ServeError> {
+    let events = [
+        AuditEvent::Started {
+            part: Part::Server,
+            version: env!("CARGO_PKG_VERSION"),
+            configuration: config.digest(),
+            confidential: config.attestation.platform != Platform::TestChip,
+        },
+        AuditEvent::PolicyInForce {
+            number: policy_number,
+            policy,
+        },
+        AuditEvent::RevocationsInForce {
+            number: revocations.number(),
+            revocations: revocations.digest(),
+            connections_ended: 0,
+        },
+    ];
+    for event in events {
+        audit.record(now(), event).await?;
+    }
+    Ok(())
+}
+
+fn places(config: &ServerConfig) -> usize {
+    (config.limits.queue as usize).saturating_add(config.limits.sequences as usize)
+}
+
+fn listener_limits(config: &ServerConfig) -> listener::Limits {
+    let limits = &config.limits;
+    listener::Limits {
+        connections_max: limits.connections as usize,
+        handshake_s_max: limits.handshake_seconds.into(),
+        streams_max: limits.streams,
+        header_bytes_max: limits.header_bytes,
+        drain_s_max: limits.drain_seconds.into(),
+        ..listener::Limits::default()
+    }
+}
+
+fn api_limits(config: &ServerConfig) -> api::Limits {
+    let limits = &config.limits;
+    api::Limits {
+        body_bytes_max: limits.body_bytes as usize,
+        body_s_max: limits.body_seconds.into(),
+        prompt_tokens_max: limits.prompt_tokens as usize,
+        answer_s_max: limits.answer_seconds.into(),
+        reader_s_max: limits.reader_seconds.into(),
+        session_s_max: config.attestation.session_seconds.into(),
+        ..api::Limits::default()
+    }
+}
+
+const TEXT_BYTES_MAX: u64 = 256 * 1024;
+
+fn read_text(file: &std::path::Path) -> Result<String, ServeError> {
+    let bytes = casemate_client::files::read_public(file, TEXT_BYTES_MAX)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The certificates of a PEM file, at least one.
+fn certificates(file: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, ServeError> {
+    let text = read_text(file)?;
+    let found = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+    found
+        .ok()
+        .filter(|found| !found.is_empty())
+        .ok_or_else(|| ServeError::NoCertificate(file.to_owned()))
+}

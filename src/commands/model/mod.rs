@@ -3,6 +3,7 @@
 mod seal;
 mod verify;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use casemate_models::package::{ClearHeader, PackageError, Progress, PublisherKey, SealedPackage};
@@ -140,14 +141,20 @@ fn header_json(header: &ClearHeader, file: &Path) -> serde_json::Value {
     })
 }
 
-/// Shows a bar on stderr while `work` runs, if stderr is a terminal.
-fn with_bar<T>(what: &'static str, len: u64, work: impl FnOnce(&Progress<'_>) -> T) -> T {
+/// A bar for bytes on stderr; shows nothing if stderr is no terminal.
+pub(super) fn progress_bar(what: impl Into<Cow<'static, str>>, len: u64) -> ProgressBar {
     let bar = ProgressBar::new(len);
     let layout = "{msg} [{bar:40}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}";
     if let Ok(style) = ProgressStyle::with_template(layout) {
         bar.set_style(style);
     }
     bar.set_message(what);
+    bar
+}
+
+/// Shows a bar on stderr while `work` runs, if stderr is a terminal.
+fn with_bar<T>(what: &'static str, len: u64, work: impl FnOnce(&Progress<'_>) -> T) -> T {
+    let bar = progress_bar(what, len);
     let done = work(&|more| bar.inc(more));
     bar.finish_and_clear();
     done
@@ -157,10 +164,14 @@ fn about(code: ExitCode, message: impl std::fmt::Display) -> CommandError {
     CommandError::new(code, message)
 }
 
-/// The exit code of a refused package.
 fn package_error(error: PackageError) -> CommandError {
+    about(package_code(&error), error)
+}
+
+/// The exit code of a refused package.
+pub(super) fn package_code(error: &PackageError) -> ExitCode {
     use PackageError as E;
-    let code = match &error {
+    match error {
         E::Read(_) => ExitCode::Usage,
         E::UnsupportedVersion { .. } | E::UnsupportedAlgorithm { .. } => ExitCode::Unsupported,
         E::NotAPackage
@@ -170,6 +181,5 @@ fn package_error(error: PackageError) -> CommandError {
         | E::MalformedManifest(_)
         | E::SourceHeader(_) => ExitCode::Malformed,
         _ => ExitCode::Rejected,
-    };
-    about(code, error)
+    }
 }

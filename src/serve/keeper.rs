@@ -1,0 +1,168 @@
+//! Keeps a running server up to date: asks the broker for newer documents every second (P-52), attests to it again after a
+//! loss, and renews the certificate before it expires. Whatever is not newer, signed and in force changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::server::danger::ClientCertVerifier;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::{DocumentError, Ground, ServeError};
+use crate::api::Service;
+use crate::audit::{AuditEvent, Step};
+use crate::broker::client::{ReleaseClient, ReleaseError, ReleaseRequest, Updates};
+use crate::session::now;
+use crate::tls::{IdentitySlot, ServingIdentity};
+
+/// How often the broker is asked.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How long to wait before attesting again after a failure: twice as long each time, up to the second.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LAST: Duration = Duration::from_secs(30);
+/// A certificate is renewed when this many seconds of its life are left.
+const RENEW_BEFORE_S: u64 = 8 * 3600;
+
+/// Numbers of the documents in force.
+pub(super) struct InForce {
+    pub(super) policy_number: u64,
+    pub(super) revocation_number: u64,
+}
+
+/// The broker's side of a running server.
+pub(super) struct Keeper {
+    pub(super) ground: Ground,
+    pub(super) request: ReleaseRequest,
+    pub(super) clients: Arc<dyn ClientCertVerifier>,
+    pub(super) service: Arc<Service>,
+    pub(super) identities: Arc<IdentitySlot>,
+    pub(super) in_force: InForce,
+    pub(super) client: Option<ReleaseClient>,
+}
+
+impl Keeper {
+    /// Works until `stop` becomes true.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut retry = RETRY_FIRST;
+        let mut not_before = Instant::now();
+        loop {
+            tokio::select! {
+                () = sleep(ASK_EVERY) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            self.ask().await;
+            if (self.client.is_some() && !self.renewal_is_due()) || Instant::now() < not_before {
+                continue;
+            }
+            match self.attest().await {
+                Ok(()) => retry = RETRY_FIRST,
+                Err(error) => {
+                    tracing::warn!(%error, "attesting to the broker failed; will try again");
+                    not_before = Instant::now() + retry;
+                    retry = (retry * 2).min(RETRY_LAST);
+                }
+            }
+        }
+    }
+
+    async fn ask(&mut self) {
+        let Some(client) = &mut self.client else {
+            return;
+        };
+        let InForce {
+            policy_number,
+            revocation_number,
+        } = self.in_force;
+        match client.updates(policy_number, revocation_number).await {
+            Ok(updates) => self.take(updates).await,
+            Err(error) => {
+                tracing::warn!(%error, "the broker gives no updates");
+                self.client = None;
+            }
+        }
+    }
+
+    fn renewal_is_due(&self) -> bool {
+        let expires = u64::try_from(self.identities.current().expires()).unwrap_or(0);
+        now().secs().saturating_add(RENEW_BEFORE_S) >= expires
+    }
+
+    /// Attests to the broker again: a fresh leaf, and documents where they are newer. The data keys that come with them
+    /// are not needed any more and are wiped.
+    async fn attest(&mut self) -> Result<(), ServeError> {
+        let provider = Arc::clone(&self.ground.provider);
+        let (released, client) = super::release(&self.ground, provider, &self.request).await?;
+        let clients = Arc::clone(&self.clients);
+        let identity = ServingIdentity::new(released.leaf_chain, released.private_key, clients)?;
+        self.identities.replace(identity);
+        self.client = Some(client);
+        let updates = Updates {
+            policy_bundle: Some(released.policy_bundle),
+            revocations: Some(released.revocations),
+        };
+        self.take(updates).await;
+        tracing::info!("attested to the broker; the certificate is new");
+        Ok(())
+    }
+
+    /// Puts newer documents in force. One that is refused leaves the one before in force, until that expires.
+    async fn take(&mut self, updates: Updates) {
+        if let Some(bytes) = updates.revocations
+            && let Err(error) = self.take_revocations(&bytes)
+        {
+            tracing::error!(%error, "not put in force");
+        }
+        if let Some(bytes) = updates.policy_bundle
+            && let Err(error) = self.take_policy(&bytes)
+        {
+            tracing::error!(%error, "not put in force");
+        }
+    }
+
+    fn take_revocations(&mut self, bytes: &[u8]) -> Result<(), DocumentError> {
+        let list = self.ground.documents.revocations(bytes, now())?;
+        if list.number() <= self.in_force.revocation_number {
+            return Ok(());
+        }
+        let ended = self.service.revoke(&list);
+        self.in_force.revocation_number = list.number();
+        let event = AuditEvent::RevocationsInForce {
+            number: list.number(),
+            revocations: list.digest(),
+            connections_ended: ended as u64,
+        };
+        self.ground.audit.note(now(), event);
+        Ok(())
+    }
+
+    fn take_policy(&mut self, bytes: &[u8]) -> Result<(), DocumentError> {
+        let bundle = self.ground.documents.policy(bytes, now())?;
+        if bundle.number() <= self.in_force.policy_number {
+            return Ok(());
+        }
+        let event = AuditEvent::PolicyInForce {
+            number: bundle.number(),
+            policy: bundle.digest(),
+        };
+        self.in_force.policy_number = bundle.number();
+        self.service.replace_policy(bundle);
+        self.ground.audit.note(now(), event);
+        Ok(())
+    }
+}
+
+/// The record of a release that did not come about.
+pub(super) fn release_refused(error: &ReleaseError) -> AuditEvent {
+    AuditEvent::Refused {
+        step: Step::Release,
+        principal: None,
+        leaf: None,
+        session: None,
+        reason: match error {
+            ReleaseError::Refused { .. } => "broker_refused",
+            ReleaseError::Connect { .. } | ReleaseError::Lost(_) => "broker_unreachable",
+            ReleaseError::Evidence(_) => "no_evidence",
+            _ => "release_failed",
+        },
+    }
+}

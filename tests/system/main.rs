@@ -1,0 +1,19 @@
+//! The whole system as its users meet it: real processes, real sockets, the official OpenAI client. Each test has a folder
+//! and ports of its own.
+
+#![cfg(feature = "test-chip")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::tests_outside_test_module,
+    reason = "a test that cannot go on fails"
+)]
+
+mod by_hand;
+mod demo;
+mod hostile;
+mod markers;
+mod openai;
+mod place;

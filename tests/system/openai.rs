@@ -1,0 +1,42 @@
+//! The official OpenAI client: through connect, and directly over mutual TLS after the attestation calls.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::place::{Place, port};
+
+#[test]
+fn openai_python_works_through_connect_and_directly() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join("target/python/bin/python");
+    if !python.exists() {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "scripts/python-tests-setup did not run");
+        println!("SKIP openai-python: run scripts/python-tests-setup first");
+        return;
+    }
+    let place = Place::new();
+    let (_broker, _server, connect) = place.start_all();
+    let direct = serde_json::json!({
+        "host": "127.0.0.1",
+        "port": port(&place.path("server.toml"), "listen"),
+        "server_name": "localhost",
+        "certificate": place.path("org/teams/research/ada/cert.pem"),
+        "key": place.path("org/teams/research/ada/key.pem"),
+        "enclave_ca": place.path("org/enclave-ca/cert.pem"),
+        "platform": "test-chip",
+    });
+    let file = place.path("direct.json");
+    fs::write(&file, direct.to_string()).unwrap();
+    let output = Command::new(python)
+        .arg(root.join("tests/python/test_openai.py"))
+        .args(["--connect", &connect.ready, "--direct"])
+        .arg(file)
+        .args(["--model", "default"])
+        .output()
+        .unwrap();
+    let said = super::place::text(&output);
+    assert!(output.status.success(), "{said}");
+    println!("{said}");
+}
