@@ -3,8 +3,11 @@
 
 #![cfg(feature = "test-chip")]
 #![allow(
-    clippy::tests_outside_test_module,
-    reason = "an integration test is one"
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should stop"
 )]
 
 use std::fs;
@@ -338,7 +341,8 @@ fn b01_b07_b08_b13_wrong_evidence_is_refused_by_the_rule_it_breaks() {
     let broker = place.start();
     let chip = || place.chip.clone();
     let wrong = Measurement::from_bytes([1; 48]);
-    let rules: [(&str, Box<dyn Fn() -> (String, String)>); 4] = [
+    type Refusal<'a> = Box<dyn Fn() -> (String, String) + 'a>;
+    let rules: [(&str, Refusal<'_>); 4] = [
         (
             "S17",
             Box::new(|| broker.refusal(chip().with_measurement(wrong), &place.request)),

@@ -1,8 +1,11 @@
 //! `casemate model` as a security officer runs it: what is sealed, what is shown, what is refused with which exit code.
 
 #![allow(
-    clippy::tests_outside_test_module,
-    reason = "an integration test is one"
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should stop"
 )]
 
 use std::fs;

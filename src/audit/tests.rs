@@ -127,7 +127,9 @@ fn every_decision_is_one_line_and_no_line_is_lost_under_load() {
         for _ in 0..8 {
             let audit = audit.clone();
             scope.spawn(move || {
-                (0..50).for_each(|_| drop(audit.record_blocking(NOW, event()).unwrap()))
+                for _ in 0..50 {
+                    audit.record_blocking(NOW, event()).unwrap();
+                }
             });
         }
     });

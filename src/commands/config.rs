@@ -72,7 +72,7 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
         }
     };
     match in_force {
-        Some((text, digest)) if print_config => print!("{text}# digest = \"{digest}\"\n"),
+        Some((text, digest)) if print_config => println!("{text}# digest = \"{digest}\""),
         Some((_, digest)) => println!("PASS config {} digest {digest}", file.display()),
         None => println!("PASS config {}", file.display()),
     }

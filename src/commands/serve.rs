@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use casemate_attestation::Platform;
 use casemate_models::LoadError;
 use casemate_models::llama::ArchitectureError;
+use casemate_models::weights::WeightError;
 use clap::Args;
 use indicatif::ProgressBar;
 
@@ -71,7 +72,7 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
     let config = Loaded::<ServerConfig>::read(&arguments.config)
         .map_err(|error| CommandError::new(ExitCode::Configuration, error))?;
     if arguments.print_config {
-        print!("{}# digest = \"{}\"\n", config.text(), config.digest());
+        println!("{}# digest = \"{}\"", config.text(), config.digest());
         return Ok(());
     }
     eprintln!("{}", secrets::lock_memory().check_line());
@@ -132,7 +133,7 @@ fn command_error(error: ServeError) -> CommandError {
             package_code(error),
             "check it with: casemate model verify FILE --org FOLDER",
         ),
-        E::Load { error, .. } => (load_code(error), "seal a model that this version runs"),
+        E::Load { error, .. } => (load_code(error), load_hint(error)),
         E::Release(error) => return release_error(error),
         E::Document(error) if error.is_expiry() => (
             ExitCode::Expired,
@@ -157,7 +158,18 @@ fn load_code(error: &LoadError) -> ExitCode {
             ArchitectureError::Unsupported(_) | ArchitectureError::UnsupportedVariant(_),
         ) => ExitCode::Unsupported,
         LoadError::TooLarge { .. } => ExitCode::Configuration,
+        LoadError::Weights(WeightError::Sealed(_)) => ExitCode::Rejected,
         _ => ExitCode::Malformed,
+    }
+}
+
+fn load_hint(error: &LoadError) -> &'static str {
+    match error {
+        LoadError::Weights(WeightError::Sealed(_)) => {
+            "copy the package again, and check it with: casemate model verify FILE --org FOLDER"
+        }
+        LoadError::TooLarge { .. } => "lower [limits] `cache_tokens`, or take a smaller model",
+        _ => "seal a model that this version runs",
     }
 }
 

@@ -38,7 +38,7 @@ impl Organisation {
         }
         let der = files::read(&self.folder, files::TEST_CHIP_ROOT)?;
         match X509Certificate::from_der(&der) {
-            Ok((rest, _)) if rest.is_empty() => Ok(der.into()),
+            Ok(([], _)) => Ok(der.into()),
             _ => Err(files::damaged(
                 &self.folder,
                 files::TEST_CHIP_ROOT,

@@ -21,7 +21,7 @@ fn the_demonstration_holds_twice_and_reuses_its_folder() {
         "PASS demo.connect",
         "PASS demo.answer",
         "PASS demo.refused team finance has no grant",
-        "PASS S17",
+        "PASS evidence.S17",
         "PASS session.confirm",
         "VERDICT",
     ] {

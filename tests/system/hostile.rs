@@ -61,7 +61,7 @@ fn packages_documents_and_files_that_are_not_right_stop_the_server_before_it_ser
         "wrong key or altered file",
     );
     // A clear header that was altered is another model, which nobody registered.
-    refuses(&place, package, flipped(|_| 39), 10, "package_unknown");
+    refuses(&place, package, flipped(|_| 20), 10, "package_unknown");
     refuses(
         &place,
         "org/broker/ca.pem",
@@ -96,25 +96,35 @@ fn packages_documents_and_files_that_are_not_right_stop_the_server_before_it_ser
     );
     place.edit("server.toml", &taken, &own);
 
-    // An older package of the same model: the broker's floor has risen.
-    let seal = |epoch: &str, out: &str| {
+    // An architecture that this version cannot run, sealed as it should be.
+    let mut gguf = fs::read(place.path("casemate-default.gguf")).unwrap();
+    let at = gguf
+        .windows(5)
+        .position(|window| window == b"llama")
+        .unwrap();
+    gguf[at..at + 5].copy_from_slice(b"lemma");
+    fs::write(place.path("other.gguf"), gguf).unwrap();
+    let seal = |gguf: &str, name: &str, epoch: &str, out: &str| {
         let output = casemate()
-            .args([
-                "model",
-                "seal",
-                "casemate-default.gguf",
-                "--org",
-                "org",
-                "--name",
-                "default",
-            ])
+            .args(["model", "seal", gguf, "--org", "org", "--name", name])
             .args(["--version", "2", "--epoch", epoch, "--out", out])
             .current_dir(place.path(""))
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", text(&output));
     };
-    seal("2", "newer.casemate");
+    seal("other.gguf", "other", "1", "other.casemate");
+    place.edit("server.toml", package, "other.casemate");
+    let (code, said) = place.refused("serve", "server.toml");
+    assert_eq!(code, 20, "{said}");
+    assert!(
+        said.contains("architecture \"lemma\" is not supported"),
+        "{said}"
+    );
+    place.edit("server.toml", "other.casemate", package);
+
+    // An older package of the same model: the broker's floor has risen.
+    seal("casemate-default.gguf", "default", "2", "newer.casemate");
     let (code, said) = place.refused("serve", "server.toml");
     assert_eq!(code, 10, "{said}");
     assert!(said.contains("epoch_below_floor"), "{said}");

@@ -7,8 +7,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::tests_outside_test_module,
-    reason = "a test that cannot go on fails"
+    reason = "a test that cannot go on should stop"
 )]
 
 mod by_hand;
@@ -17,3 +16,4 @@ mod hostile;
 mod markers;
 mod openai;
 mod place;
+mod production;

@@ -19,8 +19,8 @@ impl Secret {
         let forms = vec![
             bytes.to_vec(),
             hex::encode(bytes).into_bytes(),
-            // Without the end, which depends on what follows.
-            base64.trim_end_matches('=').as_bytes()[..base64.len().min(40)].to_vec(),
+            // Without the last characters, which depend on what follows.
+            base64.as_bytes()[..base64.len() - 4].to_vec(),
         ];
         Self(name.to_owned(), forms)
     }

@@ -22,10 +22,17 @@ pub(super) fn run(arguments: &VerifyArguments) -> Result<(), CommandError> {
     checked.map_err(|e| failed(package_error(e)))?;
     if arguments.json {
         let mut document = header_json(&header, &arguments.file);
-        document["verified"] = json!(true);
-        document["name"] = json!(unlocked.name());
-        document["version"] = json!(unlocked.version());
-        document["source_sha256"] = json!(hex::encode(unlocked.source_hash()));
+        if let Some(fields) = document.as_object_mut() {
+            fields.extend([
+                ("verified".to_owned(), json!(true)),
+                ("name".to_owned(), json!(unlocked.name())),
+                ("version".to_owned(), json!(unlocked.version())),
+                (
+                    "source_sha256".to_owned(),
+                    json!(hex::encode(unlocked.source_hash())),
+                ),
+            ]);
+        }
         println!("{document:#}");
         return Ok(());
     }
