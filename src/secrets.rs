@@ -2,58 +2,20 @@
 //!
 //! The allocator that zeroes what it frees is installed in `main.rs`.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
-use ring::rand::{SecureRandom, SystemRandom};
+use casemate_client::files;
 use rustix::mm::MlockAllFlags;
 use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit, Signal};
 use zeroize::Zeroizing;
 
+pub use casemate_client::files::{
+    FileError, write_public as write_public_file, write_secret as write_secret_file,
+};
+
 /// No secret file that we read is longer.
 const SECRET_LENGTH_MAX: u64 = 64 * 1024;
-
-/// Why a file could not be read or written. The message names the file and what to do.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FileError {
-    /// The operating system refused.
-    #[error("cannot {action} {path}: {source}", path = path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// Rule O-10: others may read it.
-    #[error("{path} holds a secret and has mode {mode:04o}; run: chmod 600 {path}", path = path.display())]
-    OpenToOthers {
-        /// The secret file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// Not something that holds a secret of ours.
-    #[error("{path} is not a regular file of at most {SECRET_LENGTH_MAX} bytes", path = path.display())]
-    NotASecretFile {
-        /// The file.
-        path: PathBuf,
-    },
-}
-
-impl FileError {
-    fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
-    }
-}
 
 /// Turns core dumps and debugger access by other processes off, for this process and its children.
 ///
@@ -138,82 +100,14 @@ pub fn lock_memory() -> MemoryLock {
 /// # Errors
 /// When the file cannot be read, others may read it, or it is no small regular file.
 pub fn read_secret_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
-    let mut file = File::open(path).map_err(|e| FileError::io("read", path, e))?;
-    let about = file
-        .metadata()
-        .map_err(|e| FileError::io("read", path, e))?;
-    if !about.is_file() || about.len() > SECRET_LENGTH_MAX {
-        return Err(FileError::NotASecretFile {
-            path: path.to_owned(),
-        });
-    }
-    let mode = about.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(FileError::OpenToOthers {
-            path: path.to_owned(),
-            mode,
-        });
-    }
-    // The room is taken at once: a growing vector would leave copies behind.
-    let mut bytes = Zeroizing::new(vec![0; usize::try_from(about.len()).unwrap_or(0)]);
-    file.read_exact(&mut bytes)
-        .map_err(|e| FileError::io("read", path, e))?;
-    Ok(bytes)
-}
-
-/// Writes a secret file of mode 0600, whole or not at all, and on disk when this returns.
-///
-/// # Errors
-/// When the system refuses.
-pub fn write_secret_file(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    write_whole(path, bytes, 0o600)
-}
-
-/// Writes a file that everybody may read, whole or not at all, and on disk when this returns.
-///
-/// # Errors
-/// When the system refuses.
-pub fn write_public_file(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    write_whole(path, bytes, 0o644)
-}
-
-fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let scratch = folder.join(scratch_name().map_err(|e| FileError::io("write", path, e))?);
-    let written = write_and_sync(&scratch, bytes, mode)
-        .and_then(|()| fs::rename(&scratch, path))
-        .and_then(|()| File::open(folder)?.sync_all());
-    written.map_err(|e| {
-        // The scratch file may hold a secret; if it cannot be removed either, the first error says enough.
-        let _ = fs::remove_file(&scratch);
-        FileError::io("write", path, e)
-    })
-}
-
-fn write_and_sync(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)?;
-    // A stricter umask is kept for secrets; for public files it is the administrator's decision too.
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn scratch_name() -> io::Result<String> {
-    let mut random = [0_u8; 8];
-    SystemRandom::new()
-        .fill(&mut random)
-        .map_err(|_| io::Error::other("no randomness"))?;
-    Ok(format!(".casemate-{}.tmp", hex::encode(random)))
+    files::read_secret(path, SECRET_LENGTH_MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -247,6 +141,6 @@ mod tests {
     fn a_folder_is_not_a_secret_file() {
         let folder = tempfile::tempdir().unwrap();
         let error = read_secret_file(folder.path()).unwrap_err();
-        assert!(matches!(error, FileError::NotASecretFile { .. }), "{error}");
+        assert!(matches!(error, FileError::NotSuchAFile { .. }), "{error}");
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroizing;
 
 /// Why a file was refused or could not be used. Every message names the file.
@@ -91,23 +92,33 @@ pub fn read_secret(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, FileEr
     Ok(bytes)
 }
 
-/// Writes a file that holds no secret, whole or not at all, and on disk when this returns.
+/// Writes a file that everybody may read, whole or not at all, and on disk when this returns.
 ///
 /// # Errors
 /// [`FileError::Io`] when the system refuses.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+pub fn write_public(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    write_whole(path, bytes, 0o644)
+}
+
+/// Writes a secret file of mode 0600, whole or not at all, and on disk when this returns.
+///
+/// # Errors
+/// [`FileError::Io`] when the system refuses.
+pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    write_whole(path, bytes, 0o600)
+}
+
+fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let folder = path
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let scratch = folder.join(name);
-    let written = write_and_sync(&scratch, bytes)
+    let scratch = folder.join(scratch_name().map_err(|e| FileError::io("write", path, e))?);
+    let written = write_and_sync(&scratch, bytes, mode)
         .and_then(|()| fs::rename(&scratch, path))
         .and_then(|()| File::open(folder)?.sync_all());
     written.map_err(|e| {
-        // If the scratch file cannot be removed either, the first error says enough.
+        // The scratch file may hold a secret; if it cannot be removed either, the first error says enough.
         let _ = fs::remove_file(&scratch);
         FileError::io("write", path, e)
     })
@@ -127,15 +138,23 @@ fn open(path: &Path, limit: u64) -> Result<File, FileError> {
     Ok(file)
 }
 
-fn write_and_sync(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_and_sync(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = File::options()
         .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
+        .create_new(true)
+        .mode(mode)
         .open(path)?;
+    // A stricter umask is kept for secrets; for public files it is the administrator's decision too.
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+fn scratch_name() -> io::Result<String> {
+    let mut random = [0_u8; 8];
+    SystemRandom::new()
+        .fill(&mut random)
+        .map_err(|_| io::Error::other("no randomness"))?;
+    Ok(format!(".casemate-{}.tmp", hex::encode(random)))
 }
 
 #[cfg(test)]
@@ -179,8 +198,8 @@ mod tests {
     fn a_write_replaces_the_file_and_leaves_nothing_beside_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("floors.json");
-        write_whole(&path, b"old and longer").unwrap();
-        write_whole(&path, b"new").unwrap();
+        write_public(&path, b"old and longer").unwrap();
+        write_public(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

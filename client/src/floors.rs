@@ -135,7 +135,7 @@ impl FloorsFile {
             path: self.path.clone(),
             what: e.to_string(),
         })?;
-        Ok(files::write_whole(&self.path, &bytes)?)
+        Ok(files::write_public(&self.path, &bytes)?)
     }
 }
 

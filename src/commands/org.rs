@@ -260,11 +260,10 @@ fn run_enrol(enrol: Enrol) -> Result<(), CommandError> {
                 names,
                 label,
             };
-            documents::enrol(&organisation, chip, days, now())
+            documents::enrol(&organisation, chip, days, now()).map_err(command_error)?
         }
-        None => enrol_test_chip(&organisation, &label, names, days),
+        None => enrol_test_chip(&organisation, &label, names, days)?,
     };
-    let number = number.map_err(command_error)?;
     eprintln!("signed fleet list number {number}, in force for {days} days");
     Ok(())
 }
@@ -275,19 +274,19 @@ fn enrol_test_chip(
     label: &str,
     names: Vec<String>,
     days: u32,
-) -> Result<u64, OrgError> {
+) -> Result<u64, CommandError> {
     eprintln!("NOT CONFIDENTIAL: a test chip proves nothing about a machine");
-    organisation.enrol_test_chip(label, names, days, now())
+    let enrolled = organisation.enrol_test_chip(label, names, days, now());
+    enrolled.map_err(command_error)
 }
 
 #[cfg(not(feature = "test-chip"))]
-fn enrol_test_chip(
-    organisation: &Organisation,
-    _: &str,
-    _: Vec<String>,
-    _: u32,
-) -> Result<u64, OrgError> {
-    Err(OrgError::NoTestChip(organisation.folder().to_owned()))
+fn enrol_test_chip(_: &Organisation, _: &str, _: Vec<String>, _: u32) -> Result<u64, CommandError> {
+    Err(CommandError::new(
+        ExitCode::Unsupported,
+        "this program was built without the test chip",
+    )
+    .hint("enrol a real chip with --chip-id"))
 }
 
 fn run_revoke(revoke: Revoke) -> Result<(), CommandError> {

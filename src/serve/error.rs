@@ -28,9 +28,6 @@ pub enum ServeError {
     },
     /// A file that the configuration names.
     #[error(transparent)]
-    Public(#[from] casemate_client::files::FileError),
-    /// A secret file that the configuration names.
-    #[error(transparent)]
     File(#[from] FileError),
     /// The release key's file.
     #[error("{file}: {error}", file = .file.display())]

@@ -1,5 +1,6 @@
 //! What vouches for this machine, by configuration.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use casemate_attestation::{EvidenceProvider, Platform, UnixTime};
@@ -16,20 +17,18 @@ pub(super) fn provider(
     now: UnixTime,
 ) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
     match (section.platform, &section.test_chip_seed) {
-        #[cfg(feature = "test-chip")]
         (Platform::TestChip, Some(seed)) => test_chip(seed, now),
-        (platform, _) => {
-            let _ = now;
-            Err(ServeError::NoProvider(platform))
-        }
+        (platform, _) => Err(ServeError::NoProvider(platform)),
     }
 }
 
+#[cfg(not(feature = "test-chip"))]
+fn test_chip(_: &Path, _: UnixTime) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
+    Err(ServeError::NoProvider(Platform::TestChip))
+}
+
 #[cfg(feature = "test-chip")]
-fn test_chip(
-    seed: &std::path::Path,
-    now: UnixTime,
-) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
+fn test_chip(seed: &Path, now: UnixTime) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
     let bytes = crate::secrets::read_secret_file(seed)?;
     let seed =
         <&[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| ServeError::Seed(seed.to_owned()))?;

@@ -78,8 +78,8 @@ fn s12_the_production_binary_has_no_test_chip_and_no_way_around_the_verifier() {
             "--name",
             "y",
         ],
-        3,
-        "no test chip",
+        20,
+        "without the test chip",
     );
     // Every option that it knows, on one page per command: none of them switches a check off.
     for command in ["serve", "broker", "connect", "verify"] {
