@@ -5,12 +5,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use casemate_attestation::{
-    FleetList, Kind, Payload, PolicyPayload, ReferenceValues, ReleasePublicKey, Revocations,
-    UnixTime, Verified,
+    FleetList, Kind, Payload, ReferenceValues, ReleasePublicKey, Revocations, UnixTime, Verified,
 };
 
 use super::store::{Store, StoreError};
 use crate::org::documents::{InForceError, file_of, in_force};
+use crate::policy::PolicyDocument;
 
 /// Why no document of a kind is in force now.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +96,7 @@ pub(super) struct Documents {
     place: Place,
     fleet: Slot<FleetList>,
     reference: Slot<ReferenceValues>,
-    policy: Slot<PolicyPayload>,
+    policy: Slot<PolicyDocument>,
     revocations: Slot<Revocations>,
 }
 
@@ -138,12 +138,13 @@ impl Documents {
         &mut self,
         store: &mut Store,
         now: UnixTime,
-    ) -> Result<Issued, DocumentError> {
+    ) -> Result<(Issued, &PolicyDocument), DocumentError> {
         let (document, bytes) = self.policy.current(&self.place, store, now)?;
-        Ok(Issued {
+        let issued = Issued {
             number: document.number(),
             bytes: bytes.to_vec(),
-        })
+        };
+        Ok((issued, document.payload()))
     }
 
     pub(super) fn revocations(

@@ -49,6 +49,9 @@ pub enum Refusal {
     /// No such package is registered, or it is registered with another digest or key id.
     #[error("package {0} is not registered here with this digest and key id")]
     PackageUnknown(String),
+    /// The policy in force has no name for the package's model.
+    #[error("the policy in force names no model with the digest of package {0}")]
+    NotInPolicy(String),
     /// The epoch lies below what was released or registered before.
     #[error("package {id} has epoch {epoch}, the floor is {floor}; serve the newer package")]
     EpochBelowFloor {
@@ -88,6 +91,7 @@ impl Refusal {
             }
             Self::NameNotAllowed(_) => ("name_not_allowed", StatusCode::FORBIDDEN),
             Self::PackageUnknown(_) => ("package_unknown", StatusCode::NOT_FOUND),
+            Self::NotInPolicy(_) => ("package_not_in_policy", StatusCode::FORBIDDEN),
             Self::EpochBelowFloor { .. } => ("epoch_below_floor", StatusCode::FORBIDDEN),
             Self::Document(_) => ("policy_expired", StatusCode::FORBIDDEN),
             Self::NotAttested => ("attestation_required", StatusCode::FORBIDDEN),

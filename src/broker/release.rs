@@ -3,7 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use casemate_attestation::{
-    Binding, Envelope, Expectations, Platform, TrustAnchors, UnixTime, VerifiedEvidence, Verifier,
+    Binding, Envelope, Expectations, Platform, Rejection, TrustAnchors, UnixTime, VerifiedEvidence,
+    Verifier,
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -13,6 +14,7 @@ use super::store::Store;
 use super::wire;
 use crate::keys::{self, KeyEncryption, PackageId, RegisteredKey};
 use crate::org::Organisation;
+use crate::policy::PolicyDocument;
 
 /// No release is for more packages or names.
 const LIST_LENGTH_MAX: usize = 64;
@@ -67,7 +69,7 @@ impl Desk {
         let mut books = self.books();
         let Books { store, documents } = &mut *books;
         self.verifier(store, documents, now)?;
-        let policy = documents.policy(store, now)?.number;
+        let policy = documents.policy(store, now)?.0.number;
         let revocations = documents.revocations(store, now)?.number;
         self.keys(store)?;
         Ok((policy, revocations))
@@ -92,7 +94,8 @@ impl Desk {
             return Err(Refusal::OtherModels);
         }
         check_names(&verifier, &evidence, names)?;
-        let policy = documents.policy(store, now)?;
+        let (policy, document) = documents.policy(store, now)?;
+        check_policy(document, packages)?;
         let revocations = documents.revocations(store, now)?;
         let registered = self.keys(store)?;
         let keys = packages
@@ -120,19 +123,11 @@ impl Desk {
     ) -> Result<wire::UpdatesAnswer, Refusal> {
         let mut books = self.books();
         let Books { store, documents } = &mut *books;
-        let chip = evidence.chip_id();
-        if documents
-            .fleet(store, now)?
-            .payload()
-            .chip(evidence.platform(), &chip)
-            .is_none()
-        {
-            return Err(casemate_attestation::Rejection::ChipUnknown(chip).into());
-        }
+        still_counts(documents, store, evidence, now)?;
         let newer = |document: Issued, number: u64| {
             (document.number > number).then_some(wire::Bytes(document.bytes))
         };
-        let policy_bundle = newer(documents.policy(store, now)?, have.policy_number);
+        let policy_bundle = newer(documents.policy(store, now)?.0, have.policy_number);
         let revocations = newer(documents.revocations(store, now)?, have.revocation_number);
         Ok(wire::UpdatesAnswer {
             policy_bundle,
@@ -246,6 +241,43 @@ fn marks_of(key: &RegisteredKey) -> [(String, u64); 2] {
         (format!("epoch/package/{}", key.subject.package_id), epoch),
         (format!("epoch/name/{}", key.name), epoch),
     ]
+}
+
+/// Policy says which models exist: one that it does not name is served by nobody, whatever was registered.
+fn check_policy(policy: &PolicyDocument, packages: &[wire::Package]) -> Result<(), Refusal> {
+    let named = |package: &&wire::Package| {
+        let mut digests = policy.models.values();
+        digests.any(|digest| *digest == package.digest)
+    };
+    match packages.iter().find(|package| !named(package)) {
+        Some(package) => {
+            let id = PackageId::from_bytes(package.id);
+            Err(Refusal::NotInPolicy(id.to_string()))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether chip and measurement of a server that attested before are still in the documents in force.
+fn still_counts(
+    documents: &mut Documents,
+    store: &mut Store,
+    evidence: &VerifiedEvidence,
+    now: UnixTime,
+) -> Result<(), Refusal> {
+    let (platform, chip) = (evidence.platform(), evidence.chip_id());
+    let fleet = documents.fleet(store, now)?;
+    if fleet.payload().chip(platform, &chip).is_none() {
+        return Err(Rejection::ChipUnknown(chip).into());
+    }
+    let measurement = evidence.measurement();
+    let reference = documents.reference(store, now)?;
+    let mut accepted = reference.payload().measurements.iter();
+    if accepted.any(|entry| entry.platform == platform && entry.measurement == measurement) {
+        Ok(())
+    } else {
+        Err(Rejection::MeasurementUnknown(measurement).into())
+    }
 }
 
 fn check_names(

@@ -192,6 +192,10 @@ fn release_error(error: &ReleaseError) -> CommandError {
                 ExitCode::Rejected,
                 "seal the model for this organisation, or take the package that the broker knows",
             ),
+            "package_not_in_policy" => (
+                ExitCode::Rejected,
+                "name the package's digest under [models] of the policy, and sign it: casemate policy sign",
+            ),
             "name_not_allowed" => (
                 ExitCode::Rejected,
                 "allow the name on this chip with: casemate org enrol",
