@@ -7,10 +7,22 @@ use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{D, DType, Device, Module, Result, Tensor};
 use candle_nn::ops;
 
+use crate::ggml::{self, HalfMatrix};
+
 /// A matrix without bias. F32 is kept as a tensor for candle's matrix product; every other type stays as it is in
 /// the file, also F16 and BF16, which candle would widen.
 #[derive(Clone)]
-pub struct Linear(QMatMul);
+pub struct Linear(Matrix);
+
+#[derive(Clone)]
+enum Matrix {
+    /// As candle multiplies it.
+    Plain(QMatMul),
+    /// As candle multiplies it, with inputs rounded as ggml rounds them.
+    Snapped(QMatMul),
+    /// 16-bit floats on the processor.
+    Half(Arc<HalfMatrix>),
+}
 
 impl Linear {
     /// A matrix of rows `out` and columns `in`.
@@ -18,12 +30,14 @@ impl Linear {
     /// # Errors
     /// When the tensor cannot be converted.
     pub fn new(weight: QTensor) -> Result<Self> {
-        let is_f32 = weight.dtype() == GgmlDType::F32;
-        let weight = Arc::new(weight);
-        Ok(Self(if is_f32 {
-            QMatMul::from_arc(weight)?
-        } else {
-            QMatMul::QTensor(weight)
+        let (kind, on_cpu) = (weight.dtype(), weight.device().is_cpu());
+        Ok(Self(match kind {
+            GgmlDType::F32 => Matrix::Plain(QMatMul::from_qtensor(weight)?),
+            GgmlDType::F16 if on_cpu => Matrix::Half(Arc::new(HalfMatrix::new(&weight)?)),
+            _ if on_cpu && rounds_to_blocks(kind, weight.shape().dims()) => {
+                Matrix::Snapped(QMatMul::QTensor(Arc::new(weight)))
+            }
+            _ => Matrix::Plain(QMatMul::QTensor(Arc::new(weight))),
         }))
     }
 
@@ -32,7 +46,11 @@ impl Linear {
     /// # Errors
     /// When shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.0.forward(x)
+        match &self.0 {
+            Matrix::Plain(matrix) => matrix.forward(x),
+            Matrix::Snapped(matrix) => matrix.forward(&ggml::snap(x)?),
+            Matrix::Half(matrix) => matrix.forward(x),
+        }
     }
 
     /// Rows of the matrix: an embedding's lookup. Only the rows asked for are dequantised.
@@ -40,13 +58,30 @@ impl Linear {
     /// # Errors
     /// When an id is out of range.
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
-        self.0.embedding(ids)
+        match &self.0 {
+            Matrix::Plain(matrix) | Matrix::Snapped(matrix) => matrix.embedding(ids),
+            Matrix::Half(matrix) => matrix.rows(ids),
+        }
+    }
+}
+
+/// Whether candle rounds the inputs of such a matrix to 8 bits in blocks of 32. Q8_0 matrices of even superblocks it
+/// may rearrange, and then rounds in blocks of 256.
+fn rounds_to_blocks(kind: GgmlDType, shape: &[usize]) -> bool {
+    use GgmlDType::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+    let rearranged = matches!(shape, [rows, columns] if rows % 16 == 0 && columns % 256 == 0);
+    match kind {
+        Q8_0 => !rearranged,
+        Q4_0 | Q4_1 | Q5_0 | Q5_1 => true,
+        _ => false,
     }
 }
 
 /// Root-mean-square normalisation.
 pub struct RmsNorm {
     weight: Tensor,
+    /// The same on the processor.
+    factors: Vec<f32>,
     epsilon: f32,
 }
 
@@ -56,8 +91,10 @@ impl RmsNorm {
     /// # Errors
     /// When the tensor cannot be converted.
     pub fn new(weight: &QTensor, epsilon: f32) -> Result<Self> {
+        let weight = weight.dequantize(&weight.device())?;
         Ok(Self {
-            weight: weight.dequantize(&weight.device())?,
+            factors: weight.to_vec1()?,
+            weight,
             epsilon,
         })
     }
@@ -67,71 +104,82 @@ impl RmsNorm {
     /// # Errors
     /// When shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::rms_norm(&x.contiguous()?, &self.weight, self.epsilon)
+        match x.device().is_cpu() {
+            true => ggml::rms_norm(x, &self.factors, self.epsilon),
+            false => ops::rms_norm(&x.contiguous()?, &self.weight, self.epsilon),
+        }
     }
 }
 
 /// Rotary position embedding over neighbouring pairs of columns (ggml's NORM style).
 pub struct Rope {
-    /// Radians per position for each pair.
-    frequencies: Vec<f64>,
+    /// From one pair's angle to the next one's.
+    step: f32,
+    /// Multiplies angles.
+    scale: f32,
+    /// Divides the angle of each pair.
+    factors: Vec<f32>,
 }
 
 /// Cosines and sines of a batch's positions.
 pub struct Rotation {
-    cos: Tensor,
-    sin: Tensor,
+    /// Of each pair, row by row.
+    turns: Vec<(f32, f32)>,
+    pairs: usize,
+    device: Device,
 }
 
 impl Rope {
     /// `dimensions` columns are rotated. `factors` (one per pair) divide the frequencies, `scale` multiplies positions.
     pub fn new(dimensions: usize, base: f64, scale: f64, factors: Option<&[f32]>) -> Self {
-        let frequency = |pair: usize| {
-            let factor = factors
-                .and_then(|factors| factors.get(pair))
-                .map_or(1.0, |f| f64::from(*f));
-            scale * base.powf(-2.0 * pair as f64 / dimensions as f64) / factor
-        };
+        let pairs = dimensions / 2;
+        let factor = |pair| factors.and_then(|factors| factors.get(pair).copied());
         Self {
-            frequencies: (0..dimensions / 2).map(frequency).collect(),
+            step: (base as f32).powf(-2.0 / dimensions as f32),
+            scale: scale as f32,
+            factors: (0..pairs).map(|pair| factor(pair).unwrap_or(1.0)).collect(),
         }
     }
 
     /// The rotation of rows at `positions`.
-    ///
-    /// # Errors
-    /// When the device refuses memory.
-    pub fn at(&self, positions: &[usize], device: &Device) -> Result<Rotation> {
-        let angles = || {
-            positions.iter().flat_map(|position| {
-                self.frequencies
-                    .iter()
-                    .map(move |frequency| *position as f64 * frequency)
-            })
-        };
-        let shape = (positions.len(), self.frequencies.len());
-        let cos: Vec<f32> = angles().map(|angle| angle.cos() as f32).collect();
-        let sin: Vec<f32> = angles().map(|angle| angle.sin() as f32).collect();
-        Ok(Rotation {
-            cos: Tensor::from_vec(cos, shape, device)?,
-            sin: Tensor::from_vec(sin, shape, device)?,
-        })
+    pub fn at(&self, positions: &[usize], device: &Device) -> Rotation {
+        let mut turns = Vec::with_capacity(positions.len() * self.factors.len());
+        for position in positions {
+            // Single precision and one multiplication per pair, as ggml does it.
+            let mut angle = *position as f32;
+            for factor in &self.factors {
+                let turned = self.scale * (angle / factor);
+                turns.push((turned.cos(), turned.sin()));
+                angle *= self.step;
+            }
+        }
+        Rotation {
+            turns,
+            pairs: self.factors.len(),
+            device: device.clone(),
+        }
     }
 }
 
 impl Rotation {
     /// Rotates `x` of shape heads × rows × columns; columns beyond the rotated ones stay.
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let columns = x.dim(D::Minus1)?;
-        let rotated = self.cos.dim(1)? * 2;
-        let x = x.unsqueeze(0)?;
-        if rotated == columns {
-            return candle_nn::rotary_emb::rope_i(&x.contiguous()?, &self.cos, &self.sin)?
-                .squeeze(0);
+        if self.device.is_cpu() {
+            return ggml::rotate(x, &self.turns, self.pairs);
         }
+        let columns = x.dim(D::Minus1)?;
+        let rotated = self.pairs * 2;
+        let shape = (x.dim(1)?, self.pairs);
+        let (cos, sin): (Vec<f32>, Vec<f32>) = self.turns.iter().copied().unzip();
+        let cos = Tensor::from_vec(cos, shape, &self.device)?;
+        let sin = Tensor::from_vec(sin, shape, &self.device)?;
+        let x = x.unsqueeze(0)?;
         let head = x.narrow(D::Minus1, 0, rotated)?.contiguous()?;
+        let head = candle_nn::rotary_emb::rope_i(&head, &cos, &sin)?;
+        if rotated == columns {
+            return head.squeeze(0);
+        }
         let tail = x.narrow(D::Minus1, rotated, columns - rotated)?;
-        let head = candle_nn::rotary_emb::rope_i(&head, &self.cos, &self.sin)?;
         Tensor::cat(&[&head, &tail], D::Minus1)?.squeeze(0)
     }
 }
@@ -226,10 +274,11 @@ impl Attention {
     ) -> Result<Tensor> {
         let (heads, rows, columns) = query.dims3()?;
         let (groups, len) = (self.key_value_heads, before + rows);
-        let scale = 1.0 / (columns as f64).sqrt();
-        let query =
-            (query.contiguous()? * scale)?.reshape((groups, heads / groups * rows, columns))?;
-        let mut scores = query.matmul(&keys.t()?)?;
+        let scale = 1.0 / (columns as f32).sqrt();
+        let query = query
+            .contiguous()?
+            .reshape((groups, heads / groups * rows, columns))?;
+        let mut scores = ggml::scores(&query, keys)?;
         if rows > 1 {
             let mask = causal_mask(rows, before, query.device())?;
             let by_row = scores.reshape((heads, rows, len))?;
@@ -237,8 +286,11 @@ impl Attention {
                 .broadcast_add(&mask)?
                 .reshape((groups, heads / groups * rows, len))?;
         }
-        let weights = ops::softmax_last_dim(&scores.contiguous()?)?;
-        let result = weights.matmul(values)?.reshape((heads, rows, columns))?;
+        let weights = match scores.device().is_cpu() {
+            true => ggml::softmax(&scores, scale)?,
+            false => ops::softmax_last_dim(&(scores * f64::from(scale))?.contiguous()?)?,
+        };
+        let result = ggml::weigh(&weights, values, rows > 1)?.reshape((heads, rows, columns))?;
         result.transpose(0, 1)?.reshape((rows, heads * columns))
     }
 }
@@ -276,7 +328,10 @@ impl FeedForward {
     /// # Errors
     /// When shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.down
-            .forward(&(ops::silu(&self.gate.forward(x)?)? * self.up.forward(x)?)?)
+        let (gate, up) = (self.gate.forward(x)?, self.up.forward(x)?);
+        self.down.forward(&match x.device().is_cpu() {
+            true => ggml::swiglu(&gate, &up)?,
+            false => (ops::silu(&gate)? * up)?,
+        })
     }
 }

@@ -4,6 +4,7 @@
 //! tokenizer, template and network together, and [`engine`] runs it on one thread for many sequences at once.
 
 pub mod engine;
+pub mod ggml;
 pub mod gguf;
 pub mod layers;
 pub mod llama;

@@ -314,7 +314,7 @@ impl Llama {
         let positions = batch
             .iter()
             .flat_map(|rows| rows.cache.len..rows.cache.len + rows.tokens.len());
-        let rotation = self.rope.at(&positions.collect::<Vec<_>>(), &self.device)?;
+        let rotation = self.rope.at(&positions.collect::<Vec<_>>(), &self.device);
         let mut x = self.embedding.rows(&Tensor::new(tokens, &self.device)?)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             let spans = batch.iter().map(|rows| rows.span(layer));

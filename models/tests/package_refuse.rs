@@ -1,5 +1,12 @@
 //! Every alteration of a package is refused, and with the error of its rule.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should stop"
+)]
+
 #[path = "support/publisher.rs"]
 mod publisher;
 #[path = "support/tiny_gguf.rs"]

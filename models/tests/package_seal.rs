@@ -1,5 +1,12 @@
 //! Sealing and reading back: real models, every kind of read, and nothing left behind when sealing fails.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should stop"
+)]
+
 #[path = "support/publisher.rs"]
 mod publisher;
 #[path = "support/tiny_gguf.rs"]

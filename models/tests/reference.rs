@@ -1,4 +1,11 @@
-//! Greedy continuations against llama.cpp's, token for token, through the engine's thread: F32 agrees; Q8_0 does not yet.
+//! Greedy continuations against llama.cpp's, token for token, through the engine's thread.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should stop"
+)]
 
 mod support;
 
@@ -73,7 +80,6 @@ fn greedy_output_of_f32_equals_the_reference() {
 }
 
 #[test]
-#[ignore = "open: stories260K g03 differs from token 27 on; where the difference comes from is not known yet"]
 fn greedy_output_of_q8_0_equals_the_reference() {
     for model in ["stories260K", "tinystories-656K"] {
         agrees(model, "Q8_0");
