@@ -157,6 +157,11 @@ impl Service {
             .end(|principal, leaf| self.names(principal, leaf))
     }
 
+    /// Ends every connection now.
+    pub fn end_all(&self) -> usize {
+        self.registry.end(|_, _| true)
+    }
+
     /// Connections that are open now.
     pub fn open_connections(&self) -> usize {
         self.registry.open()

@@ -35,11 +35,15 @@ impl Drop for Attended {
         let Some(session) = self.connection.last_session() else {
             return;
         };
-        // The server closes a line itself for one reason only.
-        let revoked = self.connection.peer().line.is_closed();
+        // The record before says why: a revocation, or that this machine does not count any more.
+        let by_server = self.connection.peer().line.is_closed();
         let event = AuditEvent::SessionEnded {
             session: SessionId(session),
-            reason: if revoked { "revoked" } else { "closed" },
+            reason: if by_server {
+                "ended_by_server"
+            } else {
+                "closed"
+            },
         };
         self.audit.note(now(), event);
     }

@@ -90,9 +90,9 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
         let mut out = std::io::stdout();
         writeln!(out, "server ready on {address}")?;
         out.flush()?;
-        server.serve(super::end_requested()).await;
+        let served = server.serve(super::end_requested()).await;
         eprintln!("stopped");
-        Ok(())
+        served.map_err(command_error)
     })
 }
 

@@ -83,3 +83,10 @@ pub enum ServeError {
     #[error("{0}")]
     System(#[from] std::io::Error),
 }
+
+impl ServeError {
+    /// Whether the broker has judged this machine and will have none of it; asking again changes nothing.
+    pub(super) fn is_dismissal(&self) -> bool {
+        matches!(self, Self::Release(ReleaseError::Refused { code, .. }) if code == "evidence_rejected")
+    }
+}

@@ -42,13 +42,16 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Works until `stop` becomes true.
-    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+    ///
+    /// # Errors
+    /// When the broker refuses this machine's evidence: its organisation does not count on it any more.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), ServeError> {
         let mut retry = RETRY_FIRST;
         let mut not_before = Instant::now();
         loop {
             tokio::select! {
                 () = sleep(ASK_EVERY) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
             }
             self.ask().await;
             if (self.client.is_some() && !self.renewal_is_due()) || Instant::now() < not_before {
@@ -56,6 +59,7 @@ impl Keeper {
             }
             match self.attest().await {
                 Ok(()) => retry = RETRY_FIRST,
+                Err(error) if error.is_dismissal() => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "attesting to the broker failed; will try again");
                     not_before = Instant::now() + retry;

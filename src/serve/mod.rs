@@ -159,25 +159,42 @@ impl Server {
     }
 
     /// Serves until `stop` completes, then lets answers under way finish within the drain limit.
-    pub async fn serve(self, stop: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// When the broker refuses this machine's evidence while it serves. Every connection has ended then.
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         let (stopped, watch) = watch::channel(false);
         let limits = listener_limits(&self.config);
         let keeping = tokio::spawn(self.keeper.run(watch.clone()));
+        let service = Arc::clone(&self.service);
         let serving = listener::serve(self.socket, self.identities, limits, self.service, watch);
-        tokio::pin!(serving);
-        tokio::select! {
-            () = &mut serving => {}
-            () = stop => {
-                stopped.send_replace(true);
-                serving.await;
+        tokio::pin!(serving, keeping);
+        let mut served = false;
+        let kept = tokio::select! {
+            () = &mut serving => {
+                served = true;
+                None
             }
-        }
+            () = stop => None,
+            kept = &mut keeping => Some(kept),
+        };
         stopped.send_replace(true);
-        let _ = keeping.await;
+        if let Some(Ok(Err(error))) = &kept {
+            tracing::error!(%error, "the broker counts on this machine no more; ending every connection");
+            service.end_all();
+        }
+        if !served {
+            serving.await;
+        }
+        let kept = match kept {
+            Some(kept) => kept,
+            None => keeping.await,
+        };
         let event = AuditEvent::Stopped { part: Part::Server };
         if let Err(error) = self.audit.record(now(), event).await {
             tracing::error!(%error, "the end is not recorded");
         }
+        kept.map_err(|error| std::io::Error::other(error.to_string()))?
     }
 }
 

@@ -60,8 +60,14 @@ fn packages_documents_and_files_that_are_not_right_stop_the_server_before_it_ser
         10,
         "wrong key or altered file",
     );
-    // A clear header that was altered is another model, which nobody registered.
-    refuses(&place, package, flipped(|_| 20), 10, "package_unknown");
+    // A clear header that was altered is another model, which no policy names.
+    refuses(
+        &place,
+        package,
+        flipped(|_| 20),
+        10,
+        "package_not_in_policy",
+    );
     refuses(
         &place,
         "org/broker/ca.pem",
@@ -112,6 +118,7 @@ fn packages_documents_and_files_that_are_not_right_stop_the_server_before_it_ser
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", text(&output));
+        name_in_policy(&place, out);
     };
     seal("other.gguf", "other", "1", "other.casemate");
     place.edit("server.toml", package, "other.casemate");
@@ -130,6 +137,25 @@ fn packages_documents_and_files_that_are_not_right_stop_the_server_before_it_ser
     assert!(said.contains("epoch_below_floor"), "{said}");
     place.edit("server.toml", package, "newer.casemate");
     let _server = place.start("serve", "server.toml");
+}
+
+/// Names a package in the policy, as an officer does, and signs it.
+fn name_in_policy(place: &Place, package: &str) {
+    let run = |words: &[&str]| {
+        let output = casemate()
+            .args(words)
+            .current_dir(place.path(""))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let about = run(&["model", "inspect", package, "--json"]);
+    let about: serde_json::Value = serde_json::from_str(&about).unwrap();
+    let digest = about["digest"].as_str().unwrap();
+    let line = format!("[models]\n\"{package}\" = \"{digest}\"");
+    place.edit("org/policy/policy.toml", "[models]", &line);
+    run(&["policy", "sign", "org", "--days", "30"]);
 }
 
 #[test]
@@ -213,7 +239,7 @@ fn s08_a_revoked_member_is_out_within_seconds_and_others_stay() {
     );
     let audit = || fs::read_to_string(place.path("server-audit.jsonl")).unwrap();
     eventually(Duration::from_secs(5), "it is recorded", || {
-        audit().contains("\"reason\":\"revoked\"")
+        audit().contains("\"reason\":\"ended_by_server\"")
     });
     assert!(audit().contains("revocations_in_force"));
     let verify = casemate()
@@ -259,5 +285,30 @@ fn k12_the_server_serves_on_while_its_broker_restarts_and_obeys_it_afterwards() 
             );
             answer.is_ok_and(|answer| answer.status == 403 && answer.code() == "policy_denied")
         },
+    );
+}
+
+#[test]
+fn b13_a_server_whose_chip_is_struck_off_the_fleet_list_stops_within_seconds() {
+    let place = Place::new();
+    let (_broker, mut server, connect) = place.start_all();
+    let organisation = casemate::org::Organisation::open(&place.path("org")).unwrap();
+    let none = casemate_attestation::FleetList { chips: Vec::new() };
+    let now = casemate_attestation::UnixTime::from(std::time::SystemTime::now());
+    casemate::org::documents::sign_next(&organisation, &none, 30, now).unwrap();
+    eventually(Duration::from_secs(20), "the server stops", || {
+        !server.runs()
+    });
+    assert!(
+        server.log().contains("evidence_rejected"),
+        "{}",
+        server.log()
+    );
+    let answer = http(&connect.ready, "GET", "models", b"").unwrap();
+    assert_ne!(answer.status, 200);
+    let audit = fs::read_to_string(place.path("server-audit.jsonl")).unwrap();
+    assert!(
+        audit.contains("broker_refused") && audit.contains("\"stopped\""),
+        "{audit}"
     );
 }
