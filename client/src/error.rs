@@ -173,7 +173,8 @@ impl ConnectError {
         }
     }
 
-    fn from_tls(error: rustls::Error) -> Self {
+    /// What went wrong in TLS.
+    pub(crate) fn from_tls(error: rustls::Error) -> Self {
         use rustls::{CertificateError, Error as Tls};
         match error {
             Tls::InvalidCertificate(CertificateError::Other(other)) => {

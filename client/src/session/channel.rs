@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -93,9 +93,9 @@ impl Channel {
             .and_then(|chain| chain.first());
         let none = ConnectError::Tls(rustls::Error::NoCertificatesPresented);
         let server_leaf = Sha256Digest::of(leaf.ok_or(none)?);
-        let tls = SharedTls(Arc::new(Mutex::new(stream)));
+        let tls = SharedTls::new(stream);
         let io = TokioIo::new(tls.clone());
-        let lost = |e: hyper::Error| ConnectError::from_http(&e);
+        let lost = |e: hyper::Error| tls.lost(&e);
         let sender = if facts.http2 {
             let (sender, driver) = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -214,7 +214,7 @@ impl Channel {
             .uri()
             .path_and_query()
             .map_or("/", |path| path.as_str());
-        let lost = |e: hyper::Error| ConnectError::from_http(&e);
+        let lost = |e: hyper::Error| self.tls.lost(&e);
         match &self.sender {
             Sender::Http2(sender) => {
                 let authority = self.authority.to_str().unwrap_or_default();
@@ -343,13 +343,44 @@ impl Body for AnswerBody {
     }
 }
 
-/// The stream that HTTP reads and writes, and of which the exporter is asked for again at each attestation.
+/// The stream that HTTP reads and writes, and of which the exporter is asked for again at each attestation. It remembers why
+/// TLS failed: HTTP/2 keeps no cause, and a server refuses a client's certificate only after the client's own handshake.
 #[derive(Clone)]
-struct SharedTls(Arc<Mutex<TlsStream<TcpStream>>>);
+struct SharedTls(Arc<Shared>);
+
+struct Shared {
+    stream: Mutex<TlsStream<TcpStream>>,
+    fault: OnceLock<rustls::Error>,
+}
 
 impl SharedTls {
+    fn new(stream: TlsStream<TcpStream>) -> Self {
+        Self(Arc::new(Shared {
+            stream: Mutex::new(stream),
+            fault: OnceLock::new(),
+        }))
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, TlsStream<TcpStream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What `error` comes from.
+    fn lost(&self, error: &hyper::Error) -> ConnectError {
+        match self.0.fault.get() {
+            Some(fault) => ConnectError::from_tls(fault.clone()),
+            None => ConnectError::from_http(error),
+        }
+    }
+
+    fn noted<T>(&self, result: Poll<std::io::Result<T>>) -> Poll<std::io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &result
+            && let Some(fault) = error.get_ref().and_then(|inner| inner.downcast_ref())
+        {
+            // Only the first fault counts.
+            let _ = self.0.fault.set(rustls::Error::clone(fault));
+        }
+        result
     }
 }
 
@@ -359,7 +390,8 @@ impl AsyncRead for SharedTls {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut *self.lock()).poll_read(context, buffer)
+        let read = Pin::new(&mut *self.lock()).poll_read(context, buffer);
+        self.noted(read)
     }
 }
 
@@ -369,11 +401,13 @@ impl AsyncWrite for SharedTls {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut *self.lock()).poll_write(context, bytes)
+        let written = Pin::new(&mut *self.lock()).poll_write(context, bytes);
+        self.noted(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut *self.lock()).poll_flush(context)
+        let flushed = Pin::new(&mut *self.lock()).poll_flush(context);
+        self.noted(flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
