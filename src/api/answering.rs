@@ -8,10 +8,10 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response};
 use tokio::sync::mpsc;
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 use super::access::Caller;
-use super::body::{Answer, CutOff};
+use super::body::{Answer, Piece};
 use super::sse::{DONE, Head, Usage, event};
 use super::{ApiError, Service};
 use crate::audit::{AuditEvent, SessionId};
@@ -21,6 +21,9 @@ use crate::session::now;
 
 /// How often a silent answer compares its session's deadline.
 const DEADLINE_CHECK: Duration = Duration::from_millis(500);
+/// How long the error at the end of a stream has to leave before the stream is cut: when a body fails, the HTTP library
+/// forgets what it has not written yet.
+const LAST_WORD: Duration = Duration::from_millis(200);
 
 /// One answer under way, with everything that it holds. Dropping it frees place and tokens, stops the model, and records
 /// how it ended.
@@ -146,9 +149,9 @@ pub(super) fn stream(answering: Answering, head: Head, usage: bool) -> Response<
     tokio::spawn(async move {
         let limit_s = answering.service.limits.reader_s_max;
         let pipe = Pipe { sender, limit_s };
-        // A panic or a gone reader drops the pipe without an end, which the peer sees as a cut.
+        // A pipe that is dropped without an end, be it by a panic, is a cut for the peer.
         if let Err(Some(error)) = pump(answering, &head, usage, &pipe).await {
-            pipe.cut(&error).await;
+            pipe.last_word(&error).await;
         }
     });
     let mut answer = Response::new(Answer::Stream(receiver));
@@ -163,34 +166,50 @@ pub(super) fn stream(answering: Answering, head: Head, usage: bool) -> Response<
 
 /// The way to one reader.
 struct Pipe {
-    sender: mpsc::Sender<Result<Bytes, CutOff>>,
+    sender: mpsc::Sender<Piece>,
     limit_s: u64,
 }
 
 impl Pipe {
-    /// Sends one piece; `None` when nobody reads any more.
-    async fn send(&self, piece: Bytes) -> Result<(), Option<ApiError>> {
+    /// Sends more of the answer; `None` when nobody reads any more.
+    async fn send(&self, bytes: Bytes) -> Result<(), Option<ApiError>> {
+        self.put(Piece::Data(bytes)).await
+    }
+
+    async fn put(&self, piece: Piece) -> Result<(), Option<ApiError>> {
         let limit_s = self.limit_s;
-        match timeout(Duration::from_secs(limit_s), self.sender.send(Ok(piece))).await {
+        match timeout(Duration::from_secs(limit_s), self.sender.send(piece)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(None),
             Err(_) => Err(Some(ApiError::ReaderTooSlow { limit_s })),
         }
     }
 
-    /// Says what went wrong, then cuts the stream so that nobody takes it for complete.
-    async fn cut(&self, error: &ApiError) {
+    /// Says what went wrong, if the reader still takes it; the cut comes when the pipe is dropped.
+    async fn last_word(&self, error: &ApiError) {
         let document = String::from_utf8_lossy(&error.to_json()).into_owned();
-        let last = async {
-            let _ = self.sender.send(Ok(event(&document))).await;
-            let _ = self.sender.send(Err(CutOff)).await;
-        };
-        let _ = timeout(Duration::from_secs(1), last).await;
+        let said = self.sender.send(Piece::Data(event(&document)));
+        if let Ok(Ok(())) = timeout(Duration::from_secs(1), said).await {
+            sleep(LAST_WORD).await;
+        }
     }
 }
 
 async fn pump(
     mut answering: Answering,
+    head: &Head,
+    usage: bool,
+    pipe: &Pipe,
+) -> Result<(), Option<ApiError>> {
+    let pumped = pump_all(&mut answering, head, usage, pipe).await;
+    if let Err(Some(error)) = &pumped {
+        answering.ended = error.code();
+    }
+    pumped
+}
+
+async fn pump_all(
+    answering: &mut Answering,
     head: &Head,
     usage: bool,
     pipe: &Pipe,
@@ -214,5 +233,6 @@ async fn pump(
     if usage {
         pipe.send(head.counts(answering.usage())).await?;
     }
-    pipe.send(DONE).await
+    pipe.send(DONE).await?;
+    pipe.put(Piece::End).await
 }

@@ -18,13 +18,23 @@ use super::ApiError;
 #[error("the answer was cut off")]
 pub struct CutOff;
 
+/// A part of a stream.
+#[derive(Debug)]
+pub enum Piece {
+    /// More of it.
+    Data(Bytes),
+    /// Nothing is missing.
+    End,
+}
+
 /// Body of an answer.
 #[derive(Debug)]
 pub enum Answer {
     /// All of it.
     Whole(Option<Bytes>),
-    /// Piece by piece. An error piece cuts the connection (HTTP/1.1) or resets the stream (HTTP/2).
-    Stream(mpsc::Receiver<Result<Bytes, CutOff>>),
+    /// Piece by piece. Where the pieces end without a [`Piece::End`], for whatever reason, the connection is cut (HTTP/1.1)
+    /// or the stream is reset (HTTP/2).
+    Stream(mpsc::Receiver<Piece>),
 }
 
 impl Answer {
@@ -44,9 +54,11 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         match &mut *self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(pieces) => pieces
-                .poll_recv(cx)
-                .map(|piece| piece.map(|piece| piece.map(Frame::data))),
+            Self::Stream(pieces) => pieces.poll_recv(cx).map(|piece| match piece {
+                Some(Piece::Data(bytes)) => Some(Ok(Frame::data(bytes))),
+                Some(Piece::End) => None,
+                None => Some(Err(CutOff)),
+            }),
         }
     }
 

@@ -26,7 +26,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 pub use access::{Access, Caller, Machine};
-pub use body::{Answer, CutOff};
+pub use body::{Answer, CutOff, Piece};
 pub use error::ApiError;
 pub use record::Attended;
 pub use sse::{Endpoint, Head, Usage};
