@@ -1,0 +1,32 @@
+//! The attested session over real sockets: a server of this process with the test chip and a scripted model, the product's
+//! own client, and clients and servers that lie. Each row of the catalogue of attacks is provoked through public interfaces.
+
+#![cfg(feature = "test-chip")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::tests_outside_test_module,
+    reason = "a test that cannot go on fails"
+)]
+
+// What the tests are made of.
+mod client;
+mod false_server;
+mod harness;
+mod organisation;
+mod raw;
+mod script;
+
+// The tests, by subject.
+mod audit;
+mod channel;
+mod errors;
+mod evidence;
+mod flood;
+mod freshness;
+mod mutual;
+mod revocation;
+mod streams;
+mod transport;

@@ -1,0 +1,260 @@
+//! One organisation for all tests: authorities, release key, signed documents, and two chips in its fleet.
+
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
+
+use casemate::policy::{Budget, POLICY_FORMAT, PolicyBundle, PolicyDocument, Team};
+use casemate_attestation::test_chip::{PRODUCT, TCB, TestChip};
+use casemate_attestation::{
+    Expectations, FleetChip, FleetList, Issue, Payload, Platform, ReferenceMeasurement,
+    ReferenceValues, ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument, TrustAnchors,
+    UnixTime, Verified, Verifier,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+};
+use ring::rand::SystemRandom;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// The name of node A, and of the chip on which it runs.
+pub const NODE_A: &str = "node-a.example";
+/// Another node of the same fleet, as good as the first.
+pub const NODE_B: &str = "node-b.example";
+pub const DAY: u64 = 86_400;
+
+const SEED: [u8; 32] = [7; 32];
+
+pub static ORGANISATION: LazyLock<Organisation> = LazyLock::new(Organisation::new);
+
+pub fn now() -> UnixTime {
+    UnixTime::from(SystemTime::now())
+}
+
+pub struct Organisation {
+    pub node_a: TestChip,
+    pub node_b: TestChip,
+    pub release: ReleaseSecretKey,
+    clients: Authority,
+    enclaves: Authority,
+}
+
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    der: CertificateDer<'static>,
+    pem: String,
+}
+
+/// A certificate with its key.
+#[derive(Clone)]
+pub struct Leaf {
+    pub der: CertificateDer<'static>,
+    pub pem: String,
+    pub key_pem: String,
+}
+
+impl Leaf {
+    pub fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).unwrap()
+    }
+
+    pub fn digest(&self) -> Sha256Digest {
+        Sha256Digest::of(&self.der)
+    }
+}
+
+impl Organisation {
+    fn new() -> Self {
+        let node_a = TestChip::from_seed(&SEED, now());
+        Self {
+            node_b: node_a.chip(1, now()),
+            node_a,
+            release: ReleaseSecretKey::generate(&SystemRandom::new()).unwrap(),
+            clients: Authority::new("clients"),
+            enclaves: Authority::new("enclaves"),
+        }
+    }
+
+    pub fn client_authority(&self) -> CertificateDer<'static> {
+        self.clients.der.clone()
+    }
+
+    pub fn enclave_authority(&self) -> CertificateDer<'static> {
+        self.enclaves.der.clone()
+    }
+
+    pub fn enclave_authority_pem(&self) -> &str {
+        &self.enclaves.pem
+    }
+
+    /// A client of the team of writers.
+    pub fn client(&self, member: &str) -> Leaf {
+        self.client_living(member, 30 * DAY)
+    }
+
+    /// A certificate of nobody's authority with the name of a writer.
+    pub fn stranger(&self, member: &str) -> Leaf {
+        let name = SanType::URI(principal(member).as_str().try_into().unwrap());
+        Authority::new("strangers").leaf(vec![name], ExtendedKeyUsagePurpose::ClientAuth, DAY)
+    }
+
+    pub fn client_living(&self, member: &str, life_s: u64) -> Leaf {
+        let name = SanType::URI(principal(member).as_str().try_into().unwrap());
+        let purpose = ExtendedKeyUsagePurpose::ClientAuth;
+        self.clients.leaf(vec![name], purpose, life_s)
+    }
+
+    /// A server's leaf of the enclave CA, as the broker gives it to attested servers.
+    pub fn server(&self, names: &[&str]) -> Leaf {
+        self.server_living(names, DAY)
+    }
+
+    pub fn server_living(&self, names: &[&str], life_s: u64) -> Leaf {
+        let name = |name: &&str| SanType::DnsName((*name).try_into().unwrap());
+        let names = names.iter().map(name).collect();
+        let purpose = ExtendedKeyUsagePurpose::ServerAuth;
+        self.enclaves.leaf(names, purpose, life_s)
+    }
+
+    pub fn sign<T: Payload>(&self, payload: &T, number: u64, life_s: u64) -> Vec<u8> {
+        let issued = now().minus(60);
+        let issue = Issue {
+            number,
+            issued,
+            expires: issued.plus(60 + life_s),
+        };
+        SignedDocument::sign(payload, issue, &self.release).unwrap()
+    }
+
+    pub fn open<T: Payload>(&self, bytes: &[u8]) -> Verified<T> {
+        SignedDocument::open(bytes, &self.release.public().unwrap(), 0, now()).unwrap()
+    }
+
+    pub fn fleet(&self) -> FleetList {
+        let chip = |platform, chip: &TestChip, name: &str| FleetChip {
+            platform,
+            chip_id: chip.chip_id(),
+            names: vec![name.into()],
+            label: format!("machine of {name}"),
+        };
+        FleetList {
+            chips: vec![
+                chip(Platform::TestChip, &self.node_a, NODE_A),
+                chip(Platform::TestChip, &self.node_b, NODE_B),
+                chip(Platform::Snp, &self.node_a, NODE_A),
+            ],
+        }
+    }
+
+    pub fn reference(&self) -> ReferenceValues {
+        let measured = |platform| ReferenceMeasurement {
+            platform,
+            measurement: TestChip::default_measurement(),
+            label: "the release".into(),
+        };
+        ReferenceValues {
+            measurements: vec![measured(Platform::TestChip), measured(Platform::Snp)],
+            tcb_floor: [(PRODUCT, TCB)].into(),
+            vmpl: 0,
+            families_allowed_despite_broken_root: Vec::new(),
+        }
+    }
+
+    /// What the product's client verifies with, without its files.
+    pub fn verifier(&self) -> Verifier {
+        let reference = self.open(&self.sign(&self.reference(), 1, DAY));
+        let fleet = self.open(&self.sign(&self.fleet(), 1, DAY));
+        let expectations = Expectations::new(Platform::TestChip, &reference, &fleet).unwrap();
+        let anchors = TrustAnchors::test_chip(self.node_a.root_der());
+        Verifier::new(anchors, expectations).unwrap()
+    }
+
+    /// A policy by which writers may do everything with the model.
+    pub fn policy(&self, number: u64) -> PolicyBundle {
+        let budget = Budget {
+            window_seconds: 3600,
+            requests: 100_000,
+            tokens: 100_000_000,
+            concurrency: 1000,
+        };
+        let team = Team {
+            principals: vec!["spiffe://example/team/writers/*".parse().unwrap()],
+            output_tokens_max: 100_000,
+            session_seconds: 3600,
+            shared: budget,
+            each: budget,
+        };
+        let document = PolicyDocument {
+            format: POLICY_FORMAT.into(),
+            cedar: "@id(\"writers\") permit (principal in Team::\"writers\", action, resource);\n\
+                @id(\"no-seed\") forbid (principal, action == Action::\"use_seed\", resource);"
+                .into(),
+            teams: [("writers".parse().unwrap(), team)].into(),
+            models: [("story".parse().unwrap(), model())].into(),
+        };
+        let signed = self.sign(&document, number, DAY);
+        PolicyBundle::open(&signed, &self.release.public().unwrap(), 0, now()).unwrap()
+    }
+
+    pub fn revocations(&self, list: &Revocations, life_s: u64) -> Verified<Revocations> {
+        self.open(&self.sign(list, 1, life_s))
+    }
+}
+
+/// The identity of a writer.
+pub fn principal(member: &str) -> String {
+    format!("spiffe://example/team/writers/{member}")
+}
+
+/// Digest of the one model.
+pub fn model() -> Sha256Digest {
+    Sha256Digest::of(b"model story")
+}
+
+/// Nobody is revoked.
+pub fn nobody() -> Revocations {
+    Revocations {
+        certificates: Vec::new(),
+        principals: Vec::new(),
+    }
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = params(name, 3650 * DAY);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let certificate = params.self_signed(&key).unwrap();
+        Self {
+            der: certificate.der().clone(),
+            pem: certificate.pem(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn leaf(&self, names: Vec<SanType>, purpose: ExtendedKeyUsagePurpose, life_s: u64) -> Leaf {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = params("leaf", life_s);
+        params.subject_alt_names = names;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![purpose];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Leaf {
+            der: certificate.der().clone(),
+            pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+        }
+    }
+}
+
+fn params(name: &str, life_s: u64) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    let from = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now().secs() - 60);
+    params.not_before = from;
+    params.not_after = from + Duration::from_secs(life_s);
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}

@@ -1,0 +1,111 @@
+//! A model whose answers are written in the prompt: the first word says what to do. A token is a character.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use casemate::api::Message;
+use casemate::queue::{Event, Events, Finish, Generator, Job, Prompt, PromptError, StartError};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+/// Planted in every answer; found nowhere else.
+pub const ANSWER_MARKER: &str = "MARKER-ANSWER-c41d";
+/// Tokens of prompt and answer together.
+pub const CONTEXT: usize = 2000;
+/// Between the pieces of a slow answer.
+const STEP: Duration = Duration::from_millis(20);
+
+/// | first word of the prompt | what the model does |
+/// |---|---|
+/// | `slow` | writes a piece every 20 ms and never ends |
+/// | `gush` | writes large pieces as fast as they are taken, and never ends |
+/// | `silent` | writes one piece and then nothing |
+/// | `fail` | writes one piece and fails |
+/// | `vanish` | writes one piece and goes away without a word |
+/// | `panic-encode`, `panic-start`, `refuse` | as it says |
+/// | anything else | repeats the prompt |
+#[derive(Default)]
+pub struct Script {
+    seen: Mutex<Vec<String>>,
+}
+
+impl Script {
+    /// The prompts that reached the model.
+    pub fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    fn encode(text: &str) -> Prompt {
+        assert!(!text.starts_with("panic-encode"), "as the script says");
+        Prompt(text.chars().map(u32::from).collect())
+    }
+}
+
+impl Generator for Script {
+    fn context_tokens(&self) -> usize {
+        CONTEXT
+    }
+
+    fn encode_chat(&self, messages: &[Message]) -> Result<Prompt, PromptError> {
+        let texts: Vec<&str> = messages.iter().map(|m| m.content.as_str()).collect();
+        Ok(Self::encode(&texts.join("\n")))
+    }
+
+    fn encode_text(&self, text: &str) -> Result<Prompt, PromptError> {
+        Ok(Self::encode(text))
+    }
+
+    fn start(&self, job: Job) -> Result<Events, StartError> {
+        let prompt: String = job
+            .prompt
+            .0
+            .into_iter()
+            .filter_map(char::from_u32)
+            .collect();
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(prompt.clone());
+        let word = prompt
+            .split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        assert_ne!(word, "panic-start", "as the script says");
+        if word == "refuse" {
+            return Err(StartError::Refused);
+        }
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::spawn(play(word, prompt, sender));
+        Ok(Events::new(receiver, None))
+    }
+}
+
+async fn play(word: String, prompt: String, events: mpsc::Sender<Event>) {
+    let piece = |text: String| Event::Text { text, tokens: 1 };
+    let first = events.send(piece(ANSWER_MARKER.into())).await;
+    if first.is_err() {
+        return;
+    }
+    match word.as_str() {
+        "slow" => {
+            while events.send(piece(".".into())).await.is_ok() {
+                sleep(STEP).await;
+            }
+        }
+        "gush" => while events.send(piece("gush ".repeat(10_000))).await.is_ok() {},
+        "silent" => events.closed().await,
+        "vanish" => {}
+        "fail" => drop(events.send(Event::Failed).await),
+        _ => {
+            for word in prompt.split_inclusive(' ') {
+                if events.send(piece(word.into())).await.is_err() {
+                    return;
+                }
+            }
+            let tokens = 1;
+            let finish = Finish::Stop;
+            drop(events.send(Event::End { finish, tokens }).await);
+        }
+    }
+}
