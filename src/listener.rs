@@ -96,7 +96,7 @@ pub trait Handler: Send + Sync + 'static {
 /// Handle on an open connection: ends it at once, and tells whether it is idle.
 #[derive(Debug)]
 pub struct Line {
-    closed: watch::Sender<bool>,
+    closed: watch::Sender<Option<&'static str>>,
     in_flight: AtomicUsize,
     idle_s_max: AtomicU64,
     since: Mutex<Instant>,
@@ -106,27 +106,29 @@ impl Line {
     /// A line that may idle for `idle_s_max` seconds.
     pub fn new(idle_s_max: u64) -> Arc<Self> {
         Arc::new(Self {
-            closed: watch::Sender::new(false),
+            closed: watch::Sender::new(None),
             in_flight: AtomicUsize::new(0),
             idle_s_max: AtomicU64::new(idle_s_max),
             since: Mutex::new(Instant::now()),
         })
     }
 
-    /// Ends the connection now; answers under way are cut off.
-    pub fn close(&self) {
-        self.closed.send_replace(true);
+    /// Ends the connection now; answers under way are cut off. `reason` is a word for the audit log; the first one counts.
+    pub fn close(&self, reason: &'static str) {
+        self.closed.send_modify(|closed| {
+            closed.get_or_insert(reason);
+        });
     }
 
-    /// Whether [`Line::close`] was called.
-    pub fn is_closed(&self) -> bool {
+    /// Why [`Line::close`] was called, if it was.
+    pub fn closed_because(&self) -> Option<&'static str> {
         *self.closed.borrow()
     }
 
     /// Returns once the line was closed.
     pub async fn closed(&self) {
         // The sender lives in `self`, so waiting cannot fail.
-        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+        let _ = self.closed.subscribe().wait_for(Option::is_some).await;
     }
 
     /// From now on the connection may idle for `seconds`.

@@ -126,6 +126,8 @@ fn parts_depend_one_way() {
                     .unwrap_or_default()
                     .to_owned()
             })
+            // A crate may name itself: its tests ask for its own features.
+            .filter(|name| *name != format!("casemate-{part}"))
             .filter(|name| !allowed.contains(&name.as_str()))
             .collect();
         assert_none(&format!("`{part}` must not depend on"), ours);
@@ -194,9 +196,10 @@ fn every_member_forbids_unsafe() {
 
 /// The rows of the catalogue of attacks that have been built; each is a test whose name begins with its number.
 const ATTACKS_REPLAYED: &[&str] = &[
-    "a01", "a02", "a03", "a04", "a05", "a06", "a07", "a08", "a09", "a10", "a12", "a13", "a14",
-    "b01", "b03", "b04", "b05", "b07", "b08", "b09", "b10", "b11", "b13", "k04", "k05", "k06",
-    "k08", "k09", "k12", "s01", "s08", "s12", "s14", "s15",
+    "a01", "a02", "a03", "a04", "a05", "a06", "a07", "a08", "a09", "a10", "a11", "a12", "a13",
+    "a14", "b01", "b02", "b03", "b04", "b05", "b06", "b07", "b08", "b09", "b10", "b11", "b12",
+    "b13", "b14", "b18", "b19", "b25", "k02", "k04", "k05", "k06", "k07", "k08", "k09", "k10",
+    "k11", "k12", "s01", "s08", "s10", "s12", "s14", "s15",
 ];
 
 #[test]
@@ -232,6 +235,7 @@ fn b02_one_function_says_yes_and_nothing_can_stand_in_for_it() {
         let made = |line: &&str| {
             let line = line.trim_start();
             line.contains(&opens)
+                && !line.contains("->")
                 && !["//", "pub struct", "struct", "impl", "pub fn", "fn"]
                     .iter()
                     .any(|other| line.starts_with(other))

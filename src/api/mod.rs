@@ -154,12 +154,12 @@ impl Service {
         let expires = list.expires().secs();
         self.revocations_expire.store(expires, Ordering::SeqCst);
         self.registry
-            .end(|principal, leaf| self.names(principal, leaf))
+            .end("revoked", |principal, leaf| self.names(principal, leaf))
     }
 
-    /// Ends every connection now.
-    pub fn end_all(&self) -> usize {
-        self.registry.end(|_, _| true)
+    /// Ends every connection now; `reason` is a word for the audit log.
+    pub fn end_all(&self, reason: &'static str) -> usize {
+        self.registry.end(reason, |_, _| true)
     }
 
     /// Connections that are open now.

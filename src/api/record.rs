@@ -35,15 +35,14 @@ impl Drop for Attended {
         let Some(session) = self.connection.last_session() else {
             return;
         };
-        // The record before says why: a revocation, or that this machine does not count any more.
-        let by_server = self.connection.peer().line.is_closed();
         let event = AuditEvent::SessionEnded {
             session: SessionId(session),
-            reason: if by_server {
-                "ended_by_server"
-            } else {
-                "closed"
-            },
+            reason: self
+                .connection
+                .peer()
+                .line
+                .closed_because()
+                .unwrap_or("closed"),
         };
         self.audit.note(now(), event);
     }
@@ -86,7 +85,7 @@ impl Service {
         };
         let recorded = self.audit.record(now(), event).await;
         recorded.map(|_| ()).map_err(|error| {
-            connection.peer().line.close();
+            connection.peer().line.close("not_recorded");
             not_recorded(&error)
         })
     }

@@ -181,7 +181,7 @@ impl Server {
         stopped.send_replace(true);
         if let Some(Ok(Err(error))) = &kept {
             tracing::error!(%error, "the broker counts on this machine no more; ending every connection");
-            service.end_all();
+            service.end_all("dismissed_by_broker");
         }
         if !served {
             serving.await;

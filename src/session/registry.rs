@@ -76,14 +76,14 @@ impl Registry {
         })
     }
 
-    /// Ends every connection that `revoked` names by principal and leaf. Returns how many.
-    pub fn end(&self, revoked: impl Fn(&str, &Sha256Digest) -> bool) -> usize {
+    /// Ends every connection that `named` names by principal and leaf, and says why. Returns how many.
+    pub fn end(&self, reason: &'static str, named: impl Fn(&str, &Sha256Digest) -> bool) -> usize {
         let entries = self.lock();
-        let named = entries
+        let ending = entries
             .open
             .values()
-            .filter(|entry| revoked(&entry.principal, &entry.leaf));
-        named.map(|entry| entry.line.close()).count()
+            .filter(|entry| named(&entry.principal, &entry.leaf));
+        ending.map(|entry| entry.line.close(reason)).count()
     }
 
     /// How many connections are open.

@@ -68,7 +68,7 @@ fn the_page_works_as_written() {
         "\"id\":\"default\"",
         "data: [DONE]",
         "NOT CONFIDENTIAL",
-        "\"kind\":\"answer\"",
+        "\"kind\":\"decision\"",
     ] {
         assert!(all.contains(word), "{word:?} is not in:\n{all}");
     }

@@ -239,7 +239,7 @@ fn s08_a_revoked_member_is_out_within_seconds_and_others_stay() {
     );
     let audit = || fs::read_to_string(place.path("server-audit.jsonl")).unwrap();
     eventually(Duration::from_secs(5), "it is recorded", || {
-        audit().contains("\"reason\":\"ended_by_server\"")
+        audit().contains("\"reason\":\"revoked\"")
     });
     assert!(audit().contains("revocations_in_force"));
     let verify = casemate()
@@ -308,7 +308,9 @@ fn b13_a_server_whose_chip_is_struck_off_the_fleet_list_stops_within_seconds() {
     assert_ne!(answer.status, 200);
     let audit = fs::read_to_string(place.path("server-audit.jsonl")).unwrap();
     assert!(
-        audit.contains("broker_refused") && audit.contains("\"stopped\""),
+        audit.contains("broker_refused")
+            && audit.contains("dismissed_by_broker")
+            && audit.contains("\"stopped\""),
         "{audit}"
     );
 }
