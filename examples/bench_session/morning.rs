@@ -16,7 +16,7 @@ use casemate_client::session::{Appraised, Challenged, Connected, now};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::clock::median;
+use crate::clock::{self, median, ms};
 use crate::place::{Place, Server};
 use crate::report::{Bar, Row};
 
@@ -42,14 +42,16 @@ enum Clients {
 
 /// A connection that stays open until the clock has stopped.
 enum Held {
-    Received(Challenged),
-    Verified(Appraised),
+    Received(Box<Challenged>),
+    Verified(Box<Appraised>),
 }
 
 /// How fast the sessions of one turn came, and of how many reports.
 struct Turn {
     sessions_per_s: f64,
     reports: f64,
+    /// CPU time of server and clients for each session until the last envelope was received, the chip's left out.
+    cpu_ms: f64,
 }
 
 /// One turn for each place where clients may verify.
@@ -102,7 +104,8 @@ async fn turn(
     let verifier = Arc::new(server.connector.appraiser(now())?.verifier);
     let connections = open(server, sessions).await?;
     server.chip.one_by_one();
-    let (reports, begun) = (server.chip.reports(), Instant::now());
+    let (reports, chip) = (server.chip.reports(), server.chip.cpu());
+    let (cpu, begun) = (clock::process_cpu(), Instant::now());
     let mut tasks = JoinSet::new();
     for connection in connections {
         let (chip, verifier) = (Arc::clone(&server.chip), Arc::clone(&verifier));
@@ -112,8 +115,10 @@ async fn turn(
             }
             let challenged = connection.challenge().await?;
             let held = match clients {
-                Clients::OwnMachines => Held::Received(challenged),
-                Clients::OneMachine => Held::Verified(challenged.verify(&verifier, now())?),
+                Clients::OwnMachines => Held::Received(Box::new(challenged)),
+                Clients::OneMachine => {
+                    Held::Verified(Box::new(challenged.verify(&verifier, now())?))
+                }
             };
             anyhow::Ok((held, begun.elapsed()))
         });
@@ -124,12 +129,16 @@ async fn turn(
         .into_iter()
         .collect::<Result<_, _>>()?;
     let reports = server.chip.reports() - reports;
+    let chip = server.chip.cpu().saturating_sub(chip);
+    let cpu = clock::process_cpu()
+        .saturating_sub(cpu)
+        .saturating_sub(chip);
     let mut last = Duration::ZERO;
     let mut open = Vec::new();
     for (held, arrived) in held {
         let begun = Instant::now();
         open.push(match held {
-            Held::Received(challenged) => challenged.verify(&verifier, now())?,
+            Held::Received(challenged) => Box::new(challenged.verify(&verifier, now())?),
             Held::Verified(appraised) => appraised,
         });
         last = last.max(arrived + begun.elapsed());
@@ -139,6 +148,7 @@ async fn turn(
     Ok(Turn {
         sessions_per_s: sessions as f64 / last.as_secs_f64(),
         reports: reports as f64,
+        cpu_ms: ms(cpu) / sessions as f64,
     })
 }
 
@@ -161,6 +171,7 @@ fn describe(together: &[Round], apart: &[Round], ratio_min: f64) -> Vec<Row> {
     let own = |round: &Round| round.own_machines.sessions_per_s;
     let one = |round: &Round| round.one_machine.sessions_per_s;
     let reports = |round: &Round| round.own_machines.reports;
+    let cpu = |round: &Round| round.own_machines.cpu_ms;
     vec![
         Row::compared(
             "sessions/s, chip of 10 ms, 1000 waiting (a)",
@@ -168,6 +179,11 @@ fn describe(together: &[Round], apart: &[Round], ratio_min: f64) -> Vec<Row> {
             over(apart, own),
         )
         .with_bar(Bar::RatioAtLeast(ratio_min)),
+        Row::compared(
+            "  CPU ms of one of them until received, both ends",
+            over(together, cpu),
+            over(apart, cpu),
+        ),
         Row::compared(
             "  all clients verify on the server's cores",
             over(together, one),
