@@ -123,6 +123,10 @@ impl<F: Fn(&[f32], Rows<'_>, &mut [f32]) + Send + Sync> CustomOp2 for ByGroup<F>
             candle_core::bail!("keys and values must lie in rows");
         };
         let fits = *row_stride == right_width && right_groups == groups && *out_columns > 0;
+        // Whichever of the two sides of the matrix is not the answer's is the row's.
+        let fits = fits
+            && [(right_rows, right_width), (right_width, right_rows)]
+                .contains(&(width, *out_columns));
         if !fits || right_width == 0 {
             candle_core::bail!("attention's shapes do not fit");
         }

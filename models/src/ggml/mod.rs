@@ -52,8 +52,9 @@ fn exp(x: f32) -> f32 {
     let u = b * b;
     let high = fused(fused(P5, b, P4), u, fused(P3, b, P2));
     let j = fused(high, u, fused(P1, b, 1.0));
-    // The product is exact in f64, and rounded once, also where the result is subnormal.
-    (f64::from(j) * f64::from(n).exp2()) as f32
+    // Two to the n, put together from its exponent. The product is exact and rounded once, also to a subnormal.
+    let power = f64::from_bits(((n as i64 + 1023) as u64) << 52);
+    (f64::from(j) * power) as f32
 }
 
 /// The sum of one register, in the order of `_mm512_reduce_add_ps`.
@@ -238,3 +239,6 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 pub fn snap(x: &Tensor) -> Result<Tensor> {
     by_row(x, |_, row, out| snap_row(row, out))
 }
+
+#[cfg(test)]
+mod tests;
