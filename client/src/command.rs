@@ -46,7 +46,7 @@ pub struct ConnectArguments {
 /// Options of `verify`.
 #[derive(Args, Clone, Debug)]
 pub struct VerifyArguments {
-    /// The server, instead of the configuration's: https://host[:port]
+    /// The server, instead of the configuration's, such as `https://llm.example:7443`
     #[arg(value_name = "URL")]
     pub url: Option<String>,
     /// Configuration of this client.

@@ -1,6 +1,6 @@
 //! Holds keys, fleet list and policy; releases them to attested servers only (DESIGN section 5, rules P-50 to P-52).
 //!
-//! A connection meets these modules in this order: [`possession`] at the handshake, `service` for its calls,
+//! A connection meets these modules in this order: `possession` at the handshake, `service` for its calls,
 //! `release` for the decision with `documents` and `store`, `record` before anything leaves. [`client`] is the other end.
 
 mod channel;
@@ -84,7 +84,7 @@ impl std::fmt::Debug for Broker {
     }
 }
 
-/// Makes the broker's store and witness, once (see [`Store::create`]).
+/// Makes the broker's store and witness, once (`Store::create`).
 ///
 /// # Errors
 /// When there is a store, or the organisation's folder is damaged.
