@@ -290,7 +290,7 @@ fn a_receiver_that_breaks_off_cancels_its_request() {
 }
 
 #[test]
-fn a_panic_in_a_step_ends_the_sequence_to_blame_and_nothing_else() {
+fn s15_a_panic_in_a_step_ends_the_sequence_to_blame_and_nothing_else() {
     let bench = Bench::held(EngineLimits::default());
     let good = bench.submit(request(1, &[0], 5)).unwrap();
     bench.permit(2);
