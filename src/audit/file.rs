@@ -108,8 +108,13 @@ impl AuditFile {
         })
     }
 
-    /// Writes records at once and returns the number of the first. All are written or none.
-    pub(super) fn append(&mut self, records: &[(UnixTime, AuditEvent)]) -> Result<u64, AuditError> {
+    /// Writes records at once and returns the number of the first. All are written or none. If somebody waits for one of
+    /// them, they are as durable as the log is when this returns.
+    pub(super) fn append(
+        &mut self,
+        records: &[(UnixTime, AuditEvent)],
+        awaited: bool,
+    ) -> Result<u64, AuditError> {
         self.follow_rotation()?;
         let first = self.next;
         let mut lines = Vec::with_capacity(records.len() * 512);
@@ -129,8 +134,8 @@ impl AuditFile {
             .file
             .write_all(&lines)
             .and_then(|()| match self.durability {
-                Durability::Disk => self.file.sync_data(),
-                Durability::System => Ok(()),
+                Durability::Disk if awaited => self.file.sync_data(),
+                Durability::Disk | Durability::System => Ok(()),
             });
         if let Err(error) = written {
             // What was written of them is taken back; if that fails too, the next append tries again.

@@ -23,7 +23,8 @@ pub struct AuditLog {
 struct Waiting {
     time: UnixTime,
     event: AuditEvent,
-    reply: oneshot::Sender<Result<u64, AuditError>>,
+    /// Who waits for it; nobody for a note.
+    reply: Option<oneshot::Sender<Result<u64, AuditError>>>,
 }
 
 impl AuditLog {
@@ -50,9 +51,9 @@ impl AuditLog {
     /// # Errors
     /// [`AuditError`]: it is not recorded, and what it is about must not happen.
     pub async fn record(&self, time: UnixTime, event: AuditEvent) -> Result<u64, AuditError> {
-        self.send(time, event)?
-            .await
-            .map_err(|_| AuditError::Closed)?
+        let (reply, answer) = oneshot::channel();
+        self.send(time, event, Some(reply))?;
+        answer.await.map_err(|_| AuditError::Closed)?
     }
 
     /// [`AuditLog::record`] for threads outside of the async runtime; inside of it this panics.
@@ -60,14 +61,15 @@ impl AuditLog {
     /// # Errors
     /// As [`AuditLog::record`].
     pub fn record_blocking(&self, time: UnixTime, event: AuditEvent) -> Result<u64, AuditError> {
-        self.send(time, event)?
-            .blocking_recv()
-            .map_err(|_| AuditError::Closed)?
+        let (reply, answer) = oneshot::channel();
+        self.send(time, event, Some(reply))?;
+        answer.blocking_recv().map_err(|_| AuditError::Closed)?
     }
 
-    /// Records something that has happened already, without waiting. A failure is in the program's log.
+    /// Records something that has happened already, without waiting. It is on disk with the next record that somebody waits
+    /// for. A failure is in the program's log.
     pub fn note(&self, time: UnixTime, event: AuditEvent) {
-        if let Err(error) = self.send(time, event) {
+        if let Err(error) = self.send(time, event, None) {
             tracing::error!(%error, "an audit record is lost");
         }
     }
@@ -88,15 +90,14 @@ impl AuditLog {
         &self,
         time: UnixTime,
         event: AuditEvent,
-    ) -> Result<oneshot::Receiver<Result<u64, AuditError>>, AuditError> {
-        let (reply, answer) = oneshot::channel();
+        reply: Option<oneshot::Sender<Result<u64, AuditError>>>,
+    ) -> Result<(), AuditError> {
         self.waiting
             .try_send(Waiting { time, event, reply })
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => AuditError::Busy,
                 mpsc::error::TrySendError::Closed(_) => AuditError::Closed,
-            })?;
-        Ok(answer)
+            })
     }
 }
 
@@ -107,13 +108,16 @@ fn work(mut file: AuditFile, mut waiting: mpsc::Receiver<Waiting>) {
             .drain(..)
             .map(|Waiting { time, event, reply }| ((time, event), reply))
             .unzip();
-        let first = file.append(&records);
+        let awaited = replies.iter().any(Option::is_some);
+        let first = file.append(&records, awaited);
         if let Err(error) = &first {
             tracing::error!(%error, "audit records lost; what they are about is refused");
         }
         for (index, reply) in (0_u64..).zip(replies) {
-            // Whoever gave up waiting has treated it as a refusal.
-            let _ = reply.send(first.clone().map(|first| first + index));
+            if let Some(reply) = reply {
+                // Whoever gave up waiting has treated it as a refusal.
+                let _ = reply.send(first.clone().map(|first| first + index));
+            }
         }
     }
 }

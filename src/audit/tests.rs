@@ -73,13 +73,13 @@ fn a_cut_line_is_taken_away_and_damage_is_named() {
     drop(
         AuditFile::open(&path, Durability::Disk)
             .unwrap()
-            .append(&[(NOW, event())]),
+            .append(&[(NOW, event())], true),
     );
     let mut text = fs::read_to_string(&path).unwrap();
     text.push_str("{\"seq\":2,\"ti");
     fs::write(&path, &text).unwrap();
     let mut file = AuditFile::open(&path, Durability::Disk).unwrap();
-    assert_eq!(file.append(&[(NOW, event())]).unwrap(), 2);
+    assert_eq!(file.append(&[(NOW, event())], true).unwrap(), 2);
     drop(file);
     assert_eq!(numbers(&path), [1, 2]);
     fs::write(&path, "not a record\n").unwrap();
