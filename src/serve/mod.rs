@@ -4,14 +4,18 @@
 mod documents;
 mod error;
 mod keeper;
+mod limits;
 mod model;
 mod packages;
 mod provider;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
-use casemate_attestation::{Context, EvidenceProvider, Platform, ReleasePublicKey, Sha256Digest};
+use casemate_attestation::{
+    Context, EvidenceProvider, Platform, ReleasePublicKey, Revocations, TcbVersion, Verified,
+};
 use casemate_client::floors::FloorsFile;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -22,11 +26,12 @@ pub use documents::DocumentError;
 pub use error::ServeError;
 pub use packages::LoadWatch;
 
-use crate::api::{self, Access, Machine, Parts, Service};
+use crate::api::{Access, Machine, Parts, Service};
 use crate::audit::{AuditEvent, AuditLog, Part};
 use crate::broker::client::{BrokerAddress, ReleaseClient, ReleaseRequest, Released};
 use crate::config::{Loaded, ServerConfig};
 use crate::listener;
+use crate::policy::PolicyBundle;
 use crate::queue::Queue;
 use crate::session::{Attestor, ClientEvidence, EvidenceBatcher, Registry, now};
 use crate::tls::{ClientAuthority, IdentitySlot, Revoked, ServingIdentity};
@@ -87,50 +92,30 @@ impl Server {
         let (released, client) = release(&ground, provider, &request).await?;
         let bundle = ground.documents.policy(&released.policy_bundle, now())?;
         let revocations = ground.documents.revocations(&released.revocations, now())?;
-        let (policy_number, policy_digest) = (bundle.number(), bundle.digest());
-
+        let revoked = Arc::new(Revoked::default());
+        revoked.replace(revocations.payload());
+        let clients = Arc::new(ClientAuthority::new(&ground.clients, Arc::clone(&revoked))?);
+        let chain = released.leaf_chain;
+        let identity = ServingIdentity::new(chain, released.private_key, clients.clone())?;
         let context = Context {
-            policy_bundle: policy_digest,
+            policy_bundle: bundle.digest(),
             models: packages.digests(),
             configuration: config.digest(),
             ..Context::absent()
         };
-        let revoked = Arc::new(Revoked::default());
-        revoked.replace(revocations.payload());
-        let clients = Arc::new(ClientAuthority::new(&ground.clients, Arc::clone(&revoked))?);
-        let machine = Machine {
-            platform: config.attestation.platform,
-            tcb: released.tcb,
-        };
-        let Released {
-            leaf_chain,
-            private_key,
-            keys,
-            ..
-        } = released;
-        let identity = ServingIdentity::new(leaf_chain, private_key, clients.clone())?;
-        let models = packages
-            .load(keys, ground.key, &config.limits, watch)
-            .await?;
-        let waiting_max = config.limits.evidence_waiting as usize;
-        let batcher = EvidenceBatcher::start(ground.provider.clone(), waiting_max)?;
-        let service = Service::new(Parts {
-            attestor: Attestor::new(batcher, context, ClientEvidence::NotJudged),
-            access: Access::new(bundle, machine),
-            queue: Queue::new(models, places(&config)),
-            registry: Registry::new(config.limits.connections_per_principal as usize),
-            revoked,
-            audit: ground.audit.clone(),
-            limits: api_limits(&config),
-        });
-        service.revoke(&revocations);
-        let identities = Arc::new(IdentitySlot::new(identity));
+        let limits = &config.limits;
+        let models = packages.load(released.keys, ground.key, limits, watch);
+        let queue = Queue::new(models.await?, limits.places());
         let in_force = InForce {
-            policy_number,
+            policy_number: bundle.number(),
             revocation_number: revocations.number(),
         };
+        record_start(&ground.audit, &config, &bundle, &revocations).await?;
+        let access = Access::new(bundle, machine(&config, released.tcb));
+        let service = ground.service(&config, context, access, queue, revoked)?;
+        service.revoke(&revocations);
+        let identities = Arc::new(IdentitySlot::new(identity));
         let audit = ground.audit.clone();
-        record_start(&audit, &config, policy_number, policy_digest, &revocations).await?;
         let keeper = Keeper {
             request,
             ground,
@@ -164,7 +149,7 @@ impl Server {
     /// When the broker refuses this machine's evidence while it serves. Every connection has ended then.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         let (stopped, watch) = watch::channel(false);
-        let limits = listener_limits(&self.config);
+        let limits = self.config.limits.listener();
         let keeping = tokio::spawn(self.keeper.run(watch.clone()));
         let service = Arc::clone(&self.service);
         let serving = listener::serve(self.socket, self.identities, limits, self.service, watch);
@@ -226,6 +211,38 @@ impl Ground {
     }
 }
 
+impl Ground {
+    /// Joins what answers requests.
+    fn service(
+        &self,
+        config: &ServerConfig,
+        context: Context,
+        access: Access,
+        queue: Queue,
+        revoked: Arc<Revoked>,
+    ) -> Result<Arc<Service>, ServeError> {
+        let waiting_max = config.limits.evidence_waiting as usize;
+        let batcher = EvidenceBatcher::start(Arc::clone(&self.provider), waiting_max)?;
+        Ok(Service::new(Parts {
+            attestor: Attestor::new(batcher, context, ClientEvidence::NotJudged),
+            access,
+            queue,
+            registry: Registry::new(config.limits.connections_per_principal as usize),
+            revoked,
+            audit: self.audit.clone(),
+            limits: config.limits.api(config.attestation.session_seconds),
+        }))
+    }
+}
+
+/// What rules of the policy may ask about this machine.
+fn machine(config: &ServerConfig, tcb: Option<TcbVersion>) -> Machine {
+    Machine {
+        platform: config.attestation.platform,
+        tcb,
+    }
+}
+
 /// Asks the broker; its refusal is recorded here too.
 async fn release(
     ground: &Ground,
@@ -244,9 +261,8 @@ async fn release(
 async fn record_start(
     audit: &AuditLog,
     config: &Loaded<ServerConfig>,
-    policy_number: u64,
-    policy: Sha256Digest,
-    revocations: &casemate_attestation::Verified<casemate_attestation::Revocations>,
+    policy: &PolicyBundle,
+    revocations: &Verified<Revocations>,
 ) -> Result<(), ServeError> {
     let events = [
         AuditEvent::Started {
@@ -256,8 +272,8 @@ async fn record_start(
             confidential: config.attestation.platform != Platform::TestChip,
         },
         AuditEvent::PolicyInForce {
-            number: policy_number,
-            policy,
+            number: policy.number(),
+            policy: policy.digest(),
         },
         AuditEvent::RevocationsInForce {
             number: revocations.number(),
@@ -271,44 +287,15 @@ async fn record_start(
     Ok(())
 }
 
-fn places(config: &ServerConfig) -> usize {
-    (config.limits.queue as usize).saturating_add(config.limits.sequences as usize)
-}
-
-fn listener_limits(config: &ServerConfig) -> listener::Limits {
-    let limits = &config.limits;
-    listener::Limits {
-        connections_max: limits.connections as usize,
-        handshake_s_max: limits.handshake_seconds.into(),
-        streams_max: limits.streams,
-        header_bytes_max: limits.header_bytes,
-        drain_s_max: limits.drain_seconds.into(),
-        ..listener::Limits::default()
-    }
-}
-
-fn api_limits(config: &ServerConfig) -> api::Limits {
-    let limits = &config.limits;
-    api::Limits {
-        body_bytes_max: limits.body_bytes as usize,
-        body_s_max: limits.body_seconds.into(),
-        prompt_tokens_max: limits.prompt_tokens as usize,
-        answer_s_max: limits.answer_seconds.into(),
-        reader_s_max: limits.reader_seconds.into(),
-        session_s_max: config.attestation.session_seconds.into(),
-        ..api::Limits::default()
-    }
-}
-
 const TEXT_BYTES_MAX: u64 = 256 * 1024;
 
-fn read_text(file: &std::path::Path) -> Result<String, ServeError> {
+fn read_text(file: &Path) -> Result<String, ServeError> {
     let bytes = casemate_client::files::read_public(file, TEXT_BYTES_MAX)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The certificates of a PEM file, at least one.
-fn certificates(file: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, ServeError> {
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ServeError> {
     let text = read_text(file)?;
     let found = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
     found

@@ -85,7 +85,7 @@ impl Packages {
         limits: &LimitsSection,
         watch: Arc<dyn LoadWatch>,
     ) -> Result<Models, ServeError> {
-        let limits = engine_limits(limits);
+        let limits = limits.engine();
         let load = move || {
             // The client of the broker has checked that keys come in the order asked for.
             let pairs = self.0.into_iter().zip(keys);
@@ -132,17 +132,5 @@ impl Sealed {
         })?;
         let running = loaded.spawn()?;
         Ok((digest, Arc::new(Served::new(running))))
-    }
-}
-
-fn engine_limits(limits: &LimitsSection) -> EngineLimits {
-    let (sequences, queue) = (limits.sequences as usize, limits.queue as usize);
-    EngineLimits {
-        sequences_max: sequences,
-        queue_max: queue,
-        // One team alone never fills the queue.
-        tenant_max: sequences.saturating_add(queue).div_ceil(2),
-        cache_tokens_max: limits.cache_tokens as usize,
-        ..EngineLimits::default()
     }
 }
