@@ -23,6 +23,45 @@ const STEPS: [&str; 5] = [
     "session.confirm",
 ];
 
+/// A configuration that works, for both commands.
+macro_rules! with_configuration {
+    ($examples:literal) => {
+        concat!(
+            $examples,
+            "\n\nconnect.toml:
+  server = \"https://llm.example:7443\"
+
+  [identity]
+  certificate = \"ada/cert.pem\"          # issued by the organisation, with its key
+  key = \"ada/key.pem\"
+
+  [trust]
+  enclave_ca = \"enclave-ca.pem\"         # from the organisation's folder: enclave-ca/cert.pem
+  release_key = \"release.key\"           # release/public.key
+  reference = \"reference.json\"
+  fleet = \"fleet.json\"
+  platform = \"snp\"
+
+  [listen]
+  address = \"127.0.0.1:11434\""
+        )
+    };
+}
+
+/// What `connect --help` ends with.
+pub const CONNECT_EXAMPLE: &str = with_configuration!(
+    "Example:
+  casemate connect --config connect.toml
+  casemate connect --config connect.toml --once-check --json"
+);
+
+/// What `verify --help` ends with.
+pub const VERIFY_EXAMPLE: &str = with_configuration!(
+    "Example:
+  casemate verify --config connect.toml
+  casemate verify https://10.0.0.7:7443 --config connect.toml --json"
+);
+
 /// Options of `connect`.
 #[derive(Args, Clone, Debug)]
 pub struct ConnectArguments {

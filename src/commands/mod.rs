@@ -12,7 +12,10 @@ pub mod org;
 pub mod policy;
 pub mod serve;
 
-use casemate_client::command::{self as client, CommandFailure, ConnectArguments, VerifyArguments};
+use casemate_client::command::{
+    self as client, CONNECT_EXAMPLE, CommandFailure, ConnectArguments, VERIFY_EXAMPLE,
+    VerifyArguments,
+};
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use error::{CommandError, ExitCode};
@@ -57,8 +60,10 @@ enum Command {
     /// Serve sealed models to attested sessions.
     Serve(serve::Arguments),
     /// Attest a server, then offer its API to programs on this machine.
+    #[command(after_help = CONNECT_EXAMPLE)]
     Connect(ConnectArguments),
     /// Attest a server once and print every check.
+    #[command(after_help = VERIFY_EXAMPLE)]
     Verify(VerifyArguments),
     /// Make and keep an organisation: authorities, identities, chips, revocations.
     Org(org::Arguments),
@@ -162,5 +167,24 @@ mod tests {
     #[test]
     fn the_command_tree_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    fn without_example(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        let path = format!("{path} {}", command.get_name());
+        let help = command.get_after_help().map(ToString::to_string);
+        if command.has_subcommands() {
+            command
+                .get_subcommands()
+                .for_each(|sub| without_example(sub, &path, found));
+        } else if !help.is_some_and(|help| help.contains("Example")) {
+            found.push(path);
+        }
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        let mut found = Vec::new();
+        without_example(&Cli::command(), "", &mut found);
+        assert!(found.is_empty(), "{found:?}");
     }
 }
