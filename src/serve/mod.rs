@@ -173,7 +173,11 @@ impl Server {
         }
         let kept = match kept {
             Some(kept) => kept,
-            None => keeping.await,
+            // It may be waiting for a broker that does not answer.
+            None => {
+                keeping.abort();
+                Ok(Ok(()))
+            }
         };
         let event = AuditEvent::Stopped { part: Part::Server };
         if let Err(error) = self.audit.record(now(), event).await {
