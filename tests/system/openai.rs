@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::place::{Place, port};
+use super::place::{Place, chat, http, port};
 
 #[test]
 fn openai_python_works_through_connect_and_directly() {
@@ -39,4 +39,35 @@ fn openai_python_works_through_connect_and_directly() {
     let said = super::place::text(&output);
     assert!(output.status.success(), "{said}");
     println!("{said}");
+}
+
+#[test]
+fn the_light_client_does_what_connect_does() {
+    let light = Path::new(env!("CARGO_BIN_EXE_casemate")).with_file_name("casemate-connect");
+    if !light.exists() {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "casemate-connect was not built");
+        println!("SKIP light client: build it with cargo build --release --workspace --bins");
+        return;
+    }
+    let place = Place::new();
+    let _broker = place.start("broker", "broker.toml");
+    let _server = place.start("serve", "server.toml");
+    let mut command = Command::new(light);
+    command.args(["--config", "connect-research.toml"]);
+    let part = place.start_command(command, "casemate-connect");
+    assert!(
+        part.log().contains("PASS session.confirm"),
+        "{}",
+        part.log()
+    );
+    assert!(part.log().contains("NOT CONFIDENTIAL"), "{}", part.log());
+    let answer = http(
+        &part.ready,
+        "POST",
+        "chat/completions",
+        &chat("What is a dog?", 24),
+    );
+    let answer = answer.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
 }

@@ -91,15 +91,27 @@ impl Place {
         (code, part.log())
     }
 
+    /// Starts any program in the folder and waits for its first line.
+    pub fn start_command(&self, command: Command, name: &str) -> Part {
+        let mut part = self.run(command, name);
+        assert!(!part.ready.is_empty(), "{}", part.finished());
+        part
+    }
+
     fn spawn(&self, part: &str, config: &str, level: &str) -> Part {
-        let log = self.0.path().join(format!("{part}-{config}.log"));
+        let mut command = casemate();
+        command.args(["--log", level, part, "--config", config]);
+        self.run(command, &format!("{part}-{config}"))
+    }
+
+    fn run(&self, mut command: Command, name: &str) -> Part {
+        let log = self.0.path().join(format!("{name}.log"));
         let file = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(&log)
             .unwrap();
-        let mut child = casemate()
-            .args(["--log", level, part, "--config", config])
+        let mut child = command
             .current_dir(self.path(""))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
