@@ -27,7 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-pub use config::{BrokerConfig, ConfigError};
+pub use config::BrokerConfig;
 pub use refusal::Refusal;
 pub use store::StoreError;
 
@@ -95,21 +95,6 @@ pub fn create_state(config: &BrokerConfig) -> Result<(), BrokerError> {
         &config.witness,
         &organisation.kek()?,
     )?)
-}
-
-/// Runs a broker until `shutdown` completes.
-///
-/// # Errors
-/// When it does not start; see [`BrokerError`].
-pub async fn run(
-    config: BrokerConfig,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), BrokerError> {
-    let broker = Broker::start(config).await?;
-    tokio::select! {
-        () = broker.serve() => Ok(()),
-        () = shutdown => Ok(()),
-    }
 }
 
 impl Broker {

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{CommandError, ExitCode};
 use crate::broker::{self, Broker, BrokerConfig, BrokerError, StoreError};
+use crate::config::Loaded;
 use crate::secrets;
 
 const EXAMPLE: &str = "Example:
@@ -31,6 +32,9 @@ pub struct Arguments {
     /// Make the store and its witness, once, and end. A broker that finds no store does not start.
     #[arg(long)]
     new_state: bool,
+    /// Print every value in force and its digest, and end.
+    #[arg(long)]
+    print_config: bool,
 }
 
 /// Runs `casemate broker`.
@@ -38,8 +42,13 @@ pub struct Arguments {
 /// # Errors
 /// 3 for configuration, folder and store; 12 for documents out of date; 1 for the rest.
 pub fn run(arguments: Arguments) -> Result<(), CommandError> {
-    let config = BrokerConfig::read(&arguments.config)
+    let config = Loaded::<BrokerConfig>::read(&arguments.config)
         .map_err(|e| CommandError::new(ExitCode::Configuration, e))?;
+    if arguments.print_config {
+        println!("{}# digest = \"{}\"", config.text(), config.digest());
+        return Ok(());
+    }
+    let config = config.into_inner();
     if arguments.new_state {
         broker::create_state(&config).map_err(command_error)?;
         eprintln!("made the broker's store in {}", config.state.display());

@@ -1,12 +1,12 @@
 //! `casemate config`: look at configuration files before they are used.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{CommandError, ExitCode};
 use crate::broker::BrokerConfig;
-use crate::config::{Loaded, ServerConfig};
+use crate::config::{self, ConfigError, Loaded, ServerConfig};
 
 /// Look at configuration files before they are used.
 #[derive(Debug, Args)]
@@ -58,23 +58,28 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
         CommandError::new(ExitCode::Configuration, error)
     };
     let in_force = match role {
-        Role::Server => {
-            let loaded = Loaded::<ServerConfig>::read(&file).map_err(|error| refused(&error))?;
-            Some((loaded.text().to_owned(), loaded.digest()))
-        }
-        Role::Broker => {
-            BrokerConfig::read(&file).map_err(|error| refused(&error))?;
-            None
-        }
+        Role::Server => loaded::<ServerConfig>(&file).map_err(|error| refused(&error))?,
+        Role::Broker => loaded::<BrokerConfig>(&file).map_err(|error| refused(&error))?,
         Role::Connect => {
-            casemate_client::config::Config::load(&file).map_err(|error| refused(&error))?;
-            None
+            let config = casemate_client::config::Config::load(&file);
+            let config = config.map_err(|error| refused(&error))?;
+            config.print().map_err(|error| refused(&error))?
         }
     };
-    match in_force {
-        Some((text, digest)) if print_config => println!("{text}# digest = \"{digest}\""),
-        Some((_, digest)) => println!("PASS config {} digest {digest}", file.display()),
-        None => println!("PASS config {}", file.display()),
+    if print_config {
+        println!("{}", in_force.trim_end());
+    } else {
+        println!("PASS config {}", file.display());
     }
     Ok(())
+}
+
+/// What is in force as TOML, with its digest.
+fn loaded<T: config::Role>(file: &Path) -> Result<String, ConfigError> {
+    let loaded = Loaded::<T>::read(file)?;
+    Ok(format!(
+        "{}# digest = \"{}\"",
+        loaded.text(),
+        loaded.digest()
+    ))
 }

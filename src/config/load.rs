@@ -127,6 +127,12 @@ impl<T> Loaded<T> {
         &self.text
     }
 
+    /// The configuration alone.
+    #[must_use]
+    pub fn into_inner(self) -> T {
+        self.config
+    }
+
     /// SHA-256 of [`Loaded::text`]: what the binding carries. Comments and the order of lines do not change it.
     #[must_use]
     pub const fn digest(&self) -> Sha256Digest {

@@ -75,3 +75,22 @@ fn the_page_works_as_written() {
     let after = out.lines().rev().nth(1).unwrap();
     assert!(after.contains("\"error\""), "revoked, yet: {after}");
 }
+
+#[test]
+fn every_role_prints_what_is_in_force() {
+    let place = super::place::Place::new();
+    let print = |role: &str, file: &str| {
+        let output = super::place::casemate()
+            .args(["config", "check", file, "--role", role, "--print-config"])
+            .current_dir(place.path(""))
+            .output()
+            .unwrap();
+        let said = super::place::text(&output);
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    // Bounds that the files do not name are in force all the same.
+    assert!(print("broker", "broker.toml").contains("unattested_seconds = 120"));
+    assert!(print("server", "server.toml").contains("cache_tokens = 32768"));
+    assert!(print("connect", "connect-research.toml").contains("attest_s = 30"));
+}
