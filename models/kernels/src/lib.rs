@@ -5,8 +5,10 @@
 //! order of additions, and [`Isa::Portable`] is the twin that the others are tested against.
 
 mod activations;
+mod attention;
 mod block;
 mod buffer;
+pub mod elementwise;
 mod format;
 mod isa;
 mod matmul;
@@ -15,6 +17,7 @@ mod pool;
 mod product;
 
 pub use activations::Activations;
+pub use attention::{KvPages, KvShape, PAGE, Scoring, Span};
 pub use buffer::{Buffer, OutOfMemory};
 pub use format::{Kind, Precision};
 pub use isa::{Isa, TILE};
