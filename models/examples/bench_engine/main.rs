@@ -96,12 +96,6 @@ fn measure(
     let rounds = options.rounds.min(job.rounds_max());
     let mut done = Vec::new();
     for round in 0..rounds {
-        eprintln!(
-            "{}: {}, round {} of {rounds}",
-            model.display(),
-            job.name(),
-            round + 1
-        );
         let bandwidth = match job {
             Job::Decode => Some(machine::read_gigabytes_per_second(options.threads)),
             _ => None,
@@ -118,6 +112,9 @@ fn measure(
             let first = of_peer()?;
             (ours.measure(job, model)?, first)
         };
+        let name = model.file_stem().unwrap_or_default().to_string_lossy();
+        let (job, round) = (job.name(), round + 1);
+        eprintln!("{name}: {job}, round {round} of {rounds}: ours {ours:.2?}, peer {peer:.2?}");
         done.push(Round {
             ours,
             peer,
