@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-use crate::engine::{EngineHandle, EngineLimits, LlamaEngine};
+use crate::engine::{Engine, EngineHandle, EngineLimits, LlamaEngine};
 use crate::gguf::{GgufHeader, TensorInfo, TensorType};
 use crate::llama::{ArchitectureError, Llama, LlamaConfig};
 use crate::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateError};
@@ -181,19 +181,23 @@ impl LoadedModel {
         &self.network
     }
 
+    /// What computes, without the thread that serves requests: for measurements and comparisons.
+    pub fn into_engine(self) -> Box<dyn Engine> {
+        Box::new(LlamaEngine::new(self.network))
+    }
+
     /// Starts the engine's thread.
     ///
     /// # Errors
     /// When the system starts no thread.
     pub fn spawn(self) -> std::io::Result<RunningModel> {
-        let engine = Box::new(LlamaEngine::new(self.network));
-        let vocabulary = TextVocabulary(self.text.clone());
-        let tokens = self.text.tokenizer.len();
-        let engine = EngineHandle::spawn(engine, Arc::new(vocabulary), tokens, self.limits)?;
-        Ok(RunningModel {
-            text: self.text,
-            engine,
-        })
+        let text = self.text.clone();
+        let limits = self.limits.clone();
+        let engine = self.into_engine();
+        let vocabulary = TextVocabulary(text.clone());
+        let tokens = text.tokenizer.len();
+        let engine = EngineHandle::spawn(engine, Arc::new(vocabulary), tokens, limits)?;
+        Ok(RunningModel { text, engine })
     }
 }
 

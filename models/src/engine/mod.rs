@@ -24,6 +24,13 @@ pub use sampler::{SamplingError, SamplingParams, TemperatureOrder};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SequenceId(pub(crate) u64);
 
+impl SequenceId {
+    /// For whoever drives an [`Engine`] without its thread. Numbers of open sequences differ.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// What computes logits. It knows sequences by their id and keeps their keys and values; which sequence runs when is
 /// the scheduler's business.
 pub trait Engine: Send {

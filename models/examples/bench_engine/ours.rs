@@ -1,0 +1,253 @@
+//! Our side: what the parent starts, and what the child measures through the engine's trait.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use casemate_models::LoadedModel;
+use casemate_models::engine::{Engine, EngineLimits, SequenceId, Work};
+use casemate_models::weights::{GgufFile, WeightSource};
+
+use crate::job::{
+    BATCHES, CONTEXT_DECODED, CONTEXTS, DECODED, Figures, Job, MEMORY_CONTEXT, PREFILL, PROMPT,
+    REPETITIONS, batch_key, context_key, median,
+};
+use crate::{Anyhow, process, throwaway};
+
+/// How children are started.
+pub struct Ours<'a> {
+    /// Threads of the engine.
+    pub threads: usize,
+    /// The sealed model and its key, when it was sealed.
+    pub sealed: Option<(PathBuf, &'a [u8; 32])>,
+}
+
+impl Ours<'_> {
+    /// Has a child do `job`.
+    pub fn measure(&self, job: Job, model: &Path) -> Anyhow<Figures> {
+        let (model, key): (&Path, &[u8]) = match (job, &self.sealed) {
+            (Job::Sealed, Some((path, key))) => (path, key.as_slice()),
+            _ => (model, &[]),
+        };
+        let threads = self.threads.to_string();
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["child", job.name()])
+            .arg(model)
+            .env("RAYON_NUM_THREADS", &threads)
+            .env("CANDLE_NUM_THREADS", &threads);
+        let finished = process::run(&mut command, key, false)?;
+        let mut figures: Figures = serde_json::from_str(&finished.output)?;
+        if matches!(job, Job::Start | Job::Sealed) {
+            figures.insert(job.name().to_owned(), finished.first_line.as_secs_f64());
+        }
+        Ok(figures)
+    }
+}
+
+/// Does `job` in this process and prints its figures as one line, which in [`Job::Start`] says that the first token is
+/// there.
+pub fn child(job: Job, model: &Path) -> Anyhow<()> {
+    let figures = match job {
+        Job::Sealed => first_token(&throwaway::unlock(model)?)?,
+        _ => plain(job, &GgufFile::open(model)?)?,
+    };
+    println!("{}", serde_json::to_string(&figures)?);
+    Ok(())
+}
+
+fn plain(job: Job, source: &dyn WeightSource) -> Anyhow<Figures> {
+    match job {
+        Job::Decode => decode(source),
+        Job::Batch => batch(source),
+        Job::Prefill => prefill(source),
+        Job::Start | Job::Sealed => first_token(source),
+        Job::Memory => memory(source),
+        Job::Context => context(source),
+    }
+}
+
+fn decode(source: &dyn WeightSource) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, PROMPT + DECODED)?;
+    bench.decode_together(1, PROMPT)?;
+    let speeds = (0..REPETITIONS).map(|_| bench.decode_together(1, DECODED));
+    figure("decode", speeds.collect::<Anyhow<_>>()?)
+}
+
+fn batch(source: &dyn WeightSource) -> Anyhow<Figures> {
+    let most = BATCHES.into_iter().max().unwrap_or_default();
+    let mut bench = Bench::load(source, most * (PROMPT + DECODED))?;
+    let mut figures = Figures::new();
+    for sequences in BATCHES {
+        bench.decode_together(sequences, PROMPT)?;
+        let speed = bench.decode_together(sequences, DECODED)?;
+        figures.insert(batch_key(sequences), speed);
+    }
+    Ok(figures)
+}
+
+fn prefill(source: &dyn WeightSource) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, PREFILL)?;
+    let mut speeds = Vec::new();
+    for _ in 0..=REPETITIONS {
+        let sequence = bench.open(PREFILL)?;
+        let started = Instant::now();
+        bench.feed(sequence, PREFILL)?;
+        speeds.push(PREFILL as f64 / started.elapsed().as_secs_f64());
+        bench.close(sequence);
+    }
+    // The first was to warm up.
+    figure("prefill", speeds.split_off(1))
+}
+
+fn first_token(source: &dyn WeightSource) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, PROMPT)?;
+    let sequence = bench.open(PROMPT)?;
+    bench.feed(sequence, PROMPT)?;
+    Ok(Figures::new())
+}
+
+fn memory(source: &dyn WeightSource) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, MEMORY_CONTEXT)?;
+    let sequence = bench.open(MEMORY_CONTEXT)?;
+    bench.feed(sequence, MEMORY_CONTEXT)?;
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let peak = process::peak_of(&status).ok_or("no peak in the status")?;
+    figure("memory", vec![peak])
+}
+
+/// The two contexts take turns, a quarter of the tokens at a time.
+fn context(source: &dyn WeightSource) -> Anyhow<Figures> {
+    const TURNS: usize = 4;
+    let capacity = |context: usize| context + CONTEXT_DECODED;
+    let mut bench = Bench::load(source, CONTEXTS.into_iter().map(capacity).sum())?;
+    let mut sequences = Vec::new();
+    for context in CONTEXTS {
+        let sequence = bench.open(capacity(context))?;
+        bench.feed(sequence, context)?;
+        sequences.push((context, sequence));
+    }
+    let mut speeds: HashMap<usize, Vec<f64>> = HashMap::new();
+    for _ in 0..TURNS {
+        for (context, sequence) in &sequences {
+            let speed = bench.decode(&[*sequence], CONTEXT_DECODED / TURNS)?;
+            speeds.entry(*context).or_default().push(speed);
+        }
+    }
+    let figures = speeds
+        .into_iter()
+        .filter_map(|(context, speeds)| median(speeds).map(|speed| (context_key(context), speed)));
+    Ok(figures.collect())
+}
+
+fn figure(name: &str, values: Vec<f64>) -> Anyhow<Figures> {
+    let value = median(values).ok_or("nothing was measured")?;
+    Ok(Figures::from([(name.to_owned(), value)]))
+}
+
+/// An engine and what it is fed: tokens at random, all sequences different.
+pub struct Bench {
+    engine: Box<dyn Engine>,
+    vocabulary: u64,
+    sequences: u64,
+    random: u64,
+}
+
+impl Bench {
+    /// Loads a model with room for `tokens` in all.
+    pub fn load(source: &dyn WeightSource, tokens: usize) -> Anyhow<Self> {
+        let limits = EngineLimits {
+            sequences_max: 64,
+            cache_tokens_max: tokens,
+            prefill_tokens: PREFILL,
+            ..EngineLimits::default()
+        };
+        let model = LoadedModel::load(source, limits, &mut |_, _| ())?;
+        let vocabulary = model.text().tokenizer().len() as u64;
+        Ok(Self {
+            engine: model.into_engine(),
+            vocabulary,
+            sequences: 0,
+            random: 0x9e37_79b9_7f4a_7c15,
+        })
+    }
+
+    /// Opens a sequence of at most `capacity` tokens.
+    pub fn open(&mut self, capacity: usize) -> Anyhow<SequenceId> {
+        if capacity > self.engine.context_length() {
+            return Err(format!("the model has no context of {capacity} tokens").into());
+        }
+        let sequence = SequenceId::new(self.sequences);
+        self.sequences += 1;
+        self.engine.open(sequence, capacity)?;
+        Ok(sequence)
+    }
+
+    /// Closes a sequence.
+    pub fn close(&mut self, sequence: SequenceId) {
+        self.engine.close(sequence);
+    }
+
+    /// One step; the logits of each piece of work.
+    pub fn step(&mut self, work: &[Work<'_>]) -> Anyhow<Vec<Vec<f32>>> {
+        let logits = self.engine.step(work)?;
+        match logits.len() == work.iter().filter(|one| one.wants_logits).count() {
+            true => Ok(logits),
+            false => Err("the engine answered another number of rows than was asked for".into()),
+        }
+    }
+
+    /// Takes a sequence through a prompt, [`PREFILL`] tokens at a time, up to the logits after its last.
+    fn feed(&mut self, sequence: SequenceId, tokens: usize) -> Anyhow<()> {
+        let mut left = tokens;
+        while left > 0 {
+            let chunk: Vec<u32> = (0..left.min(PREFILL)).map(|_| self.token()).collect();
+            left -= chunk.len();
+            self.step(&[Work {
+                sequence,
+                tokens: &chunk,
+                wants_logits: left == 0,
+            }])?;
+        }
+        Ok(())
+    }
+
+    /// Tokens per second, of all sequences together.
+    fn decode(&mut self, sequences: &[SequenceId], tokens: usize) -> Anyhow<f64> {
+        let started = Instant::now();
+        for _ in 0..tokens {
+            let drawn: Vec<[u32; 1]> = sequences.iter().map(|_| [self.token()]).collect();
+            let work = sequences.iter().zip(&drawn).map(|(sequence, tokens)| Work {
+                sequence: *sequence,
+                tokens,
+                wants_logits: true,
+            });
+            self.step(&work.collect::<Vec<_>>())?;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        Ok((sequences.len() * tokens) as f64 / seconds)
+    }
+
+    /// Opens so many sequences, gives each a prompt, and decodes so many tokens of each together; only that is timed.
+    fn decode_together(&mut self, sequences: usize, tokens: usize) -> Anyhow<f64> {
+        let opened = (0..sequences).map(|_| {
+            let sequence = self.open(PROMPT + tokens)?;
+            self.feed(sequence, PROMPT)?;
+            Ok(sequence)
+        });
+        let opened = opened.collect::<Anyhow<Vec<_>>>()?;
+        let speed = self.decode(&opened, tokens)?;
+        opened.iter().for_each(|sequence| self.close(*sequence));
+        Ok(speed)
+    }
+
+    /// xorshift64*.
+    fn token(&mut self) -> u32 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        let drawn = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        (drawn % self.vocabulary.max(1)) as u32
+    }
+}
