@@ -46,6 +46,8 @@ pub struct Tenant(pub [u8; 32]);
 pub struct GenerateRequest {
     /// For whom.
     pub tenant: Tenant,
+    /// The tenant's share beside others', above 0; 1 where all are alike.
+    pub weight: u32,
     /// Ids of the prompt, at least one.
     pub prompt: Vec<u32>,
     /// How tokens are drawn.
