@@ -3,30 +3,10 @@
 
 use candle_core::{Device, Result as TensorResult, Tensor};
 
-use crate::gguf::{GgufError, GgufHeader};
+use crate::decoder::ArchitectureError;
+use crate::gguf::GgufHeader;
 use crate::layers::{Attention, FeedForward, LayerCache, Linear, RmsNorm, Rope, Span};
 use crate::weights::{Loader, WeightError};
-
-/// Why a model is not one that this version can run.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ArchitectureError {
-    /// A key has another type.
-    #[error(transparent)]
-    Header(#[from] GgufError),
-    /// Another architecture.
-    #[error("architecture {0:?} is not supported; supported is llama")]
-    Unsupported(String),
-    /// A variant of the architecture that would compute something else.
-    #[error("the model uses {0}, which is not supported")]
-    UnsupportedVariant(String),
-    /// A key that must be there.
-    #[error("the model's metadata lacks {0}")]
-    Missing(String),
-    /// Numbers that do not fit together.
-    #[error("the model's metadata is inconsistent: {0}")]
-    Inconsistent(&'static str),
-}
 
 /// Sizes and constants of a llama model. All counts are at least one and bounded, and the heads divide evenly.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,10 +41,10 @@ impl LlamaConfig {
             return Err(ArchitectureError::Unsupported(architecture.to_owned()));
         }
         let optional = |key: &str, max: u64| match header.unsigned(&format!("llama.{key}"))? {
-            Some(0) => Err(ArchitectureError::Inconsistent("a size is zero")),
-            Some(found) if found > max => {
-                Err(ArchitectureError::Inconsistent("a size is too large"))
-            }
+            Some(0) => Err(ArchitectureError::Inconsistent("a size is zero".to_owned())),
+            Some(found) if found > max => Err(ArchitectureError::Inconsistent(
+                "a size is too large".to_owned(),
+            )),
             found => Ok(found.map(|found| found as usize)),
         };
         let required = |key: &str, max: u64| {
@@ -127,7 +107,7 @@ impl LlamaConfig {
             ),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
-            Some((_, broken)) => Err(ArchitectureError::Inconsistent(broken)),
+            Some((_, broken)) => Err(ArchitectureError::Inconsistent((*broken).to_owned())),
             None => Ok(()),
         }
     }
@@ -146,7 +126,7 @@ fn norm_epsilon(header: &GgufHeader) -> Result<f32, ArchitectureError> {
     Some(found as f32)
         .filter(|epsilon| *epsilon > 0.0 && *epsilon < 1.0)
         .ok_or(ArchitectureError::Inconsistent(
-            "the norm's epsilon is not between 0 and 1",
+            "the norm's epsilon is not between 0 and 1".to_owned(),
         ))
 }
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
+use crate::decoder::ArchitectureError;
 use crate::engine::{EngineHandle, EngineLimits, LlamaEngine};
 use crate::gguf::{GgufHeader, TensorInfo, TensorType};
-use crate::llama::{ArchitectureError, Llama, LlamaConfig};
+use crate::llama::{Llama, LlamaConfig};
 use crate::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::weights::{LoadProgress, Loader, WeightError, WeightSource};
