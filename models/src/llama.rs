@@ -3,33 +3,10 @@
 
 use candle_core::{Device, Result as TensorResult, Tensor};
 
-use crate::decoder::config::{
-    Activation, DecoderConfig, FeedForwardConfig, Parts, RopeConfig, RopePairs, RopeScaling,
-};
-use crate::gguf::{GgufError, GgufHeader};
+use crate::decoder::ArchitectureError;
+use crate::gguf::GgufHeader;
 use crate::layers::{Attention, FeedForward, LayerCache, Linear, RmsNorm, Rope, Span};
 use crate::weights::{Loader, WeightError};
-
-/// Why a model is not one that this version can run.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ArchitectureError {
-    /// A key has another type.
-    #[error(transparent)]
-    Header(#[from] GgufError),
-    /// Another architecture.
-    #[error("architecture {0:?} is not supported; supported is llama")]
-    Unsupported(String),
-    /// A variant of the architecture that would compute something else.
-    #[error("the model uses {0}, which is not supported")]
-    UnsupportedVariant(String),
-    /// A key that must be there.
-    #[error("the model's metadata lacks {0}")]
-    Missing(String),
-    /// Numbers that do not fit together.
-    #[error("the model's metadata is inconsistent: {0}")]
-    Inconsistent(&'static str),
-}
 
 /// Sizes and constants of a llama model. All counts are at least one and bounded, and the heads divide evenly.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,10 +41,10 @@ impl LlamaConfig {
             return Err(ArchitectureError::Unsupported(architecture.to_owned()));
         }
         let optional = |key: &str, max: u64| match header.unsigned(&format!("llama.{key}"))? {
-            Some(0) => Err(ArchitectureError::Inconsistent("a size is zero")),
-            Some(found) if found > max => {
-                Err(ArchitectureError::Inconsistent("a size is too large"))
-            }
+            Some(0) => Err(ArchitectureError::Inconsistent("a size is zero".to_owned())),
+            Some(found) if found > max => Err(ArchitectureError::Inconsistent(
+                "a size is too large".to_owned(),
+            )),
             found => Ok(found.map(|found| found as usize)),
         };
         let required = |key: &str, max: u64| {
@@ -130,42 +107,8 @@ impl LlamaConfig {
             ),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
-            Some((_, broken)) => Err(ArchitectureError::Inconsistent(broken)),
+            Some((_, broken)) => Err(ArchitectureError::Inconsistent((*broken).to_owned())),
             None => Ok(()),
-        }
-    }
-
-    /// The same, as every family says it.
-    pub(crate) fn decoder(&self) -> DecoderConfig {
-        DecoderConfig {
-            layers: self.layers,
-            width: self.width,
-            heads: self.heads,
-            key_value_heads: self.key_value_heads,
-            head_width: self.head_width,
-            vocabulary: self.vocabulary,
-            context: self.context,
-            norm_epsilon: self.norm_epsilon,
-            embedding_scale: 1.0,
-            score_scale: 1.0 / (self.head_width as f32).sqrt(),
-            score_cap: None,
-            logit_cap: None,
-            rope: RopeConfig {
-                dimensions: self.rope_dimensions,
-                base: self.rope_base,
-                pairs: RopePairs::Neighbours,
-                scaling: match self.rope_scale {
-                    1.0 => RopeScaling::None,
-                    scale => RopeScaling::Linear(scale),
-                },
-            },
-            window: None,
-            feed_forward: FeedForwardConfig {
-                width: self.feed_forward,
-                activation: Activation::Silu,
-                experts: None,
-            },
-            parts: Parts::default(),
         }
     }
 
@@ -183,7 +126,7 @@ fn norm_epsilon(header: &GgufHeader) -> Result<f32, ArchitectureError> {
     Some(found as f32)
         .filter(|epsilon| *epsilon > 0.0 && *epsilon < 1.0)
         .ok_or(ArchitectureError::Inconsistent(
-            "the norm's epsilon is not between 0 and 1",
+            "the norm's epsilon is not between 0 and 1".to_owned(),
         ))
 }
 
@@ -227,6 +170,11 @@ impl Cache {
     /// Tokens that went through the model.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Forgets what comes after the first `len` tokens.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
     }
 
     /// Whether no token did.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use candle_core::Device;
 
 use crate::cpu::CpuEngine;
+use crate::decoder::{ArchitectureError, DecoderConfig};
 use crate::engine::{Engine, EngineHandle, EngineLimits, LlamaEngine};
 use crate::gguf::{GgufHeader, TensorInfo, TensorType};
-use crate::llama::{ArchitectureError, Llama, LlamaConfig};
+use crate::llama::{Llama, LlamaConfig};
 use crate::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::weights::{LoadProgress, Loader, WeightError, WeightSource};
@@ -164,7 +165,7 @@ impl LoadedModel {
         limits: EngineLimits,
         progress: LoadProgress<'_>,
     ) -> Result<Self, LoadError> {
-        let config = LlamaConfig::from_header(source.header())?;
+        let config = DecoderConfig::from_header(source.header())?;
         let text = ModelText::from_source(source, config.context)?;
         let (rows, tokens) = (config.vocabulary, text.tokenizer.len());
         if rows != tokens {
@@ -172,10 +173,12 @@ impl LoadedModel {
         }
         check_memory(source.header(), &config, &limits)?;
         let mut loader = Loader::new(source, Device::Cpu, progress);
-        let decoder = config.decoder();
-        let network = match CpuEngine::fits(&decoder, source.header()) {
-            true => Network::Packed(Box::new(CpuEngine::load(decoder, &limits, &mut loader)?)),
-            false => Network::Reference(Box::new(Llama::load(config, &mut loader)?)),
+        let network = match CpuEngine::fits(&config, source.header()) {
+            true => Network::Packed(Box::new(CpuEngine::load(config, &limits, &mut loader)?)),
+            false => {
+                let config = LlamaConfig::from_header(source.header())?;
+                Network::Reference(Box::new(Llama::load(config, &mut loader)?))
+            }
         };
         Ok(Self {
             network,
@@ -201,7 +204,7 @@ impl LoadedModel {
     pub fn into_engine(self) -> Box<dyn Engine> {
         match self.network {
             Network::Packed(engine) => engine,
-            Network::Reference(network) => Box::new(LlamaEngine::new(*network)),
+            Network::Reference(network) => Box::new(LlamaEngine::new(*network, &self.limits)),
         }
     }
 
@@ -214,8 +217,7 @@ impl LoadedModel {
         let limits = self.limits.clone();
         let engine = self.into_engine();
         let vocabulary = TextVocabulary(text.clone());
-        let tokens = text.tokenizer.len();
-        let engine = EngineHandle::spawn(engine, Arc::new(vocabulary), tokens, limits)?;
+        let engine = EngineHandle::spawn(engine, Arc::new(vocabulary), limits)?;
         Ok(RunningModel { text, engine })
     }
 }
@@ -256,7 +258,7 @@ impl crate::engine::Vocabulary for TextVocabulary {
 
 fn check_memory(
     header: &GgufHeader,
-    config: &LlamaConfig,
+    config: &DecoderConfig,
     limits: &EngineLimits,
 ) -> Result<(), LoadError> {
     let weights = header

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_attestation::Platform;
 use casemate_models::LoadError;
-use casemate_models::llama::ArchitectureError;
+use casemate_models::decoder::ArchitectureError;
 use casemate_models::weights::WeightError;
 use clap::Args;
 use indicatif::ProgressBar;

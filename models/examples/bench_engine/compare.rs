@@ -80,12 +80,12 @@ fn one_by_one(bench: &mut Bench, tokens: &[u32], beside: usize) -> Anyhow<Positi
         let work = running.iter().map(|(_, sequence, _, tokens)| Work {
             sequence: *sequence,
             tokens,
-            wants_logits: true,
+            logits: 1,
         });
         let logits = bench.step(&work.collect::<Vec<_>>())?;
         let rows = running.iter().zip(logits);
         let of_last = rows.filter(|((behind, ..), _)| *behind + 1 == beside);
-        found.extend(of_last.map(|((_, _, position, _), row)| (*position, row)));
+        found.extend(of_last.map(|((_, _, position, _), row)| (*position, row.to_vec())));
     }
     sequences.iter().for_each(|sequence| bench.close(*sequence));
     Ok(found)
@@ -103,10 +103,10 @@ fn as_prompts(bench: &mut Bench, tokens: &[u32]) -> Anyhow<Positions> {
         let logits = bench.step(&[Work {
             sequence,
             tokens: prompt,
-            wants_logits: true,
+            logits: 1,
         }])?;
+        found.extend(logits.into_iter().map(|row| (len - 1, row.to_vec())));
         bench.close(sequence);
-        found.extend(logits.into_iter().map(|row| (len - 1, row)));
     }
     Ok(found)
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use casemate_models::LoadedModel;
-use casemate_models::engine::{Engine, EngineLimits, SequenceId, Work};
+use casemate_models::engine::{Engine, EngineLimits, Opening, SequenceId, Tenant, Work};
 use casemate_models::weights::{GgufFile, WeightSource};
 
 use crate::job::{
@@ -149,6 +149,7 @@ fn figure(name: &str, values: Vec<f64>) -> Anyhow<Figures> {
 /// An engine and what it is fed: tokens at random, all sequences different.
 pub struct Bench {
     engine: Box<dyn Engine>,
+    logits: Vec<f32>,
     vocabulary: u64,
     sequences: u64,
     random: u64,
@@ -167,6 +168,7 @@ impl Bench {
         let vocabulary = model.text().tokenizer().len() as u64;
         Ok(Self {
             engine: model.into_engine(),
+            logits: Vec::new(),
             vocabulary,
             sequences: 0,
             random: 0x9e37_79b9_7f4a_7c15,
@@ -180,7 +182,13 @@ impl Bench {
         }
         let sequence = SequenceId::new(self.sequences);
         self.sequences += 1;
-        self.engine.open(sequence, capacity)?;
+        // No tokens: nothing that was computed before is to be found again.
+        let opening = Opening {
+            tenant: Tenant([0; 32]),
+            tokens: &[],
+            capacity,
+        };
+        self.engine.open(sequence, opening)?;
         Ok(sequence)
     }
 
@@ -190,10 +198,11 @@ impl Bench {
     }
 
     /// One step; the logits of each piece of work.
-    pub fn step(&mut self, work: &[Work<'_>]) -> Anyhow<Vec<Vec<f32>>> {
-        let logits = self.engine.step(work)?;
-        match logits.len() == work.iter().filter(|one| one.wants_logits).count() {
-            true => Ok(logits),
+    pub fn step(&mut self, work: &[Work<'_>]) -> Anyhow<Vec<&[f32]>> {
+        self.engine.step(work, &mut self.logits)?;
+        let wanted: usize = work.iter().map(|one| one.logits).sum();
+        match self.logits.len() == wanted * self.engine.vocabulary() {
+            true => Ok(self.logits.chunks_exact(self.engine.vocabulary()).collect()),
             false => Err("the engine answered another number of rows than was asked for".into()),
         }
     }
@@ -207,7 +216,7 @@ impl Bench {
             self.step(&[Work {
                 sequence,
                 tokens: &chunk,
-                wants_logits: left == 0,
+                logits: usize::from(left == 0),
             }])?;
         }
         Ok(())
@@ -221,7 +230,7 @@ impl Bench {
             let work = sequences.iter().zip(&drawn).map(|(sequence, tokens)| Work {
                 sequence: *sequence,
                 tokens,
-                wants_logits: true,
+                logits: 1,
             });
             self.step(&work.collect::<Vec<_>>())?;
         }

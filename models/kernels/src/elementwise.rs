@@ -77,6 +77,11 @@ for_each_set! {
 }
 
 for_each_set! {
+    /// `x = e^((x - best) · scale)`; what is no finite number becomes zero.
+    pub fn exponentials(x: &mut [f32], best: f32, scale: f32) = exponentials_row;
+}
+
+for_each_set! {
     /// The index of the largest value, of equals the first; none where nothing is a number.
     pub fn largest(x: &[f32]) -> Option<usize> = largest_index;
 }
@@ -219,6 +224,16 @@ fn softmax_row(scores: &mut [f32], start: usize, end: usize) {
     let inverse = 1.0 / sum_of(scores, |x| x);
     for x in &mut scores[start..end] {
         *x *= inverse;
+    }
+}
+
+#[inline(always)]
+fn exponentials_row(x: &mut [f32], best: f32, scale: f32) {
+    for x in x {
+        let share = exp((*x - best) * scale);
+        // Far below the best the exponential stops at its smallest; infinities and what is no number have no share.
+        let counts = (*x - best) * scale > -87.0 && x.is_finite();
+        *x = if counts { share } else { 0.0 };
     }
 }
 

@@ -4,18 +4,20 @@
 
 mod matrix;
 mod network;
+mod pages;
 
 use std::collections::HashMap;
 
-use casemate_kernels::{KvPages, KvShape, PAGE, Pool, Span};
+use casemate_kernels::{KvPages, KvShape, Pool, Span};
 
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::weights::{DecoderWeights, Matrix};
-use crate::engine::{Engine, EngineLimits, SequenceId, StepError, Work};
+use crate::engine::{Engine, EngineLimits, Opening, PAGE, SequenceId, StepError, Work};
 use crate::gguf::GgufHeader;
 use crate::weights::{Loader, WeightError};
 use matrix::CpuMatrix;
 use network::Network;
+use pages::{Beginning, Pages};
 
 /// Columns from which on a model is worth the fast way. Smaller ones are quick in any way, and the reference says what
 /// llama.cpp says to the last bit.
@@ -24,16 +26,19 @@ const WIDTH_MIN: usize = 512;
 /// The engine that runs a decoder on packed weights.
 pub(crate) struct CpuEngine {
     network: Network,
-    pages: KvPages,
-    free: Vec<u32>,
+    pages: Pages,
     sequences: HashMap<SequenceId, Sequence>,
 }
 
-/// A sequence's pages and how many tokens went through the model.
-#[derive(Default)]
+/// A sequence's pages, and what they hold.
 struct Sequence {
     pages: Vec<u32>,
+    /// Tokens that went through the model.
     len: usize,
+    /// What the pages before `recent` hold.
+    beginning: Beginning,
+    /// Tokens behind the last page that may be found by others.
+    recent: Vec<u32>,
 }
 
 impl CpuEngine {
@@ -68,28 +73,44 @@ impl CpuEngine {
         };
         // Each sequence may leave a page half empty.
         let pages = limits.cache_tokens_max.div_ceil(PAGE) + limits.sequences_max;
-        let pages = KvPages::new(shape, pages)
+        let memory = KvPages::new(shape, pages)
             .map_err(|error| WeightError::Io(std::io::Error::other(error)))?;
+        let capacity = config.context.min(limits.cache_tokens_max);
         Ok(Self {
-            network: Network::new(config, weights, pool),
-            free: (0..pages.len() as u32).rev().collect(),
-            pages,
+            network: Network::new(config, weights, pool, capacity),
+            pages: Pages::new(memory),
             sequences: HashMap::new(),
         })
     }
 
-    /// Pages for `rows` more tokens of a sequence.
+    /// Gives a sequence pages for `rows` more tokens, and lets others find the pages that are full: what they hold is
+    /// final, since guesses that were wrong have been taken back before the next step.
     fn grow(&mut self, id: SequenceId, rows: usize) -> Result<(), StepError> {
         let sequence = self.sequences.get_mut(&id);
         let sequence = sequence.ok_or_else(|| StepError("a sequence is not open".into()))?;
+        sequence.publish(&mut self.pages);
         let needed = (sequence.len + rows).div_ceil(PAGE);
         while sequence.pages.len() < needed {
-            let page = self.free.pop();
+            let page = self.pages.take();
             let page =
                 page.ok_or_else(|| StepError("no page is left for keys and values".into()))?;
             sequence.pages.push(page);
         }
         Ok(())
+    }
+}
+
+impl Sequence {
+    fn publish(&mut self, pages: &mut Pages) {
+        let whole = self.recent.len() / PAGE * PAGE;
+        let first = self.len.saturating_sub(self.recent.len()) / PAGE;
+        for (at, tokens) in self.recent.chunks_exact(PAGE).enumerate() {
+            self.beginning = pages::next(&self.beginning, tokens);
+            if let Some(page) = self.pages.get(first + at) {
+                pages.publish(*page, self.beginning);
+            }
+        }
+        self.recent.drain(..whole);
     }
 }
 
@@ -106,20 +127,68 @@ impl Engine for CpuEngine {
         self.network.config().context
     }
 
-    fn open(&mut self, sequence: SequenceId, _capacity: usize) -> Result<(), StepError> {
-        self.sequences.insert(sequence, Sequence::default());
-        Ok(())
+    fn vocabulary(&self) -> usize {
+        self.network.config().vocabulary
     }
 
-    fn close(&mut self, sequence: SequenceId) {
-        let closed = self.sequences.remove(&sequence).unwrap_or_default();
-        for page in closed.pages {
-            self.pages.wipe(page);
-            self.free.push(page);
+    fn pages_free(&self) -> usize {
+        self.pages.free()
+    }
+
+    fn open(&mut self, id: SequenceId, opening: Opening<'_>) -> Result<usize, StepError> {
+        let mut sequence = Sequence {
+            pages: Vec::new(),
+            len: 0,
+            beginning: pages::root(opening.tenant),
+            recent: Vec::new(),
+        };
+        // The last token is computed in any case: the next one is drawn from its logits.
+        let reusable = opening.tokens.len().saturating_sub(1) / PAGE;
+        for tokens in opening.tokens.chunks_exact(PAGE).take(reusable) {
+            let beginning = pages::next(&sequence.beginning, tokens);
+            let Some(page) = self.pages.find(&beginning) else {
+                break;
+            };
+            sequence.pages.push(page);
+            sequence.beginning = beginning;
+            sequence.len += PAGE;
+        }
+        let cached = sequence.len;
+        self.sequences.insert(id, sequence);
+        Ok(cached)
+    }
+
+    fn truncate(&mut self, id: SequenceId, len: usize) {
+        if let Some(sequence) = self.sequences.get_mut(&id)
+            && len < sequence.len
+        {
+            let kept = sequence.recent.len().saturating_sub(sequence.len - len);
+            sequence.recent.truncate(kept);
+            sequence.len = len;
+            // A page that only guesses filled is given back, so that the scheduler's count of pages stays true.
+            while sequence.pages.len() > len.div_ceil(PAGE) {
+                if let Some(page) = sequence.pages.pop() {
+                    self.pages.release(page);
+                }
+            }
         }
     }
 
-    fn step(&mut self, batch: &[Work<'_>]) -> Result<Vec<Vec<f32>>, StepError> {
+    fn close(&mut self, id: SequenceId) {
+        if let Some(mut sequence) = self.sequences.remove(&id) {
+            sequence.publish(&mut self.pages);
+            // The end first: it is the least likely to come again.
+            for page in sequence.pages.into_iter().rev() {
+                self.pages.release(page);
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        self.pages.forget();
+    }
+
+    fn step(&mut self, batch: &[Work<'_>], logits: &mut Vec<f32>) -> Result<(), StepError> {
         for work in batch {
             self.grow(work.sequence, work.tokens.len())?;
         }
@@ -130,28 +199,22 @@ impl Engine for CpuEngine {
             let sequence = self.sequences.get(&work.sequence);
             let sequence = sequence.ok_or_else(|| StepError("a sequence is not open".into()))?;
             tokens.extend_from_slice(work.tokens);
-            if work.wants_logits {
-                wanted.push(tokens.len() - 1);
-            }
+            wanted.extend(tokens.len() - work.logits.min(work.tokens.len())..tokens.len());
             spans.push(Span {
                 pages: &sequence.pages,
                 before: sequence.len,
                 rows: work.tokens.len(),
             });
         }
-        let vocabulary = self.network.config().vocabulary;
-        let logits = self
-            .network
-            .forward(&mut self.pages, &spans, &tokens, &wanted)?;
-        let logits = logits
-            .chunks_exact(vocabulary)
-            .map(<[f32]>::to_vec)
-            .collect();
+        let memory = &mut self.pages.memory;
+        self.network
+            .forward(memory, &spans, &tokens, &wanted, logits)?;
         for work in batch {
             if let Some(sequence) = self.sequences.get_mut(&work.sequence) {
                 sequence.len += work.tokens.len();
+                sequence.recent.extend_from_slice(work.tokens);
             }
         }
-        Ok(logits)
+        Ok(())
     }
 }

@@ -9,7 +9,7 @@ use casemate_kernels::{Isa, KvPages, Pool, Scoring, Span};
 
 use super::matrix::{CpuMatrix, Inputs};
 use crate::decoder::config::{Activation, DecoderConfig, Experts, RopePairs};
-use crate::decoder::rope::Turns;
+use crate::decoder::rope::Rope;
 use crate::decoder::weights::{Block, DecoderWeights, FeedForward, Gated, Projection};
 use crate::engine::StepError;
 
@@ -20,7 +20,9 @@ pub(super) struct Network {
     isa: Isa,
     pool: Pool,
     /// Rotation in most layers, and in layers with a window.
-    turns: [Turns; 2],
+    ropes: [Rope; 2],
+    /// Tokens that a sequence may have.
+    capacity: usize,
     inputs: Inputs,
     rows: Rows,
 }
@@ -38,7 +40,6 @@ struct Rows {
     delta: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
-    logits: Vec<f32>,
 }
 
 fn resize(rows: &mut Vec<f32>, len: usize) -> &mut [f32] {
@@ -49,24 +50,24 @@ fn resize(rows: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 impl Network {
+    /// `capacity` is the number of tokens that a sequence may have.
     pub(super) fn new(
         config: DecoderConfig,
         weights: DecoderWeights<CpuMatrix>,
         pool: Pool,
+        capacity: usize,
     ) -> Self {
         let factors = weights.rope_factors.as_deref();
+        let long = weights.rope_factors_long.as_deref();
+        let rope = Rope::new(&config.rope, factors, long);
         let own = config
             .window
             .as_ref()
             .and_then(|window| window.rope.as_ref());
+        let local = own.map_or_else(|| rope.clone(), |own| Rope::new(own, None, None));
         Self {
-            turns: [
-                Turns::new(&config.rope, factors),
-                Turns::new(
-                    own.unwrap_or(&config.rope),
-                    factors.filter(|_| own.is_none()),
-                ),
-            ],
+            ropes: [rope, local],
+            capacity,
             config,
             weights,
             isa: Isa::detect(),
@@ -81,7 +82,7 @@ impl Network {
     }
 
     /// Takes the rows of `spans`, whose tokens are `tokens`, through all blocks, and stores their keys and values in
-    /// `pages`. Answers the logits of the rows numbered `wanted`, one after another.
+    /// `pages`. `logits` then holds those of the rows numbered `wanted`, one after another.
     ///
     /// # Errors
     /// [`StepError`]; what was stored then is overwritten when the step is repeated.
@@ -91,20 +92,27 @@ impl Network {
         spans: &[Span<'_>],
         tokens: &[u32],
         wanted: &[usize],
-    ) -> Result<&[f32], StepError> {
+        logits: &mut Vec<f32>,
+    ) -> Result<(), StepError> {
         let rows = tokens.len();
         self.embed(tokens)?;
         let positions: Vec<usize> = spans
             .iter()
             .flat_map(|span| span.before..span.before + span.rows)
             .collect();
-        let turns = self.turns.each_ref().map(|turns| turns.of(&positions));
+        let turns = self.ropes.each_ref().map(|rope| {
+            let mut turns = Vec::with_capacity(rows * rope.len());
+            for position in &positions {
+                rope.turns(*position, self.capacity, &mut turns);
+            }
+            turns
+        });
         for layer in 0..self.config.layers {
             let local = usize::from(self.config.window_of(layer).is_some());
-            self.attention(layer, pages, spans, rows, &turns[local])?;
+            self.attention(layer, pages, spans, &positions, &turns[local])?;
             self.feed_forward(layer, rows)?;
         }
-        self.logits(wanted)
+        self.logits(wanted, logits)
     }
 
     fn embed(&mut self, tokens: &[u32]) -> Result<(), StepError> {
@@ -131,7 +139,7 @@ impl Network {
         layer: usize,
         pages: &mut KvPages,
         spans: &[Span<'_>],
-        rows: usize,
+        positions: &[usize],
         turns: &[(f32, f32)],
     ) -> Result<(), StepError> {
         let Self {
@@ -143,6 +151,7 @@ impl Network {
             rows: buffers,
             ..
         } = self;
+        let rows = positions.len();
         let (isa, width, epsilon) = (*isa, config.width, config.norm_epsilon);
         let (query_width, key_width) = (config.query_width(), config.key_value_width());
         let Some(block) = weights.blocks.get(layer) else {
@@ -188,7 +197,11 @@ impl Network {
         let query_norm = norms.map(|(query, _)| query.as_slice());
         let key_norm = norms.map(|(_, key)| key.as_slice());
         pool.each_mut(queries, query_width, |row, all| {
-            finish(&block.query, query_norm, row, all)
+            finish(&block.query, query_norm, row, all);
+            if let (Some(growth), Some(position)) = (&config.query_growth, positions.get(row)) {
+                let factor = growth.factor(*position);
+                all.iter_mut().for_each(|query| *query *= factor);
+            }
         });
         pool.each_mut(keys, key_width, |row, all| {
             finish(&block.key, key_norm, row, all)
@@ -267,16 +280,16 @@ impl Network {
         Ok(())
     }
 
-    fn logits(&mut self, wanted: &[usize]) -> Result<&[f32], StepError> {
+    fn logits(&mut self, wanted: &[usize], logits: &mut Vec<f32>) -> Result<(), StepError> {
         let (isa, width, epsilon) = (self.isa, self.config.width, self.config.norm_epsilon);
         let output = self
             .weights
             .output
             .as_ref()
             .unwrap_or(&self.weights.embedding);
-        let logits = resize(&mut self.rows.logits, wanted.len() * output.rows());
+        logits.resize(wanted.len() * output.rows(), 0.0);
         if wanted.is_empty() {
-            return Ok(logits);
+            return Ok(());
         }
         let (x, norm) = (&self.rows.x, &self.weights.norm);
         let normed = |row: usize, out: &mut [f32]| {
@@ -284,18 +297,15 @@ impl Network {
             rms_norm(isa, &x[row * width..][..width], norm, epsilon, out);
         };
         let shape = (wanted.len(), width);
-        self.inputs.multiply(
-            (isa, &self.pool),
-            shape,
-            normed,
-            vec![(output, &mut *logits)],
-        )?;
+        let products = vec![(output, logits.as_mut_slice())];
+        self.inputs
+            .multiply((isa, &self.pool), shape, normed, products)?;
         if let Some(cap) = self.config.logit_cap {
             self.pool.each_mut(logits, output.rows(), |_, logits| {
                 soft_cap(isa, logits, cap)
             });
         }
-        Ok(logits)
+        Ok(())
     }
 }
 

@@ -1,5 +1,10 @@
 //! What a decoder is made of, as plain numbers: every family's metadata ends here, and both executors start here.
 
+use super::ArchitectureError;
+
+/// Columns of all heads together: eight times the widest model known.
+const WIDTH_MAX: usize = 1 << 20;
+
 /// Sizes and constants of a decoder. All counts are at least one and bounded; heads divide evenly.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderConfig {
@@ -27,6 +32,8 @@ pub struct DecoderConfig {
     pub(crate) score_cap: Option<f32>,
     /// Bends logits in the same way.
     pub(crate) logit_cap: Option<f32>,
+    /// Queries that grow with their position.
+    pub(crate) query_growth: Option<QueryGrowth>,
     /// Rotation of queries and keys.
     pub(crate) rope: RopeConfig,
     /// Layers that see only the last tokens.
@@ -35,6 +42,22 @@ pub struct DecoderConfig {
     pub(crate) feed_forward: FeedForwardConfig,
     /// What blocks have beside the usual.
     pub(crate) parts: Parts,
+}
+
+/// Queries at a position are multiplied by `1 + scale · ln(1 + floor(position / every))`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueryGrowth {
+    /// How much they grow.
+    pub(crate) scale: f32,
+    /// Tokens between two steps.
+    pub(crate) every: usize,
+}
+
+impl QueryGrowth {
+    /// What queries at `position` are multiplied by.
+    pub(crate) fn factor(&self, position: usize) -> f32 {
+        1.0 + self.scale * (1.0 + (position / self.every) as f32).ln()
+    }
 }
 
 /// Rotary position embedding.
@@ -62,7 +85,7 @@ pub enum RopePairs {
 /// How rotation angles are changed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
-    /// Not at all. Factors in the tensor `rope_freqs.weight` still hold.
+    /// Not at all. [`Parts::rope_factors`] still hold.
     None,
     /// Positions are multiplied.
     Linear(f64),
@@ -79,12 +102,11 @@ pub enum RopeScaling {
         /// Multiplies cosines and sines.
         attention_factor: f32,
     },
-    /// Factors per pair from tensors (phi3's long and short rope), and what multiplies cosines and sines.
+    /// Factors per pair from two tensors: `rope_factors_short.weight` divides the angles of sequences that may have up to
+    /// `original_context` tokens, `rope_factors_long.weight` those of longer ones.
     Factors {
-        /// Up to `original_context` tokens of context.
-        short: Vec<f32>,
-        /// Beyond.
-        long: Vec<f32>,
+        /// Positions are multiplied.
+        scale: f64,
         /// Where short ends.
         original_context: usize,
         /// Multiplies cosines and sines.
@@ -147,6 +169,8 @@ pub struct Parts {
     pub(crate) fused_attention: bool,
     /// One tensor `ffn_up` for gate and up, in this order.
     pub(crate) fused_gate: bool,
+    /// A tensor `rope_freqs.weight` that divides each pair's angle.
+    pub(crate) rope_factors: bool,
 }
 
 impl DecoderConfig {
@@ -181,5 +205,75 @@ impl DecoderConfig {
     /// Columns of all keys of a token, and of all values.
     pub(crate) fn key_value_width(&self) -> usize {
         self.key_value_heads * self.head_width
+    }
+
+    /// Bytes of keys and values that one token needs, as 32-bit floats.
+    pub fn cache_bytes_per_token(&self) -> u64 {
+        (self.layers * self.key_value_width() * 2 * size_of::<f32>()) as u64
+    }
+
+    /// Tokens that it was made for, prompt and answer together.
+    pub fn context_length(&self) -> usize {
+        self.context
+    }
+
+    /// Refuses numbers that do not fit together.
+    pub(super) fn check(&self) -> Result<(), ArchitectureError> {
+        let sizes = [
+            (
+                self.vocabulary > 0 && self.head_width > 0,
+                "there are no tokens, or heads without columns",
+            ),
+            (
+                self.heads.is_multiple_of(self.key_value_heads),
+                "key-value heads do not divide heads",
+            ),
+            (
+                self.query_width() <= WIDTH_MAX,
+                "the heads together are too wide",
+            ),
+            (self.feed_forward.width > 0, "the experts share no column"),
+        ];
+        let ropes = [
+            Some(&self.rope),
+            self.window.as_ref().and_then(|window| window.rope.as_ref()),
+        ];
+        let ropes = ropes
+            .into_iter()
+            .flatten()
+            .flat_map(|rope| rope.rules(self.head_width));
+        match sizes.into_iter().chain(ropes).find(|(holds, _)| !holds) {
+            Some((_, broken)) => Err(ArchitectureError::Inconsistent(broken.to_owned())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl RopeConfig {
+    fn rules(&self, head_width: usize) -> [(bool, &'static str); 3] {
+        let (magnitude, base_min) = match self.scaling {
+            RopeScaling::None | RopeScaling::Linear(_) => (1.0, 0.0),
+            // The ramp divides by the base's logarithm.
+            RopeScaling::Yarn {
+                attention_factor, ..
+            } => (attention_factor, 1.0),
+            RopeScaling::Factors {
+                attention_factor, ..
+            } => (attention_factor, 0.0),
+        };
+        [
+            (
+                self.dimensions.is_multiple_of(2) && self.dimensions <= head_width,
+                "the rotated columns are odd or more than a head has",
+            ),
+            (
+                self.base.is_finite() && self.base > base_min,
+                "the rotation's base is not positive",
+            ),
+            (
+                magnitude.is_finite() && magnitude > 0.0,
+                "the rotation's attention factor is not positive",
+            ),
+        ]
     }
 }

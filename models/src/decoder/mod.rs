@@ -1,7 +1,11 @@
-//! Decoders: what families have in common ([`config`], [`weights`]), and how each family's metadata becomes a configuration.
+//! Decoders: what families have in common ([`config`], [`rope`], [`weights`]), and how each family's metadata becomes a
+//! configuration ([`families`]).
 
 pub(crate) mod config;
+mod error;
+mod families;
 pub(crate) mod rope;
 pub(crate) mod weights;
 
 pub use config::DecoderConfig;
+pub use error::ArchitectureError;

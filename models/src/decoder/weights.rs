@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::config::{DecoderConfig, Experts};
+use super::config::{DecoderConfig, Experts, RopeScaling};
 use crate::gguf::TensorType;
 use crate::weights::{Loader, WeightError};
 
@@ -34,8 +34,10 @@ pub(crate) struct DecoderWeights<M> {
     pub(crate) norm: Vec<f32>,
     /// None: the embedding serves.
     pub(crate) output: Option<M>,
-    /// Divide each pair's angle.
+    /// Divide each pair's angle, in short sequences if there are others for long ones.
     pub(crate) rope_factors: Option<Vec<f32>>,
+    /// The same in sequences of more tokens than [`RopeScaling::Factors`] says.
+    pub(crate) rope_factors_long: Option<Vec<f32>>,
 }
 
 /// A block's.
@@ -91,9 +93,17 @@ impl<M: Matrix> DecoderWeights<M> {
             true => Some(source.matrix("output.weight", rows, width)?),
             false => None,
         };
-        let rope_factors = match source.loader.has("rope_freqs.weight") {
-            true => Some(source.floats("rope_freqs.weight", config.rope.dimensions / 2)?),
-            false => None,
+        let pairs = config.rope.dimensions / 2;
+        let by_context = matches!(config.rope.scaling, RopeScaling::Factors { .. });
+        let [rope_factors, rope_factors_long] = match by_context {
+            true => [
+                Some(source.floats("rope_factors_short.weight", pairs)?),
+                Some(source.floats("rope_factors_long.weight", pairs)?),
+            ],
+            false => [
+                source.optional_floats(config.parts.rope_factors, "rope_freqs.weight", pairs)?,
+                None,
+            ],
         };
         let blocks = (0..config.layers).map(|layer| Block::load(config, &mut source, layer));
         let blocks = blocks.collect::<Result<_, _>>()?;
@@ -105,6 +115,7 @@ impl<M: Matrix> DecoderWeights<M> {
             norm,
             output,
             rope_factors,
+            rope_factors_long,
         })
     }
 }

@@ -20,6 +20,10 @@ pub struct EngineLimits {
     pub prefill_tokens: usize,
     /// Bytes of weights, keys and values together; a model that may need more is not loaded.
     pub memory_bytes_max: u64,
+    /// Whether tokens are guessed from the text so far; it changes no text.
+    pub speculate: bool,
+    /// Seconds without any request after which nothing is kept of what was computed.
+    pub idle_s_max: u64,
     /// Threads that compute; 0 takes as many as the machine runs at once.
     pub threads: usize,
 }
@@ -33,6 +37,8 @@ impl Default for EngineLimits {
             cache_tokens_max: 32_768,
             prefill_tokens: 256,
             memory_bytes_max: u64::MAX,
+            speculate: true,
+            idle_s_max: 300,
             threads: 0,
         }
     }

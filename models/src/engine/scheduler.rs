@@ -111,12 +111,18 @@ impl Scheduler {
         if self.running.len() >= self.limits.sequences_max {
             return None;
         }
-        let waiting = self.shares.iter().filter(|(_, share)| !share.waiting.is_empty());
-        let next = waiting.min_by(|(a, left), (b, right)| {
-            left.served.total_cmp(&right.served).then(a.cmp(b))
-        });
+        let waiting = self
+            .shares
+            .iter()
+            .filter(|(_, share)| !share.waiting.is_empty());
+        let next = waiting
+            .min_by(|(a, left), (b, right)| left.served.total_cmp(&right.served).then(a.cmp(b)));
         let tenant = *next?.0;
-        let promised: usize = self.running.iter().map(|one| one.pages_for(one.left())).sum();
+        let promised: usize = self
+            .running
+            .iter()
+            .map(|one| one.pages_for(one.left()))
+            .sum();
         let share = self.shares.get_mut(&tenant)?;
         let tokens = share.waiting.front()?.tokens;
         // A page more, so that it does not lose its place to the first token that it draws. Alone, a sequence always
@@ -183,9 +189,12 @@ impl Scheduler {
         let served = |tenant| self.shares.get(tenant).map_or(0.0, |share| share.served);
         let last = self.served_last;
         let mut order: Vec<&Running> = self.running.iter().filter(|one| one.left() > 1).collect();
-        let start = order.iter().position(|one| Some(one.arrival.sequence) == last);
+        let start = order
+            .iter()
+            .position(|one| Some(one.arrival.sequence) == last);
         if let Some(start) = start {
-            order.rotate_left((start + 1) % order.len().max(1));
+            let turns = (start + 1) % order.len();
+            order.rotate_left(turns);
         }
         order.sort_by(|a, b| served(&a.arrival.tenant).total_cmp(&served(&b.arrival.tenant)));
         let mut first = None;
@@ -236,7 +245,10 @@ impl Scheduler {
 
     /// Forgets a sequence, wherever it is.
     pub fn remove(&mut self, sequence: SequenceId) {
-        let at = self.running.iter().position(|one| one.arrival.sequence == sequence);
+        let at = self
+            .running
+            .iter()
+            .position(|one| one.arrival.sequence == sequence);
         if let Some(one) = at.map(|at| self.running.remove(at))
             && let Some(share) = self.shares.get_mut(&one.arrival.tenant)
         {
@@ -245,7 +257,8 @@ impl Scheduler {
         for share in self.shares.values_mut() {
             share.waiting.retain(|arrival| arrival.sequence != sequence);
         }
-        self.shares.retain(|_, share| share.running > 0 || !share.waiting.is_empty());
+        self.shares
+            .retain(|_, share| share.running > 0 || !share.waiting.is_empty());
     }
 
     /// Whether nothing waits or runs.
@@ -254,6 +267,8 @@ impl Scheduler {
     }
 
     fn running_mut(&mut self, sequence: SequenceId) -> Option<&mut Running> {
-        self.running.iter_mut().find(|one| one.arrival.sequence == sequence)
+        self.running
+            .iter_mut()
+            .find(|one| one.arrival.sequence == sequence)
     }
 }

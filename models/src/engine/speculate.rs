@@ -70,7 +70,9 @@ impl Speculator {
         let rows = rows.max(1) as f64;
         let without = 1.0 + ROW_COST * (rows - 1.0);
         let gain = |guesses: usize| {
-            let yielded: f64 = (0..=guesses as i32).map(|power| self.trust.powi(power)).sum();
+            let yielded: f64 = (0..=guesses as i32)
+                .map(|power| self.trust.powi(power))
+                .sum();
             yielded / (1.0 + ROW_COST * guesses as f64 / without)
         };
         let best = (0..=max).max_by(|a, b| gain(*a).total_cmp(&gain(*b)).then(b.cmp(a)));
@@ -85,7 +87,10 @@ fn lookup(tokens: &[u32]) -> Option<usize> {
         let (before, last) = tokens.split_at(end);
         // The place may overlap the end, not be it.
         let windows = tokens.get(..tokens.len() - 1)?.windows(len);
-        let found = windows.enumerate().rev().find(|(_, window)| *window == last);
+        let found = windows
+            .enumerate()
+            .rev()
+            .find(|(_, window)| *window == last);
         let _ = before;
         found.map(|(at, _)| at + len)
     })
@@ -116,7 +121,11 @@ mod tests {
         for _ in 0..PATIENCE {
             bad.guess(&text, 7, 1);
         }
-        assert_eq!(bad.guess(&text, 7, 1), [4], "after a while one is tried again");
+        assert_eq!(
+            bad.guess(&text, 7, 1),
+            [4],
+            "after a while one is tried again"
+        );
         let mut good = Speculator::default();
         for _ in 0..8 {
             good.learn(3, 3);
