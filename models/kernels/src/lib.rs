@@ -12,6 +12,7 @@ pub mod elementwise;
 mod format;
 mod isa;
 mod matmul;
+mod pack;
 mod packed;
 mod pool;
 mod product;

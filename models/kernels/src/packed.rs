@@ -4,6 +4,7 @@ use crate::block::{Block, float};
 use crate::buffer::{Buffer, OutOfMemory};
 use crate::format::Kind;
 use crate::isa::TILE;
+use crate::pack::pack_tile;
 use crate::pool::Pool;
 
 /// A matrix of weights, rows outputs and columns inputs, sixteen rows interleaved.
@@ -89,10 +90,7 @@ impl Packed {
             let from = tile * TILE * row_len;
             let to = file.len().min(from + TILE * row_len);
             let rows = file[from..to].chunks_exact(row_len);
-            match block {
-                1 => pack_floats(kind, rows, packed),
-                _ => pack_blocks(kind, rows, packed),
-            }
+            pack_tile(kind, rows, packed);
         });
         Ok(Self {
             kind,
@@ -155,26 +153,5 @@ impl Packed {
             block.values(kind, out);
         }
         true
-    }
-}
-
-fn pack_blocks<'a>(kind: Kind, rows: impl Iterator<Item = &'a [u8]>, packed: &mut [u8]) {
-    let mut block = Block::EMPTY;
-    for (row, file) in rows.enumerate() {
-        let blocks = packed.chunks_exact_mut(kind.packed_bytes());
-        for (packed, file) in blocks.zip(file.chunks_exact(kind.file_bytes())) {
-            block.read_file(kind, file);
-            block.write_packed(kind, row, packed);
-        }
-    }
-}
-
-fn pack_floats<'a>(kind: Kind, rows: impl Iterator<Item = &'a [u8]>, packed: &mut [u8]) {
-    let size = kind.file_bytes();
-    for (row, file) in rows.enumerate() {
-        let columns = packed.chunks_exact_mut(size * TILE);
-        for (packed, file) in columns.zip(file.chunks_exact(size)) {
-            packed[row * size..][..size].copy_from_slice(file);
-        }
     }
 }
