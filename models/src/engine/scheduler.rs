@@ -272,3 +272,12 @@ impl Scheduler {
             .find(|one| one.arrival.sequence == sequence)
     }
 }
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should stop"
+)]
+mod tests;
