@@ -8,7 +8,7 @@ mod pages;
 
 use std::collections::HashMap;
 
-use casemate_kernels::{KvPages, KvShape, Pool, Span};
+use casemate_kernels::{KvKind, KvPages, KvShape, Pool, Span};
 
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::weights::{DecoderWeights, Matrix};
@@ -67,6 +67,7 @@ impl CpuEngine {
         let pool = Pool::new(threads(limits))?;
         let weights = DecoderWeights::<CpuMatrix>::load(&config, &pool, loader)?;
         let shape = KvShape {
+            kind: KvKind::F16,
             layers: config.layers,
             heads: config.key_value_heads,
             head_width: config.head_width,
