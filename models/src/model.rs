@@ -261,13 +261,14 @@ fn check_memory(
     config: &DecoderConfig,
     limits: &EngineLimits,
 ) -> Result<(), LoadError> {
-    let weights = header
-        .tensors()
-        .iter()
-        .map(resident_bytes)
-        .fold(0, u64::saturating_add);
     let cache_tokens = limits.cache_tokens_max as u64;
-    let cache = cache_tokens.saturating_mul(config.cache_bytes_per_token());
+    let (weights, cache) = if CpuEngine::fits(config, header) {
+        CpuEngine::memory(config, header, limits)
+    } else {
+        let weights = header.tensors().iter().map(resident_bytes);
+        let cache = cache_tokens.saturating_mul(config.cache_bytes_per_token());
+        (weights.fold(0, u64::saturating_add), cache)
+    };
     let limit = limits.memory_bytes_max;
     match weights.checked_add(cache) {
         Some(needed) if needed <= limit => Ok(()),

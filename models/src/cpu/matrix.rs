@@ -15,6 +15,11 @@ impl CpuMatrix {
         self.0.rows()
     }
 
+    /// Bytes that such a matrix takes.
+    pub(super) fn byte_len(kind: TensorType, rows: usize, columns: usize) -> usize {
+        kind_of(kind).map_or(0, |kind| Packed::byte_len(kind, rows, columns))
+    }
+
     /// One row's weights. False when there is no such row.
     #[must_use]
     pub(super) fn row(&self, row: usize, out: &mut [f32]) -> bool {

@@ -8,7 +8,7 @@ mod pages;
 
 use std::collections::HashMap;
 
-use casemate_kernels::{KvKind, KvPages, KvShape, Pool, Span};
+use casemate_kernels::{KvPages, KvShape, Pool, Span};
 
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::weights::{DecoderWeights, Matrix};
@@ -55,6 +55,22 @@ impl CpuEngine {
         config.width >= WIDTH_MIN && config.head_width.is_multiple_of(16) && fits.all(|fits| fits)
     }
 
+    /// Bytes of weights, and of keys and values, that a model takes here.
+    pub(crate) fn memory(
+        config: &DecoderConfig,
+        header: &GgufHeader,
+        limits: &EngineLimits,
+    ) -> (u64, u64) {
+        let weights = header.tensors().iter().map(|tensor| {
+            let columns = tensor.shape().last().copied().unwrap_or_default();
+            let rows = tensor.shape().iter().rev().skip(1).product();
+            CpuMatrix::byte_len(tensor.kind(), rows, columns) as u64
+        });
+        let page = shape(config, limits).page_bytes() as u64;
+        let weights = weights.fold(0, u64::saturating_add);
+        (weights, page.saturating_mul(pages(limits) as u64))
+    }
+
     /// Loads the weights, and reserves pages for the tokens that `limits` allow.
     ///
     /// # Errors
@@ -66,15 +82,7 @@ impl CpuEngine {
     ) -> Result<Self, WeightError> {
         let pool = Pool::new(threads(limits))?;
         let weights = DecoderWeights::<CpuMatrix>::load(&config, &pool, loader)?;
-        let shape = KvShape {
-            kind: KvKind::F16,
-            layers: config.layers,
-            heads: config.key_value_heads,
-            head_width: config.head_width,
-        };
-        // Each sequence may leave a page half empty.
-        let pages = limits.cache_tokens_max.div_ceil(PAGE) + limits.sequences_max;
-        let memory = KvPages::new(shape, pages)
+        let memory = KvPages::new(shape(&config, limits), pages(limits))
             .map_err(|error| WeightError::Io(std::io::Error::other(error)))?;
         let capacity = config.context.min(limits.cache_tokens_max);
         Ok(Self {
@@ -113,6 +121,20 @@ impl Sequence {
         }
         self.recent.drain(..whole);
     }
+}
+
+fn shape(config: &DecoderConfig, limits: &EngineLimits) -> KvShape {
+    KvShape {
+        kind: limits.cache,
+        layers: config.layers,
+        heads: config.key_value_heads,
+        head_width: config.head_width,
+    }
+}
+
+/// Pages for the tokens that there may be; each sequence may leave one half empty.
+fn pages(limits: &EngineLimits) -> usize {
+    limits.cache_tokens_max.div_ceil(PAGE) + limits.sequences_max
 }
 
 /// Threads for a step: what the limits say, or what the machine has.

@@ -14,6 +14,7 @@ mod sequence;
 pub mod speculate;
 pub mod stop;
 
+pub use casemate_kernels::KvKind;
 pub use llama::LlamaEngine;
 pub use request::{
     EngineLimits, Event, FinishReason, GenerateRequest, Sink, SubmitError, Tenant, Usage,

@@ -3,6 +3,8 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+use casemate_kernels::KvKind;
+
 use super::sampler::{SamplingError, SamplingParams};
 
 /// Bounds of everything that the engine holds.
@@ -20,6 +22,8 @@ pub struct EngineLimits {
     pub prefill_tokens: usize,
     /// Bytes of weights, keys and values together; a model that may need more is not loaded.
     pub memory_bytes_max: u64,
+    /// How keys and values are kept, where the model runs on packed weights.
+    pub cache: KvKind,
     /// Whether tokens are guessed from the text so far; it changes no text.
     pub speculate: bool,
     /// Seconds without any request after which nothing is kept of what was computed.
@@ -37,6 +41,7 @@ impl Default for EngineLimits {
             cache_tokens_max: 32_768,
             prefill_tokens: 256,
             memory_bytes_max: u64::MAX,
+            cache: KvKind::F16,
             speculate: true,
             idle_s_max: 300,
             threads: 0,
