@@ -12,7 +12,7 @@ usage: bench-engine --model FILE.gguf [--model FILE.gguf ...] [options]
   --llama-cpp DIR    folder with llama-bench and llama-batched-bench; without it the peer's columns are empty
   --threads N        threads of both (2)
   --rounds N         rounds in which ours and the peer take turns (5)
-  --rows A,B,...     decode, batch, prefill, start, sealed, memory, context (all)
+  --rows A,B,...     decode, batch (or batch-2, -4, -8, -16, -32), prefill, start, sealed, memory, context (all)
   --int8-peak GOPS   the machine's peak, for prefill's share of it
   --json             rows for machines
 usage: bench-engine --compare LOGITS --tokens FILE --model FILE.gguf [--json]
@@ -77,7 +77,7 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
         peer: None,
         threads: 2,
         rounds: 5,
-        jobs: Job::ALL.to_vec(),
+        jobs: Job::all(),
         int8_peak: None,
         json: false,
     };
@@ -87,7 +87,10 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
         match word.as_str() {
             "--help" | "-h" => return Ok(Task::Help),
             "child" => {
-                let job = Job::named(&value(word, &mut words)?)?;
+                let jobs = Job::named(&value(word, &mut words)?)?;
+                let [job] = *jobs else {
+                    return Err("a child does one thing".into());
+                };
                 let model = value(word, &mut words)?.into();
                 return Ok(Task::Child { job, model });
             }
@@ -97,7 +100,8 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
             "--rounds" => options.rounds = count(word, &mut words)?,
             "--rows" => {
                 let names = value(word, &mut words)?;
-                options.jobs = names.split(',').map(Job::named).collect::<Anyhow<_>>()?;
+                let jobs = names.split(',').map(Job::named);
+                options.jobs = jobs.collect::<Anyhow<Vec<_>>>()?.concat();
             }
             "--int8-peak" => options.int8_peak = Some(value(word, &mut words)?.parse()?),
             "--json" => options.json = true,
@@ -142,12 +146,12 @@ mod tests {
 
     #[test]
     fn rows_and_models_are_taken_in_order() {
-        let line = "--model a.gguf --model b.gguf --rows prefill,decode --rounds 3 --json";
+        let line = "--model a.gguf --model b.gguf --rows prefill,batch-8 --rounds 3 --json";
         let Ok(Task::Bench(options)) = task(line) else {
             panic!("a benchmark was asked for")
         };
         assert_eq!(options.models, ["a.gguf", "b.gguf"].map(PathBuf::from));
-        assert_eq!(options.jobs, [Job::Prefill, Job::Decode]);
+        assert_eq!(options.jobs, [Job::Prefill, Job::Batch(8)]);
         assert_eq!((options.rounds, options.threads), (3, 2));
         assert!(options.json);
     }

@@ -10,8 +10,8 @@ use casemate_models::engine::{Engine, EngineLimits, SequenceId, Work};
 use casemate_models::weights::{GgufFile, WeightSource};
 
 use crate::job::{
-    BATCHES, CONTEXT_DECODED, CONTEXTS, DECODED, Figures, Job, MEMORY_CONTEXT, PREFILL, PROMPT,
-    REPETITIONS, batch_key, context_key, median,
+    BATCH_DECODED, CONTEXT_DECODED, CONTEXTS, DECODED, Figures, Job, MEMORY_CONTEXT, PREFILL,
+    PROMPT, REPETITIONS, context_key, median,
 };
 use crate::{Anyhow, process, throwaway};
 
@@ -33,14 +33,14 @@ impl Ours<'_> {
         let threads = self.threads.to_string();
         let mut command = Command::new(std::env::current_exe()?);
         command
-            .args(["child", job.name()])
+            .args(["child", &job.name()])
             .arg(model)
             .env("RAYON_NUM_THREADS", &threads)
             .env("CANDLE_NUM_THREADS", &threads);
         let finished = process::run(&mut command, key, false)?;
         let mut figures: Figures = serde_json::from_str(&finished.output)?;
         if matches!(job, Job::Start | Job::Sealed) {
-            figures.insert(job.name().to_owned(), finished.first_line.as_secs_f64());
+            figures.insert("start".to_owned(), finished.first_line.as_secs_f64());
         }
         Ok(figures)
     }
@@ -60,7 +60,7 @@ pub fn child(job: Job, model: &Path) -> Anyhow<()> {
 fn plain(job: Job, source: &dyn WeightSource) -> Anyhow<Figures> {
     match job {
         Job::Decode => decode(source),
-        Job::Batch => batch(source),
+        Job::Batch(sequences) => batch(source, sequences),
         Job::Prefill => prefill(source),
         Job::Start | Job::Sealed => first_token(source),
         Job::Memory => memory(source),
@@ -75,16 +75,12 @@ fn decode(source: &dyn WeightSource) -> Anyhow<Figures> {
     figure("decode", speeds.collect::<Anyhow<_>>()?)
 }
 
-fn batch(source: &dyn WeightSource) -> Anyhow<Figures> {
-    let most = BATCHES.into_iter().max().unwrap_or_default();
-    let mut bench = Bench::load(source, most * (PROMPT + DECODED))?;
-    let mut figures = Figures::new();
-    for sequences in BATCHES {
-        bench.decode_together(sequences, PROMPT)?;
-        let speed = bench.decode_together(sequences, DECODED)?;
-        figures.insert(batch_key(sequences), speed);
-    }
-    Ok(figures)
+fn batch(source: &dyn WeightSource, sequences: usize) -> Anyhow<Figures> {
+    const WARM_UP: usize = 2;
+    let mut bench = Bench::load(source, sequences * (PROMPT + BATCH_DECODED))?;
+    bench.decode_together(sequences, WARM_UP)?;
+    let speed = bench.decode_together(sequences, BATCH_DECODED)?;
+    figure("batch", vec![speed])
 }
 
 fn prefill(source: &dyn WeightSource) -> Anyhow<Figures> {
