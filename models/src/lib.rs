@@ -3,6 +3,8 @@
 //! The way of a request: [`gguf`] and [`weights`] read a model (plain, or sealed: [`package`]), [`LoadedModel`] puts
 //! tokenizer, template and network together, and [`engine`] runs it on one thread for many sequences at once.
 
+mod cpu;
+pub mod decoder;
 pub mod engine;
 pub mod ggml;
 pub mod gguf;

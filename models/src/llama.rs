@@ -3,6 +3,9 @@
 
 use candle_core::{Device, Result as TensorResult, Tensor};
 
+use crate::decoder::config::{
+    Activation, DecoderConfig, FeedForwardConfig, Parts, RopeConfig, RopePairs, RopeScaling,
+};
 use crate::gguf::{GgufError, GgufHeader};
 use crate::layers::{Attention, FeedForward, LayerCache, Linear, RmsNorm, Rope, Span};
 use crate::weights::{Loader, WeightError};
@@ -129,6 +132,40 @@ impl LlamaConfig {
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, broken)) => Err(ArchitectureError::Inconsistent(broken)),
             None => Ok(()),
+        }
+    }
+
+    /// The same, as every family says it.
+    pub(crate) fn decoder(&self) -> DecoderConfig {
+        DecoderConfig {
+            layers: self.layers,
+            width: self.width,
+            heads: self.heads,
+            key_value_heads: self.key_value_heads,
+            head_width: self.head_width,
+            vocabulary: self.vocabulary,
+            context: self.context,
+            norm_epsilon: self.norm_epsilon,
+            embedding_scale: 1.0,
+            score_scale: 1.0 / (self.head_width as f32).sqrt(),
+            score_cap: None,
+            logit_cap: None,
+            rope: RopeConfig {
+                dimensions: self.rope_dimensions,
+                base: self.rope_base,
+                pairs: RopePairs::Neighbours,
+                scaling: match self.rope_scale {
+                    1.0 => RopeScaling::None,
+                    scale => RopeScaling::Linear(scale),
+                },
+            },
+            window: None,
+            feed_forward: FeedForwardConfig {
+                width: self.feed_forward,
+                activation: Activation::Silu,
+                experts: None,
+            },
+            parts: Parts::default(),
         }
     }
 

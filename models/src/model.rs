@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
+use crate::cpu::CpuEngine;
 use crate::engine::{Engine, EngineHandle, EngineLimits, LlamaEngine};
 use crate::gguf::{GgufHeader, TensorInfo, TensorType};
 use crate::llama::{ArchitectureError, Llama, LlamaConfig};
@@ -138,9 +139,17 @@ impl ModelText {
     }
 }
 
+/// What computes.
+enum Network {
+    /// Packed weights and plain slices.
+    Packed(Box<CpuEngine>),
+    /// candle, in ggml's order of operations.
+    Reference(Box<Llama>),
+}
+
 /// A model in memory.
 pub struct LoadedModel {
-    network: Llama,
+    network: Network,
     text: Arc<ModelText>,
     limits: EngineLimits,
 }
@@ -163,7 +172,11 @@ impl LoadedModel {
         }
         check_memory(source.header(), &config, &limits)?;
         let mut loader = Loader::new(source, Device::Cpu, progress);
-        let network = Llama::load(config, &mut loader)?;
+        let decoder = config.decoder();
+        let network = match CpuEngine::fits(&decoder, source.header()) {
+            true => Network::Packed(Box::new(CpuEngine::load(decoder, &limits, &mut loader)?)),
+            false => Network::Reference(Box::new(Llama::load(config, &mut loader)?)),
+        };
         Ok(Self {
             network,
             text: Arc::new(text),
@@ -176,14 +189,20 @@ impl LoadedModel {
         &self.text
     }
 
-    /// The network by itself, for measurements.
-    pub fn network(&self) -> &Llama {
-        &self.network
+    /// The network by itself, if it is the one that follows ggml to the last bit: for comparisons.
+    pub fn reference(&self) -> Option<&Llama> {
+        match &self.network {
+            Network::Packed(_) => None,
+            Network::Reference(network) => Some(network),
+        }
     }
 
     /// What computes, without the thread that serves requests: for measurements and comparisons.
     pub fn into_engine(self) -> Box<dyn Engine> {
-        Box::new(LlamaEngine::new(self.network))
+        match self.network {
+            Network::Packed(engine) => engine,
+            Network::Reference(network) => Box::new(LlamaEngine::new(*network)),
+        }
     }
 
     /// Starts the engine's thread.

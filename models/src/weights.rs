@@ -12,7 +12,7 @@ use candle_core::quantized::{QStorage, QTensor};
 use rayon::prelude::*;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::gguf::{GgufError, GgufHeader, TensorInfo};
+use crate::gguf::{GgufError, GgufHeader, TensorInfo, TensorType};
 use crate::layers::{Linear, RmsNorm};
 
 /// A model's header and the bytes of its tensors.
@@ -212,6 +212,22 @@ impl<'a> Loader<'a> {
 
     /// Loads a tensor that must be there with this shape, rows first.
     pub(crate) fn load(&mut self, name: &str, shape: &[usize]) -> Result<QTensor, WeightError> {
+        let device = self.device.clone();
+        self.with_tensor(name, shape, |kind, bytes| {
+            let storage = QStorage::from_data(bytes.into(), &device, kind);
+            let tensor = storage.and_then(|storage| QTensor::new(storage, shape));
+            tensor.map_err(|error| error.to_string())
+        })
+    }
+
+    /// Reads a tensor that must be there with this shape, rows first, and has `make` make something of its bytes; they
+    /// are wiped afterwards.
+    pub(crate) fn with_tensor<T>(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        make: impl FnOnce(TensorType, &[u8]) -> Result<T, String>,
+    ) -> Result<T, WeightError> {
         let missing = || WeightError::Missing(name.to_owned());
         let header = self.source.header();
         let index = header.tensor_index(name).ok_or_else(missing)?;
@@ -227,13 +243,15 @@ impl<'a> Loader<'a> {
         let end = start.saturating_add(info.byte_len() as usize);
         let staging = self.staging.get_mut(start..end).ok_or_else(missing)?;
         self.source.read_tensor(index, staging)?;
-        let storage = QStorage::from_data((&*staging).into(), &self.device, info.kind());
-        let tensor = storage.and_then(|storage| QTensor::new(storage, shape));
+        let made = make(info.kind(), staging);
         staging.zeroize();
         self.taken.insert(index);
         self.done += info.byte_len();
         (self.progress)(self.done, self.total);
-        tensor.map_err(|error| tensor_error(name, &error))
+        made.map_err(|reason| WeightError::Tensor {
+            name: name.to_owned(),
+            reason,
+        })
     }
 
     /// A matrix, rows first.

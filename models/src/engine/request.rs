@@ -20,6 +20,8 @@ pub struct EngineLimits {
     pub prefill_tokens: usize,
     /// Bytes of weights, keys and values together; a model that may need more is not loaded.
     pub memory_bytes_max: u64,
+    /// Threads that compute; 0 takes as many as the machine runs at once.
+    pub threads: usize,
 }
 
 impl Default for EngineLimits {
@@ -31,6 +33,7 @@ impl Default for EngineLimits {
             cache_tokens_max: 32_768,
             prefill_tokens: 256,
             memory_bytes_max: u64::MAX,
+            threads: 0,
         }
     }
 }

@@ -1,0 +1,260 @@
+//! Rows of activations, rounded as a kind of weights wants them, in the order in which kernels read them.
+//!
+//! Rows are cut into *groups* of up to [`GROUP_MAX`]; within a group everything stands row beside row, so that a kernel
+//! needs one pointer: for each block of columns first the words of four bytes (or the float), then sums and scales.
+//! Rounding is ggml's (`quantize_row_q8_K`, `quantize_row_q8_0`, `_q8_1`), so that the integers are llama.cpp's.
+
+use half::f16;
+
+use crate::format::Precision;
+use crate::pool::{Pool, Start};
+
+/// Rows that one kernel takes at once.
+pub(crate) const GROUP_MAX: usize = 12;
+/// Numbers of rows that kernels exist for.
+pub(crate) const GROUPS: [usize; 7] = [1, 2, 3, 4, 6, 8, 12];
+
+/// Rounded rows, for weights of one [`Precision`].
+#[derive(Debug)]
+pub struct Activations {
+    precision: Precision,
+    rows: usize,
+    columns: usize,
+    groups: Vec<Group>,
+    words: Vec<u32>,
+}
+
+/// Some rows that a kernel takes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// The first of its rows.
+    pub(crate) first: usize,
+    /// Its rows.
+    pub(crate) rows: usize,
+    /// The kernel's rows: what is beyond its own is zero.
+    pub(crate) size: usize,
+    /// Where it begins, in words.
+    pub(crate) start: usize,
+}
+
+impl Activations {
+    /// Room for nothing yet.
+    pub fn new(precision: Precision) -> Self {
+        Self {
+            precision,
+            rows: 0,
+            columns: 0,
+            groups: Vec::new(),
+            words: Vec::new(),
+        }
+    }
+
+    /// What they are rounded to.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// How many rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// How long each is.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    pub(crate) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    pub(crate) fn words(&self) -> &[u32] {
+        &self.words
+    }
+
+    /// Rounds `rows`, `columns` each; `row` writes the exact values of a row where it is told to. Memory is kept for
+    /// the next time.
+    ///
+    /// False, and nothing is changed, when `columns` are no whole blocks.
+    #[must_use]
+    pub fn fill(
+        &mut self,
+        rows: usize,
+        columns: usize,
+        pool: &Pool,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> bool {
+        let block = self.precision.block();
+        if !columns.is_multiple_of(block) {
+            return false;
+        }
+        let blocks = columns / block;
+        self.lay_out(rows, columns);
+        let (precision, groups) = (self.precision, &self.groups);
+        let words = Start(self.words.as_mut_ptr());
+        let parts = if rows == 1 { 1 } else { self.groups.len() };
+        pool.run(parts, &|part| {
+            let Some(group) = groups.get(part) else {
+                return;
+            };
+            let mut exact = vec![0.0; columns];
+            let len = precision.words() * blocks * group.size;
+            // SAFETY: `lay_out` gave each group this range of `words` and no other group any of it; the borrow of
+            // `self` lasts until `run` returns.
+            // JUSTIFICATION: groups differ in length, so a safe cut would need a list in each step.
+            let words =
+                unsafe { std::slice::from_raw_parts_mut(words.get().add(group.start), len) };
+            for at in 0..group.size {
+                if at < group.rows {
+                    row(group.first + at, &mut exact);
+                } else {
+                    exact.fill(0.0);
+                }
+                round_row(precision, &exact, at, group.size, words);
+            }
+        });
+        true
+    }
+
+    fn lay_out(&mut self, rows: usize, columns: usize) {
+        (self.rows, self.columns) = (rows, columns);
+        let words_per_row = columns / self.precision.block() * self.precision.words();
+        self.groups.clear();
+        let (mut first, mut start) = (0, 0);
+        while first < rows {
+            let left = rows - first;
+            let rows = match left.div_ceil(GROUP_MAX) {
+                // Two groups share what one could not take: 8 and 8 rather than 12 and 4.
+                2 => GROUPS
+                    .into_iter()
+                    .find(|size| 2 * size >= left)
+                    .unwrap_or(GROUP_MAX),
+                _ => left.min(GROUP_MAX),
+            };
+            let size = GROUPS
+                .into_iter()
+                .find(|size| *size >= rows)
+                .unwrap_or(GROUP_MAX);
+            self.groups.push(Group {
+                first,
+                rows,
+                size,
+                start,
+            });
+            first += rows;
+            start += size * words_per_row;
+        }
+        self.words.clear();
+        self.words.resize(start, 0);
+    }
+}
+
+/// Rounds one row of a group.
+fn round_row(precision: Precision, exact: &[f32], at: usize, size: usize, words: &mut [u32]) {
+    let blocks = exact.chunks_exact(precision.block());
+    let words = words.chunks_exact_mut(precision.words() * size);
+    match precision {
+        Precision::Float => {
+            for (exact, words) in exact.iter().zip(words) {
+                words[at] = exact.to_bits();
+            }
+        }
+        Precision::Bytes32 => {
+            for (exact, words) in blocks.zip(words) {
+                let mut bytes = [0; 32];
+                let (scale, sum, both) = round_32(exact, &mut bytes);
+                let mut put = |word: usize, value: u32| words[word * size + at] = value;
+                for (word, bytes) in bytes.as_chunks().0.iter().enumerate() {
+                    put(word, u32::from_le_bytes(bytes.map(|byte: i8| byte as u8)));
+                }
+                put(8, (-sum) as u32);
+                put(9, scale.to_bits());
+                put(10, both.to_bits());
+            }
+        }
+        Precision::Bytes256 => {
+            for (exact, words) in blocks.zip(words) {
+                let mut bytes = [0; 256];
+                let scale = round_256(exact, &mut bytes);
+                let mut put = |word: usize, value: u32| words[word * size + at] = value;
+                for (word, bytes) in bytes.as_chunks().0.iter().enumerate() {
+                    put(word, u32::from_le_bytes(bytes.map(|byte: i8| byte as u8)));
+                }
+                let sums: [i32; 16] = sums_16(&bytes);
+                for (pair, sums) in sums.as_chunks::<4>().0.iter().enumerate() {
+                    put(64 + pair, pair_of(sums[0] + sums[1], sums[2] + sums[3]));
+                }
+                for (pair, sums) in sums.as_chunks::<2>().0.iter().enumerate() {
+                    put(68 + pair, pair_of(sums[0], sums[1]));
+                }
+                for (at, sum) in sums.iter().enumerate() {
+                    put(76 + at, (-sum) as u32);
+                }
+                put(92, scale.to_bits());
+            }
+        }
+    }
+}
+
+fn pair_of(low: i32, high: i32) -> u32 {
+    (low as u32 & 0xffff) | (high as u32) << 16
+}
+
+fn sums_16(bytes: &[i8; 256]) -> [i32; 16] {
+    let mut sums = [0; 16];
+    for (sum, bytes) in sums.iter_mut().zip(bytes.as_chunks::<16>().0) {
+        *sum = bytes.iter().map(|byte| i32::from(*byte)).sum();
+    }
+    sums
+}
+
+/// Largest magnitude, sixteen lanes at a time.
+fn largest(exact: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; 16];
+    for chunk in exact.as_chunks::<16>().0 {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.max(x.abs());
+        }
+    }
+    lanes.into_iter().fold(0.0, f32::max)
+}
+
+/// ggml's Q8_0 and Q8_1: 127 steps to the largest magnitude, halves to even. Answers the scale, the sum of the bytes, and
+/// the product of both: scale and product as F16 holds them.
+fn round_32(exact: &[f32], bytes: &mut [i8; 32]) -> (f32, i32, f32) {
+    let max = largest(exact);
+    let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
+    let mut sum = 0;
+    for (byte, x) in bytes.iter_mut().zip(exact) {
+        let step = to_int(x * inverse);
+        *byte = step as i8;
+        sum += step;
+    }
+    let scale = max / 127.0;
+    let half = |x: f32| f16::from_f32(x).to_f32();
+    (half(scale), sum, half(scale * sum as f32))
+}
+
+/// ggml's Q8_K: the value of largest magnitude becomes -127.
+fn round_256(exact: &[f32], bytes: &mut [i8; 256]) -> f32 {
+    let magnitude = largest(exact);
+    let Some(max) = exact
+        .iter()
+        .find(|x| x.abs() == magnitude)
+        .filter(|_| magnitude > 0.0)
+    else {
+        return 0.0;
+    };
+    let inverse = -127.0 / max;
+    for (byte, x) in bytes.iter_mut().zip(exact) {
+        *byte = to_int(x * inverse).min(127) as i8;
+    }
+    1.0 / inverse
+}
+
+/// To the nearest integer, halves to even, for magnitudes below 2²²; what is no number becomes some integer.
+fn to_int(x: f32) -> i32 {
+    // Adding 1.5 · 2²³ leaves the integer in the low bits of the sum.
+    let bits = (x + 12_582_912.0).to_bits() as i32;
+    (bits & 0x007f_ffff) - 0x0040_0000
+}

@@ -1,0 +1,76 @@
+//! AVX2 with FMA and F16C: 8 rows at once.
+//!
+//! SAFETY of this file: every function is called only from kernels compiled for these features, which run only where
+//! [`super::Isa::detect`] found them; pointers are the kernel's to vouch for.
+
+use std::arch::x86_64::*;
+
+use super::Lanes;
+
+/// The set.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2;
+
+macro_rules! lanes {
+    ($($(#[$doc:meta])* fn $name:ident $(<const $g:ident: u32>)? ($($arg:ident: $ty:ty),*) -> $out:ty $body:block)*) => {
+        $(
+            #[inline(always)]
+            unsafe fn $name $(<const $g: u32>)? ($($arg: $ty),*) -> $out {
+                // SAFETY: see the head of this file.
+                unsafe { $body }
+            }
+        )*
+    };
+}
+
+impl Lanes for Avx2 {
+    type I = __m256i;
+    type F = __m256;
+    const LANES: usize = 8;
+
+    lanes! {
+        fn int(value: i32) -> __m256i { _mm256_set1_epi32(value) }
+        fn float(value: f32) -> __m256 { _mm256_set1_ps(value) }
+        fn load(from: *const u8) -> __m256i { _mm256_loadu_si256(from.cast()) }
+        fn load_u8(from: *const u8) -> __m256i { _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast())) }
+        fn load_i8(from: *const u8) -> __m256i { _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())) }
+        fn load_u8_pairs(from: *const u8) -> __m256i { _mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast())) }
+        fn load_f16(from: *const u8) -> __m256 { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+        fn load_bf16(from: *const u8) -> __m256 {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        }
+        fn load_f32(from: *const u8) -> __m256 { _mm256_loadu_ps(from.cast()) }
+        fn store(value: __m256, to: *mut f32) -> () { _mm256_storeu_ps(to, value) }
+        fn and(a: __m256i, mask: u8) -> __m256i { _mm256_and_si256(a, _mm256_set1_epi8(mask as i8)) }
+        fn or_and(a: __m256i, b: __m256i, mask: u8) -> __m256i {
+            _mm256_or_si256(a, _mm256_and_si256(b, _mm256_set1_epi8(mask as i8)))
+        }
+        fn left<const BITS: u32>(a: __m256i) -> __m256i {
+            _mm256_sll_epi16(a, _mm_cvtsi32_si128(BITS as i32))
+        }
+        fn right<const BITS: u32>(a: __m256i) -> __m256i {
+            _mm256_srl_epi16(a, _mm_cvtsi32_si128(BITS as i32))
+        }
+        fn dot(sum: __m256i, weights: __m256i, activations: i32) -> __m256i {
+            let pairs = _mm256_maddubs_epi16(weights, _mm256_set1_epi32(activations));
+            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+        fn dot_wide(sum: __m256i, weights: __m256i, activations: i32) -> __m256i {
+            // Pairs of products would not fit 16 bits: the sign moves from the weight to the activation.
+            let signed = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
+            let moved = _mm256_sign_epi8(_mm256_set1_epi32(activations), signed);
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(signed), moved);
+            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+        fn dot_wide_start(_sum: i32) -> __m256i { _mm256_setzero_si256() }
+        fn dot_pairs(sum: __m256i, weights: __m256i, activations: i32) -> __m256i {
+            _mm256_add_epi32(sum, _mm256_madd_epi16(weights, _mm256_set1_epi32(activations)))
+        }
+        fn to_float(a: __m256i) -> __m256 { _mm256_cvtepi32_ps(a) }
+        fn mul(a: __m256, b: __m256) -> __m256 { _mm256_mul_ps(a, b) }
+        fn fma(a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fmadd_ps(a, b, c) }
+        fn fnma(a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fnmadd_ps(a, b, c) }
+        fn prefetch(from: *const u8) -> () { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+}

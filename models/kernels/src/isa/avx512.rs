@@ -1,0 +1,67 @@
+//! AVX-512 with VNNI: 16 rows at once.
+//!
+//! SAFETY of this file: every function is called only from kernels compiled for these features, which run only where
+//! [`super::Isa::detect`] found them; pointers are the kernel's to vouch for.
+
+use std::arch::x86_64::*;
+
+use super::Lanes;
+
+/// The set.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512;
+
+macro_rules! lanes {
+    ($($(#[$doc:meta])* fn $name:ident $(<const $g:ident: u32>)? ($($arg:ident: $ty:ty),*) -> $out:ty $body:block)*) => {
+        $(
+            #[inline(always)]
+            unsafe fn $name $(<const $g: u32>)? ($($arg: $ty),*) -> $out {
+                // SAFETY: see the head of this file.
+                unsafe { $body }
+            }
+        )*
+    };
+}
+
+impl Lanes for Avx512 {
+    type I = __m512i;
+    type F = __m512;
+    const LANES: usize = 16;
+
+    lanes! {
+        fn int(value: i32) -> __m512i { _mm512_set1_epi32(value) }
+        fn float(value: f32) -> __m512 { _mm512_set1_ps(value) }
+        fn load(from: *const u8) -> __m512i { _mm512_loadu_si512(from.cast()) }
+        fn load_u8(from: *const u8) -> __m512i { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())) }
+        fn load_i8(from: *const u8) -> __m512i { _mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())) }
+        fn load_u8_pairs(from: *const u8) -> __m512i { _mm512_cvtepu8_epi16(_mm256_loadu_si256(from.cast())) }
+        fn load_f16(from: *const u8) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+        fn load_bf16(from: *const u8) -> __m512 {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+        fn load_f32(from: *const u8) -> __m512 { _mm512_loadu_ps(from.cast()) }
+        fn store(value: __m512, to: *mut f32) -> () { _mm512_storeu_ps(to, value) }
+        fn and(a: __m512i, mask: u8) -> __m512i { _mm512_and_si512(a, _mm512_set1_epi8(mask as i8)) }
+        fn or_and(a: __m512i, b: __m512i, mask: u8) -> __m512i {
+            _mm512_ternarylogic_epi32::<0xf8>(a, b, _mm512_set1_epi8(mask as i8))
+        }
+        fn left<const BITS: u32>(a: __m512i) -> __m512i { _mm512_slli_epi16::<BITS>(a) }
+        fn right<const BITS: u32>(a: __m512i) -> __m512i { _mm512_srli_epi16::<BITS>(a) }
+        fn dot(sum: __m512i, weights: __m512i, activations: i32) -> __m512i {
+            _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(activations))
+        }
+        fn dot_wide(sum: __m512i, weights: __m512i, activations: i32) -> __m512i {
+            _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(activations))
+        }
+        fn dot_wide_start(sum: i32) -> __m512i { _mm512_slli_epi32::<7>(_mm512_set1_epi32(sum)) }
+        fn dot_pairs(sum: __m512i, weights: __m512i, activations: i32) -> __m512i {
+            _mm512_dpwssd_epi32(sum, weights, _mm512_set1_epi32(activations))
+        }
+        fn to_float(a: __m512i) -> __m512 { _mm512_cvtepi32_ps(a) }
+        fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
+        fn fma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
+        fn fnma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fnmadd_ps(a, b, c) }
+        fn prefetch(from: *const u8) -> () { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+}

@@ -1,0 +1,524 @@
+//! The inner products: a tile of sixteen rows of weights against a group of rows of activations.
+//!
+//! Written once over [`Lanes`], for a number of activation rows known to the compiler: all sums stay in registers and an
+//! activation is an operand in memory that is broadcast. `blocks` blocks are read from `tile` (sixteen rows) and from
+//! `words` (`M` rows); sums are stored to `out[row · 16 + lane]`.
+//!
+//! A row's sum is made in the same order whatever `M` is: an answer does not depend on what is computed beside it.
+
+use crate::format::{Kind, Precision, VECTOR};
+use crate::isa::{Lanes, TILE};
+
+/// A kernel for one kind of weights, one instruction set and one number of activation rows.
+///
+/// # Safety
+/// The processor must have the set; `tile` must hold `blocks` packed blocks, `words` as many blocks of a group of the
+/// kernel's size, and `out` 16 numbers for each of its rows.
+pub(crate) type Kernel =
+    unsafe fn(tile: *const u8, words: *const u32, blocks: usize, out: *mut f32);
+
+/// Bytes ahead that are asked for when arithmetic is dense: the hardware's own prefetcher does not run far enough.
+const AHEAD: usize = 2048;
+
+/// What a kernel reads: where, and which lanes of it.
+#[derive(Clone, Copy)]
+struct Source {
+    block: *const u8,
+    lane: usize,
+}
+
+impl Source {
+    /// One value of `size` bytes per row.
+    #[inline(always)]
+    unsafe fn per_row(self, offset: usize, size: usize) -> *const u8 {
+        // SAFETY: inside the block; the caller's offsets are the layout's.
+        unsafe { self.block.add(offset + self.lane * size) }
+    }
+}
+
+/// The `at`-th unpacked vector of a unit: four columns of each row, unsigned.
+#[inline(always)]
+unsafe fn unpack<S: Lanes, const BITS: usize>(unit: *const u8, lane: usize, at: usize) -> S::I {
+    // SAFETY: a unit is `BITS` vectors, and `at` is below 8.
+    unsafe {
+        let vector = |index: usize| S::load(unit.add(index * VECTOR + lane * 4));
+        match BITS {
+            8 => vector(at),
+            4..=6 => {
+                let low = vector(at / 2);
+                let low = S::and(if at % 2 == 1 { S::right::<4>(low) } else { low }, 15);
+                match BITS {
+                    6 => {
+                        let high = vector(4 + at / 4);
+                        let high = match at % 4 {
+                            0 => S::left::<4>(high),
+                            1 => S::left::<2>(high),
+                            2 => high,
+                            _ => S::right::<2>(high),
+                        };
+                        S::or_and(low, high, 0x30)
+                    }
+                    5 => {
+                        let high = vector(4);
+                        let high = match at {
+                            0 => S::left::<4>(high),
+                            1 => S::left::<3>(high),
+                            2 => S::left::<2>(high),
+                            3 => S::left::<1>(high),
+                            4 => high,
+                            5 => S::right::<1>(high),
+                            6 => S::right::<2>(high),
+                            _ => S::right::<3>(high),
+                        };
+                        S::or_and(low, high, 0x10)
+                    }
+                    _ => low,
+                }
+            }
+            _ => {
+                let low = vector(at / 4);
+                let low = match at % 4 {
+                    0 => low,
+                    1 => S::right::<2>(low),
+                    2 => S::right::<4>(low),
+                    _ => S::right::<6>(low),
+                };
+                let low = S::and(low, 3);
+                if BITS == 2 {
+                    return low;
+                }
+                let high = vector(2);
+                let high = match at {
+                    0 => S::left::<2>(high),
+                    1 => S::left::<1>(high),
+                    2 => high,
+                    3 => S::right::<1>(high),
+                    4 => S::right::<2>(high),
+                    5 => S::right::<3>(high),
+                    6 => S::right::<4>(high),
+                    _ => S::right::<5>(high),
+                };
+                S::or_and(low, high, 0x04)
+            }
+        }
+    }
+}
+
+/// Asks for the unit `AHEAD` bytes further on.
+#[inline(always)]
+unsafe fn ahead<S: Lanes, const M: usize, const BITS: usize>(unit: *const u8) {
+    if M > 1 {
+        for vector in 0..BITS {
+            // SAFETY: a prefetch may name any address.
+            unsafe { S::prefetch(unit.wrapping_add(AHEAD + vector * VECTOR)) }
+        }
+    }
+}
+
+/// A word of activations of row `row`.
+#[inline(always)]
+unsafe fn int<const M: usize>(words: *const u32, word: usize, row: usize) -> i32 {
+    // SAFETY: the caller's words are the layout's.
+    unsafe { words.add(word * M + row).read() as i32 }
+}
+
+/// The same, of a float.
+#[inline(always)]
+unsafe fn float<S: Lanes, const M: usize>(words: *const u32, word: usize, row: usize) -> S::F {
+    // SAFETY: the caller's words are the layout's.
+    unsafe { S::float(f32::from_bits(words.add(word * M + row).read())) }
+}
+
+/// Q4_K, Q5_K: sub-blocks of 32 with a scale and a minimum each.
+#[inline(always)]
+unsafe fn superblock_32<S: Lanes, const M: usize, const BITS: usize>(
+    tile: Source,
+    words: *const u32,
+    blocks: usize,
+    out: *mut f32,
+) {
+    const MINIMA: usize = 4 * TILE + 8 * TILE;
+    const UNITS: usize = 4 * TILE + 16 * TILE;
+    let (packed, step) = (UNITS + 8 * BITS * VECTOR, Precision::Bytes256.words());
+    // SAFETY: offsets are those of `format` and `activations`, and the caller vouches for `blocks` of them.
+    unsafe {
+        let mut sums = [S::float(0.0); M];
+        for block in 0..blocks {
+            let source = Source {
+                block: tile.block.add(block * packed),
+                ..tile
+            };
+            let words = words.add(block * step * M);
+            let scale = S::load_f16(source.per_row(0, 2));
+            let minimum = S::load_f16(source.per_row(2 * TILE, 2));
+            let mut minima = [S::int(0); M];
+            for pair in 0..4 {
+                let pairs = S::load_u8_pairs(source.per_row(MINIMA + pair * 2 * TILE, 2));
+                for (row, sum) in minima.iter_mut().enumerate() {
+                    *sum = S::dot_pairs(*sum, pairs, int::<M>(words, 64 + pair, row));
+                }
+            }
+            let mut partial = [S::float(0.0); M];
+            for sub in 0..8 {
+                let unit = source.block.add(UNITS + sub * BITS * VECTOR);
+                ahead::<S, M, BITS>(unit);
+                let mut dots = [S::int(0); M];
+                for at in 0..8 {
+                    let weights = unpack::<S, BITS>(unit, source.lane, at);
+                    for (row, dot) in dots.iter_mut().enumerate() {
+                        *dot = S::dot(*dot, weights, int::<M>(words, sub * 8 + at, row));
+                    }
+                }
+                let own = S::load_u8(source.per_row(4 * TILE + sub * TILE, 1));
+                let own = S::mul(scale, S::to_float(own));
+                for (partial, dot) in partial.iter_mut().zip(dots) {
+                    *partial = S::fma(S::to_float(dot), own, *partial);
+                }
+            }
+            for (row, sum) in sums.iter_mut().enumerate() {
+                let whole = S::fnma(S::to_float(minima[row]), minimum, partial[row]);
+                *sum = S::fma(whole, float::<S, M>(words, 92, row), *sum);
+            }
+        }
+        for (row, sum) in sums.into_iter().enumerate() {
+            S::store(sum, out.add(row * TILE + tile.lane));
+        }
+    }
+}
+
+/// Q6_K, Q3_K, Q2_K: sub-blocks of 16 with a scale each; Q2_K with a minimum each too.
+#[inline(always)]
+unsafe fn superblock_16<S: Lanes, const M: usize, const BITS: usize>(
+    tile: Source,
+    words: *const u32,
+    blocks: usize,
+    out: *mut f32,
+) {
+    let minimum = BITS == 2;
+    let scales = if minimum { 4 * TILE } else { 2 * TILE };
+    let minima_at = scales + 16 * TILE;
+    let units = if minimum {
+        minima_at + 16 * TILE
+    } else {
+        minima_at
+    };
+    let (packed, step) = (units + 8 * BITS * VECTOR, Precision::Bytes256.words());
+    // SAFETY: offsets are those of `format` and `activations`, and the caller vouches for `blocks` of them.
+    unsafe {
+        let mut sums = [S::float(0.0); M];
+        for block in 0..blocks {
+            let source = Source {
+                block: tile.block.add(block * packed),
+                ..tile
+            };
+            let words = words.add(block * step * M);
+            let scale = S::load_f16(source.per_row(0, 2));
+            let mut partial = [S::float(0.0); M];
+            if minimum {
+                let minimum = S::load_f16(source.per_row(2 * TILE, 2));
+                let mut minima = [S::int(0); M];
+                for pair in 0..8 {
+                    let pairs = S::load_u8_pairs(source.per_row(minima_at + pair * 2 * TILE, 2));
+                    for (row, sum) in minima.iter_mut().enumerate() {
+                        *sum = S::dot_pairs(*sum, pairs, int::<M>(words, 68 + pair, row));
+                    }
+                }
+                for (partial, minima) in partial.iter_mut().zip(minima) {
+                    *partial = S::fnma(S::to_float(minima), minimum, *partial);
+                }
+            }
+            for sub in 0..8 {
+                let unit = source.block.add(units + sub * BITS * VECTOR);
+                ahead::<S, M, BITS>(unit);
+                for half in 0..2 {
+                    let mut dots = [S::int(0); M];
+                    if !minimum {
+                        for (row, dot) in dots.iter_mut().enumerate() {
+                            let sum = int::<M>(words, 76 + 2 * sub + half, row);
+                            *dot = match BITS {
+                                6 => S::int(sum.wrapping_mul(32)),
+                                _ => S::int(sum.wrapping_mul(4)),
+                            };
+                        }
+                    }
+                    for at in 4 * half..4 * half + 4 {
+                        let weights = unpack::<S, BITS>(unit, source.lane, at);
+                        for (row, dot) in dots.iter_mut().enumerate() {
+                            *dot = S::dot(*dot, weights, int::<M>(words, sub * 8 + at, row));
+                        }
+                    }
+                    let own = source.per_row(scales + (2 * sub + half) * TILE, 1);
+                    let own = if minimum {
+                        S::load_u8(own)
+                    } else {
+                        S::load_i8(own)
+                    };
+                    let own = S::mul(scale, S::to_float(own));
+                    for (partial, dot) in partial.iter_mut().zip(dots) {
+                        *partial = S::fma(S::to_float(dot), own, *partial);
+                    }
+                }
+            }
+            for (row, sum) in sums.iter_mut().enumerate() {
+                *sum = S::fma(partial[row], float::<S, M>(words, 92, row), *sum);
+            }
+        }
+        for (row, sum) in sums.into_iter().enumerate() {
+            S::store(sum, out.add(row * TILE + tile.lane));
+        }
+    }
+}
+
+/// Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: blocks of 32 with a scale and, if `MINIMUM`, a minimum.
+#[inline(always)]
+unsafe fn block_32<S: Lanes, const M: usize, const BITS: usize, const MINIMUM: bool>(
+    tile: Source,
+    words: *const u32,
+    blocks: usize,
+    out: *mut f32,
+) {
+    let units = if MINIMUM { 4 * TILE } else { 2 * TILE };
+    let (packed, step) = (units + BITS * VECTOR, Precision::Bytes32.words());
+    // SAFETY: offsets are those of `format` and `activations`, and the caller vouches for `blocks` of them.
+    unsafe {
+        let mut sums = [S::float(0.0); M];
+        for block in 0..blocks {
+            let source = Source {
+                block: tile.block.add(block * packed),
+                ..tile
+            };
+            let words = words.add(block * step * M);
+            let unit = source.block.add(units);
+            ahead::<S, M, BITS>(unit);
+            let mut dots = [S::int(0); M];
+            if !MINIMUM {
+                for (row, dot) in dots.iter_mut().enumerate() {
+                    let sum = int::<M>(words, 8, row);
+                    *dot = match BITS {
+                        8 => S::dot_wide_start(sum),
+                        5 => S::int(sum.wrapping_mul(16)),
+                        _ => S::int(sum.wrapping_mul(8)),
+                    };
+                }
+            }
+            for at in 0..8 {
+                let weights = unpack::<S, BITS>(unit, source.lane, at);
+                for (row, dot) in dots.iter_mut().enumerate() {
+                    let activations = int::<M>(words, at, row);
+                    *dot = match BITS {
+                        8 => S::dot_wide(*dot, weights, activations),
+                        _ => S::dot(*dot, weights, activations),
+                    };
+                }
+            }
+            let scale = S::load_f16(source.per_row(0, 2));
+            for (row, sum) in sums.iter_mut().enumerate() {
+                let both = S::mul(scale, float::<S, M>(words, 9, row));
+                *sum = S::fma(S::to_float(dots[row]), both, *sum);
+            }
+            if MINIMUM {
+                let minimum = S::load_f16(source.per_row(2 * TILE, 2));
+                for (row, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::fma(minimum, float::<S, M>(words, 10, row), *sum);
+                }
+            }
+        }
+        for (row, sum) in sums.into_iter().enumerate() {
+            S::store(sum, out.add(row * TILE + tile.lane));
+        }
+    }
+}
+
+/// F32, F16, BF16: `SIZE` bytes each; `BRAIN` tells the two halves apart. Two sums a row, of even and odd columns.
+#[inline(always)]
+unsafe fn floats<S: Lanes, const M: usize, const SIZE: usize, const BRAIN: bool>(
+    tile: Source,
+    words: *const u32,
+    blocks: usize,
+    out: *mut f32,
+) {
+    // SAFETY: offsets are those of `format` and `activations`, and the caller vouches for `blocks` of them.
+    unsafe {
+        let column = |at: usize| {
+            let from = Source {
+                block: tile.block.add(at * SIZE * TILE),
+                ..tile
+            };
+            let from = from.per_row(0, SIZE);
+            match (SIZE, BRAIN) {
+                (4, _) => S::load_f32(from),
+                (_, true) => S::load_bf16(from),
+                _ => S::load_f16(from),
+            }
+        };
+        let (mut even, mut odd) = ([S::float(0.0); M], [S::float(0.0); M]);
+        for pair in 0..blocks / 2 {
+            if M > 1 {
+                S::prefetch(tile.block.wrapping_add((2 * pair) * SIZE * TILE + AHEAD));
+            }
+            let (first, second) = (column(2 * pair), column(2 * pair + 1));
+            for row in 0..M {
+                even[row] = S::fma(first, float::<S, M>(words, 2 * pair, row), even[row]);
+                odd[row] = S::fma(second, float::<S, M>(words, 2 * pair + 1, row), odd[row]);
+            }
+        }
+        if blocks % 2 == 1 {
+            let last = column(blocks - 1);
+            for (row, even) in even.iter_mut().enumerate() {
+                *even = S::fma(last, float::<S, M>(words, blocks - 1, row), *even);
+            }
+        }
+        for row in 0..M {
+            // The sum of both: one times the first and the second.
+            let sum = S::fma(even[row], S::float(1.0), odd[row]);
+            S::store(sum, out.add(row * TILE + tile.lane));
+        }
+    }
+}
+
+/// The kernel of a kind: `K` numbers it as [`number`] does, since a kind cannot be a constant parameter.
+#[inline(always)]
+unsafe fn any<S: Lanes, const K: u8, const M: usize>(
+    tile: *const u8,
+    words: *const u32,
+    blocks: usize,
+    out: *mut f32,
+) {
+    let mut lane = 0;
+    while lane < TILE {
+        let tile = Source { block: tile, lane };
+        // SAFETY: the caller vouches for everything; lanes from `lane` on are a register's worth.
+        unsafe {
+            match K {
+                0 => floats::<S, M, 4, false>(tile, words, blocks, out),
+                1 => floats::<S, M, 2, false>(tile, words, blocks, out),
+                2 => floats::<S, M, 2, true>(tile, words, blocks, out),
+                3 => block_32::<S, M, 4, false>(tile, words, blocks, out),
+                4 => block_32::<S, M, 4, true>(tile, words, blocks, out),
+                5 => block_32::<S, M, 5, false>(tile, words, blocks, out),
+                6 => block_32::<S, M, 5, true>(tile, words, blocks, out),
+                7 => block_32::<S, M, 8, false>(tile, words, blocks, out),
+                8 => superblock_16::<S, M, 2>(tile, words, blocks, out),
+                9 => superblock_16::<S, M, 3>(tile, words, blocks, out),
+                10 => superblock_32::<S, M, 4>(tile, words, blocks, out),
+                11 => superblock_32::<S, M, 5>(tile, words, blocks, out),
+                _ => superblock_16::<S, M, 6>(tile, words, blocks, out),
+            }
+        }
+        lane += S::LANES;
+    }
+}
+
+/// A kind's number.
+pub(crate) const fn number(kind: Kind) -> u8 {
+    match kind {
+        Kind::F32 => 0,
+        Kind::F16 => 1,
+        Kind::BF16 => 2,
+        Kind::Q4_0 => 3,
+        Kind::Q4_1 => 4,
+        Kind::Q5_0 => 5,
+        Kind::Q5_1 => 6,
+        Kind::Q8_0 => 7,
+        Kind::Q2K => 8,
+        Kind::Q3K => 9,
+        Kind::Q4K => 10,
+        Kind::Q5K => 11,
+        Kind::Q6K => 12,
+    }
+}
+
+mod table {
+    //! Kernels by kind, set and size.
+
+    use super::{Kernel, any, number};
+    use crate::format::Kind;
+    use crate::isa::Isa;
+    use crate::isa::portable::Portable;
+    #[cfg(target_arch = "x86_64")]
+    use crate::isa::{avx2::Avx2, avx512::Avx512};
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2<const K: u8, const M: usize>(
+        tile: *const u8,
+        words: *const u32,
+        blocks: usize,
+        out: *mut f32,
+    ) {
+        // SAFETY: the kernel type's conditions are handed on.
+        // JUSTIFICATION: six to ten times the portable twin's speed.
+        unsafe { any::<Avx2, K, M>(tile, words, blocks, out) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn avx512<const K: u8, const M: usize>(
+        tile: *const u8,
+        words: *const u32,
+        blocks: usize,
+        out: *mut f32,
+    ) {
+        // SAFETY: the kernel type's conditions are handed on.
+        // JUSTIFICATION: twice AVX2's speed, and 32 registers for twelve rows at once.
+        unsafe { any::<Avx512, K, M>(tile, words, blocks, out) }
+    }
+
+    unsafe fn portable<const K: u8, const M: usize>(
+        tile: *const u8,
+        words: *const u32,
+        blocks: usize,
+        out: *mut f32,
+    ) {
+        // SAFETY: the kernel type's conditions are handed on.
+        unsafe { any::<Portable, K, M>(tile, words, blocks, out) }
+    }
+
+    macro_rules! sizes {
+        ($set:ident, $kind:expr, $size:expr) => {
+            match $size {
+                1 => $set::<$kind, 1>,
+                2 => $set::<$kind, 2>,
+                3 => $set::<$kind, 3>,
+                4 => $set::<$kind, 4>,
+                6 => $set::<$kind, 6>,
+                8 => $set::<$kind, 8>,
+                _ => $set::<$kind, 12>,
+            }
+        };
+    }
+
+    macro_rules! kinds {
+        ($set:ident, $kind:expr, $size:expr) => {
+            match $kind {
+                0 => sizes!($set, 0, $size),
+                1 => sizes!($set, 1, $size),
+                2 => sizes!($set, 2, $size),
+                3 => sizes!($set, 3, $size),
+                4 => sizes!($set, 4, $size),
+                5 => sizes!($set, 5, $size),
+                6 => sizes!($set, 6, $size),
+                7 => sizes!($set, 7, $size),
+                8 => sizes!($set, 8, $size),
+                9 => sizes!($set, 9, $size),
+                10 => sizes!($set, 10, $size),
+                11 => sizes!($set, 11, $size),
+                _ => sizes!($set, 12, $size),
+            }
+        };
+    }
+
+    /// The kernel for groups of `size`, which is one of [`crate::activations::GROUPS`].
+    pub(crate) fn kernel(isa: Isa, kind: Kind, size: usize) -> Kernel {
+        let kind = number(kind);
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => kinds!(avx512, kind, size),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => kinds!(avx2, kind, size),
+            _ => kinds!(portable, kind, size),
+        }
+    }
+}
+
+pub(crate) use table::kernel;
