@@ -15,7 +15,7 @@ usage: bench-engine --model FILE.gguf [--model FILE.gguf ...] [options]
   --rows A,B,...     decode, batch (or batch-2, -4, -8, -16, -32), prefill, start, sealed, memory, context (all)
   --int8-peak GOPS   the machine's peak, for prefill's share of it
   --json             rows for machines
-usage: bench-engine --compare LOGITS --tokens FILE --model FILE.gguf [--json]
+usage: bench-engine --compare LOGITS --tokens FILE --model FILE.gguf [--threads N] [--json]
   compares our logits with those of another program (u32 positions, u32 vocabulary, f32 rows; little endian)
   for the same token ids (numbers between white space)
 Exit code 1 when a bar is missed.";
@@ -30,6 +30,8 @@ pub enum Task {
         job: Job,
         /// Of which model.
         model: PathBuf,
+        /// Threads of the engine.
+        threads: usize,
     },
     /// Compare logits.
     Compare(Comparison),
@@ -45,6 +47,8 @@ pub struct Comparison {
     pub logits: PathBuf,
     /// The token ids that they are of.
     pub tokens: PathBuf,
+    /// Threads of the engine.
+    pub threads: usize,
     /// Whether the answer is for machines.
     pub json: bool,
 }
@@ -92,7 +96,12 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
                     return Err("a child does one thing".into());
                 };
                 let model = value(word, &mut words)?.into();
-                return Ok(Task::Child { job, model });
+                let threads = count("a child", &mut words)?;
+                return Ok(Task::Child {
+                    job,
+                    model,
+                    threads,
+                });
             }
             "--model" => options.models.push(value(word, &mut words)?.into()),
             "--llama-cpp" => options.peer = Some(value(word, &mut words)?.into()),
@@ -117,6 +126,7 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
             model: model.clone(),
             logits,
             tokens,
+            threads: options.threads,
             json: options.json,
         })),
         _ => Err(format!("a comparison needs one model, logits and tokens\n{USAGE}").into()),

@@ -35,6 +35,7 @@ impl Ours<'_> {
         command
             .args(["child", &job.name()])
             .arg(model)
+            .arg(&threads)
             .env("RAYON_NUM_THREADS", &threads)
             .env("CANDLE_NUM_THREADS", &threads);
         let finished = process::run(&mut command, key, false)?;
@@ -48,43 +49,43 @@ impl Ours<'_> {
 
 /// Does `job` in this process and prints its figures as one line, which in [`Job::Start`] says that the first token is
 /// there.
-pub fn child(job: Job, model: &Path) -> Anyhow<()> {
+pub fn child(job: Job, model: &Path, threads: usize) -> Anyhow<()> {
     let figures = match job {
-        Job::Sealed => first_token(&throwaway::unlock(model)?)?,
-        _ => plain(job, &GgufFile::open(model)?)?,
+        Job::Sealed => first_token(&throwaway::unlock(model)?, threads)?,
+        _ => plain(job, &GgufFile::open(model)?, threads)?,
     };
     println!("{}", serde_json::to_string(&figures)?);
     Ok(())
 }
 
-fn plain(job: Job, source: &dyn WeightSource) -> Anyhow<Figures> {
+fn plain(job: Job, source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
     match job {
-        Job::Decode => decode(source),
-        Job::Batch(sequences) => batch(source, sequences),
-        Job::Prefill => prefill(source),
-        Job::Start | Job::Sealed => first_token(source),
-        Job::Memory => memory(source),
-        Job::Context => context(source),
+        Job::Decode => decode(source, threads),
+        Job::Batch(sequences) => batch(source, threads, sequences),
+        Job::Prefill => prefill(source, threads),
+        Job::Start | Job::Sealed => first_token(source, threads),
+        Job::Memory => memory(source, threads),
+        Job::Context => context(source, threads),
     }
 }
 
-fn decode(source: &dyn WeightSource) -> Anyhow<Figures> {
-    let mut bench = Bench::load(source, PROMPT + DECODED)?;
+fn decode(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, PROMPT + DECODED, threads)?;
     bench.decode_together(1, PROMPT)?;
     let speeds = (0..REPETITIONS).map(|_| bench.decode_together(1, DECODED));
     figure("decode", speeds.collect::<Anyhow<_>>()?)
 }
 
-fn batch(source: &dyn WeightSource, sequences: usize) -> Anyhow<Figures> {
+fn batch(source: &dyn WeightSource, threads: usize, sequences: usize) -> Anyhow<Figures> {
     const WARM_UP: usize = 2;
-    let mut bench = Bench::load(source, sequences * (PROMPT + BATCH_DECODED))?;
+    let mut bench = Bench::load(source, sequences * (PROMPT + BATCH_DECODED), threads)?;
     bench.decode_together(sequences, WARM_UP)?;
     let speed = bench.decode_together(sequences, BATCH_DECODED)?;
     figure("batch", vec![speed])
 }
 
-fn prefill(source: &dyn WeightSource) -> Anyhow<Figures> {
-    let mut bench = Bench::load(source, PREFILL)?;
+fn prefill(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, PREFILL, threads)?;
     let mut speeds = Vec::new();
     for _ in 0..=REPETITIONS {
         let sequence = bench.open(PREFILL)?;
@@ -97,15 +98,15 @@ fn prefill(source: &dyn WeightSource) -> Anyhow<Figures> {
     figure("prefill", speeds.split_off(1))
 }
 
-fn first_token(source: &dyn WeightSource) -> Anyhow<Figures> {
-    let mut bench = Bench::load(source, PROMPT)?;
+fn first_token(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, PROMPT, threads)?;
     let sequence = bench.open(PROMPT)?;
     bench.feed(sequence, PROMPT)?;
     Ok(Figures::new())
 }
 
-fn memory(source: &dyn WeightSource) -> Anyhow<Figures> {
-    let mut bench = Bench::load(source, MEMORY_CONTEXT)?;
+fn memory(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, MEMORY_CONTEXT, threads)?;
     let sequence = bench.open(MEMORY_CONTEXT)?;
     bench.feed(sequence, MEMORY_CONTEXT)?;
     let status = std::fs::read_to_string("/proc/self/status")?;
@@ -114,10 +115,10 @@ fn memory(source: &dyn WeightSource) -> Anyhow<Figures> {
 }
 
 /// The two contexts take turns, a quarter of the tokens at a time.
-fn context(source: &dyn WeightSource) -> Anyhow<Figures> {
+fn context(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
     const TURNS: usize = 4;
     let capacity = |context: usize| context + CONTEXT_DECODED;
-    let mut bench = Bench::load(source, CONTEXTS.into_iter().map(capacity).sum())?;
+    let mut bench = Bench::load(source, CONTEXTS.into_iter().map(capacity).sum(), threads)?;
     let mut sequences = Vec::new();
     for context in CONTEXTS {
         let sequence = bench.open(capacity(context))?;
@@ -151,12 +152,13 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Loads a model with room for `tokens` in all.
-    pub fn load(source: &dyn WeightSource, tokens: usize) -> Anyhow<Self> {
+    /// Loads a model with room for `tokens` in all, to run on `threads`.
+    pub fn load(source: &dyn WeightSource, tokens: usize, threads: usize) -> Anyhow<Self> {
         let limits = EngineLimits {
             sequences_max: 64,
             cache_tokens_max: tokens,
             prefill_tokens: PREFILL,
+            threads,
             ..EngineLimits::default()
         };
         let model = LoadedModel::load(source, limits, &mut |_, _| ())?;
