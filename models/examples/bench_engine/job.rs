@@ -11,7 +11,9 @@ pub type Figures = BTreeMap<String, f64>;
 pub const PROMPT: usize = 16;
 /// Tokens that are decoded against the clock.
 pub const DECODED: usize = 64;
-/// Sequences that are decoded together.
+/// Tokens of each sequence that are decoded against the clock together with others.
+pub const BATCH_DECODED: usize = 32;
+/// Numbers of sequences that are decoded together.
 pub const BATCHES: [usize; 5] = [2, 4, 8, 16, 32];
 /// Tokens of the prompt whose processing is timed, and of a chunk of a longer prompt.
 pub const PREFILL: usize = 512;
@@ -21,7 +23,7 @@ pub const MEMORY_CONTEXT: usize = 4096;
 pub const CONTEXTS: [usize; 2] = [128, 8192];
 /// Tokens that are decoded against the clock at each of [`CONTEXTS`].
 pub const CONTEXT_DECODED: usize = 32;
-/// Measurements in one child, of which the median counts.
+/// Measurements in one child, of which the median counts; batches, which take longest, have one.
 pub const REPETITIONS: usize = 3;
 
 /// A measurement. The product's HTTP server has a benchmark of its own: this crate reaches no network.
@@ -29,8 +31,8 @@ pub const REPETITIONS: usize = 3;
 pub enum Job {
     /// One sequence.
     Decode,
-    /// Several sequences together.
-    Batch,
+    /// So many sequences together.
+    Batch(usize),
     /// A prompt.
     Prefill,
     /// From the start of the process to the first token, of a plain model.
@@ -45,33 +47,43 @@ pub enum Job {
 
 impl Job {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 7] = [
-        Self::Decode,
-        Self::Batch,
-        Self::Prefill,
-        Self::Start,
-        Self::Sealed,
-        Self::Memory,
-        Self::Context,
-    ];
+    pub fn all() -> Vec<Self> {
+        let batches = BATCHES.map(Self::Batch);
+        let others = [
+            Self::Prefill,
+            Self::Start,
+            Self::Sealed,
+            Self::Memory,
+            Self::Context,
+        ];
+        [&[Self::Decode], batches.as_slice(), &others].concat()
+    }
 
     /// Its name on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
+    pub fn name(self) -> String {
+        let name = match self {
             Self::Decode => "decode",
-            Self::Batch => "batch",
+            Self::Batch(sequences) => return format!("batch-{sequences}"),
             Self::Prefill => "prefill",
             Self::Start => "start",
             Self::Sealed => "sealed",
             Self::Memory => "memory",
             Self::Context => "context",
-        }
+        };
+        name.to_owned()
     }
 
-    /// The job of that name.
-    pub fn named(name: &str) -> Anyhow<Self> {
-        let found = Self::ALL.into_iter().find(|job| job.name() == name);
-        found.ok_or_else(|| format!("no row is named {name:?}").into())
+    /// The job of that name, or all batches.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn named(name: &str) -> Anyhow<Vec<Self>> {
+        if name == "batch" {
+            return Ok(BATCHES.map(Self::Batch).to_vec());
+        }
+        let found = Self::all().into_iter().find(|job| job.name() == name);
+        let found = found.ok_or_else(|| format!("no row is named {name:?}"))?;
+        Ok(vec![found])
     }
 
     /// Rounds that are worth their time: peak memory does not vary, and a long context takes minutes to fill.
@@ -81,11 +93,6 @@ impl Job {
             _ => usize::MAX,
         }
     }
-}
-
-/// Name of the figure of `sequences` decoded together.
-pub fn batch_key(sequences: usize) -> String {
-    format!("batch {sequences}")
 }
 
 /// Name of the figure of decoding behind `tokens` of context.
@@ -117,9 +124,10 @@ mod tests {
 
     #[test]
     fn every_job_is_found_by_its_name() {
-        for job in Job::ALL {
-            assert_eq!(Job::named(job.name()).unwrap(), job);
+        for job in Job::all() {
+            assert_eq!(Job::named(&job.name()).unwrap(), [job]);
         }
-        assert!(Job::named("nonsense").is_err());
+        assert_eq!(Job::named("batch").unwrap().len(), BATCHES.len());
+        assert!(Job::named("batch-3").is_err());
     }
 }

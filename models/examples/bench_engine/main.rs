@@ -38,7 +38,11 @@ fn main() -> Anyhow<()> {
             println!("{USAGE}");
             Ok(())
         }
-        Task::Child { job, model } => ours::child(job, &model),
+        Task::Child {
+            job,
+            model,
+            threads,
+        } => ours::child(job, &model, threads),
         Task::Compare(wanted) => compare::run(&wanted),
         Task::Bench(options) => bench(&options),
     }

@@ -12,10 +12,10 @@ usage: bench-engine --model FILE.gguf [--model FILE.gguf ...] [options]
   --llama-cpp DIR    folder with llama-bench and llama-batched-bench; without it the peer's columns are empty
   --threads N        threads of both (2)
   --rounds N         rounds in which ours and the peer take turns (5)
-  --rows A,B,...     decode, batch, prefill, start, sealed, memory, context (all)
+  --rows A,B,...     decode, batch (or batch-2, -4, -8, -16, -32), prefill, start, sealed, memory, context (all)
   --int8-peak GOPS   the machine's peak, for prefill's share of it
   --json             rows for machines
-usage: bench-engine --compare LOGITS --tokens FILE --model FILE.gguf [--json]
+usage: bench-engine --compare LOGITS --tokens FILE --model FILE.gguf [--threads N] [--json]
   compares our logits with those of another program (u32 positions, u32 vocabulary, f32 rows; little endian)
   for the same token ids (numbers between white space)
 Exit code 1 when a bar is missed.";
@@ -30,6 +30,8 @@ pub enum Task {
         job: Job,
         /// Of which model.
         model: PathBuf,
+        /// Threads of the engine.
+        threads: usize,
     },
     /// Compare logits.
     Compare(Comparison),
@@ -45,6 +47,8 @@ pub struct Comparison {
     pub logits: PathBuf,
     /// The token ids that they are of.
     pub tokens: PathBuf,
+    /// Threads of the engine.
+    pub threads: usize,
     /// Whether the answer is for machines.
     pub json: bool,
 }
@@ -77,7 +81,7 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
         peer: None,
         threads: 2,
         rounds: 5,
-        jobs: Job::ALL.to_vec(),
+        jobs: Job::all(),
         int8_peak: None,
         json: false,
     };
@@ -87,9 +91,17 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
         match word.as_str() {
             "--help" | "-h" => return Ok(Task::Help),
             "child" => {
-                let job = Job::named(&value(word, &mut words)?)?;
+                let jobs = Job::named(&value(word, &mut words)?)?;
+                let [job] = *jobs else {
+                    return Err("a child does one thing".into());
+                };
                 let model = value(word, &mut words)?.into();
-                return Ok(Task::Child { job, model });
+                let threads = count("a child", &mut words)?;
+                return Ok(Task::Child {
+                    job,
+                    model,
+                    threads,
+                });
             }
             "--model" => options.models.push(value(word, &mut words)?.into()),
             "--llama-cpp" => options.peer = Some(value(word, &mut words)?.into()),
@@ -97,7 +109,8 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
             "--rounds" => options.rounds = count(word, &mut words)?,
             "--rows" => {
                 let names = value(word, &mut words)?;
-                options.jobs = names.split(',').map(Job::named).collect::<Anyhow<_>>()?;
+                let jobs = names.split(',').map(Job::named);
+                options.jobs = jobs.collect::<Anyhow<Vec<_>>>()?.concat();
             }
             "--int8-peak" => options.int8_peak = Some(value(word, &mut words)?.parse()?),
             "--json" => options.json = true,
@@ -113,6 +126,7 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
             model: model.clone(),
             logits,
             tokens,
+            threads: options.threads,
             json: options.json,
         })),
         _ => Err(format!("a comparison needs one model, logits and tokens\n{USAGE}").into()),
@@ -142,12 +156,12 @@ mod tests {
 
     #[test]
     fn rows_and_models_are_taken_in_order() {
-        let line = "--model a.gguf --model b.gguf --rows prefill,decode --rounds 3 --json";
+        let line = "--model a.gguf --model b.gguf --rows prefill,batch-8 --rounds 3 --json";
         let Ok(Task::Bench(options)) = task(line) else {
             panic!("a benchmark was asked for")
         };
         assert_eq!(options.models, ["a.gguf", "b.gguf"].map(PathBuf::from));
-        assert_eq!(options.jobs, [Job::Prefill, Job::Decode]);
+        assert_eq!(options.jobs, [Job::Prefill, Job::Batch(8)]);
         assert_eq!((options.rounds, options.threads), (3, 2));
         assert!(options.json);
     }

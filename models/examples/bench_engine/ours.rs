@@ -10,8 +10,8 @@ use casemate_models::engine::{Engine, EngineLimits, Opening, SequenceId, Tenant,
 use casemate_models::weights::{GgufFile, WeightSource};
 
 use crate::job::{
-    BATCHES, CONTEXT_DECODED, CONTEXTS, DECODED, Figures, Job, MEMORY_CONTEXT, PREFILL, PROMPT,
-    REPETITIONS, batch_key, context_key, median,
+    BATCH_DECODED, CONTEXT_DECODED, CONTEXTS, DECODED, Figures, Job, MEMORY_CONTEXT, PREFILL,
+    PROMPT, REPETITIONS, context_key, median,
 };
 use crate::{Anyhow, process, throwaway};
 
@@ -33,14 +33,15 @@ impl Ours<'_> {
         let threads = self.threads.to_string();
         let mut command = Command::new(std::env::current_exe()?);
         command
-            .args(["child", job.name()])
+            .args(["child", &job.name()])
             .arg(model)
+            .arg(&threads)
             .env("RAYON_NUM_THREADS", &threads)
             .env("CANDLE_NUM_THREADS", &threads);
         let finished = process::run(&mut command, key, false)?;
         let mut figures: Figures = serde_json::from_str(&finished.output)?;
         if matches!(job, Job::Start | Job::Sealed) {
-            figures.insert(job.name().to_owned(), finished.first_line.as_secs_f64());
+            figures.insert("start".to_owned(), finished.first_line.as_secs_f64());
         }
         Ok(figures)
     }
@@ -48,47 +49,43 @@ impl Ours<'_> {
 
 /// Does `job` in this process and prints its figures as one line, which in [`Job::Start`] says that the first token is
 /// there.
-pub fn child(job: Job, model: &Path) -> Anyhow<()> {
+pub fn child(job: Job, model: &Path, threads: usize) -> Anyhow<()> {
     let figures = match job {
-        Job::Sealed => first_token(&throwaway::unlock(model)?)?,
-        _ => plain(job, &GgufFile::open(model)?)?,
+        Job::Sealed => first_token(&throwaway::unlock(model)?, threads)?,
+        _ => plain(job, &GgufFile::open(model)?, threads)?,
     };
     println!("{}", serde_json::to_string(&figures)?);
     Ok(())
 }
 
-fn plain(job: Job, source: &dyn WeightSource) -> Anyhow<Figures> {
+fn plain(job: Job, source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
     match job {
-        Job::Decode => decode(source),
-        Job::Batch => batch(source),
-        Job::Prefill => prefill(source),
-        Job::Start | Job::Sealed => first_token(source),
-        Job::Memory => memory(source),
-        Job::Context => context(source),
+        Job::Decode => decode(source, threads),
+        Job::Batch(sequences) => batch(source, threads, sequences),
+        Job::Prefill => prefill(source, threads),
+        Job::Start | Job::Sealed => first_token(source, threads),
+        Job::Memory => memory(source, threads),
+        Job::Context => context(source, threads),
     }
 }
 
-fn decode(source: &dyn WeightSource) -> Anyhow<Figures> {
-    let mut bench = Bench::load(source, PROMPT + DECODED)?;
+fn decode(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, PROMPT + DECODED, threads)?;
     bench.decode_together(1, PROMPT)?;
     let speeds = (0..REPETITIONS).map(|_| bench.decode_together(1, DECODED));
     figure("decode", speeds.collect::<Anyhow<_>>()?)
 }
 
-fn batch(source: &dyn WeightSource) -> Anyhow<Figures> {
-    let most = BATCHES.into_iter().max().unwrap_or_default();
-    let mut bench = Bench::load(source, most * (PROMPT + DECODED))?;
-    let mut figures = Figures::new();
-    for sequences in BATCHES {
-        bench.decode_together(sequences, PROMPT)?;
-        let speed = bench.decode_together(sequences, DECODED)?;
-        figures.insert(batch_key(sequences), speed);
-    }
-    Ok(figures)
+fn batch(source: &dyn WeightSource, threads: usize, sequences: usize) -> Anyhow<Figures> {
+    const WARM_UP: usize = 2;
+    let mut bench = Bench::load(source, sequences * (PROMPT + BATCH_DECODED), threads)?;
+    bench.decode_together(sequences, WARM_UP)?;
+    let speed = bench.decode_together(sequences, BATCH_DECODED)?;
+    figure("batch", vec![speed])
 }
 
-fn prefill(source: &dyn WeightSource) -> Anyhow<Figures> {
-    let mut bench = Bench::load(source, PREFILL)?;
+fn prefill(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, PREFILL, threads)?;
     let mut speeds = Vec::new();
     for _ in 0..=REPETITIONS {
         let sequence = bench.open(PREFILL)?;
@@ -101,15 +98,15 @@ fn prefill(source: &dyn WeightSource) -> Anyhow<Figures> {
     figure("prefill", speeds.split_off(1))
 }
 
-fn first_token(source: &dyn WeightSource) -> Anyhow<Figures> {
-    let mut bench = Bench::load(source, PROMPT)?;
+fn first_token(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, PROMPT, threads)?;
     let sequence = bench.open(PROMPT)?;
     bench.feed(sequence, PROMPT)?;
     Ok(Figures::new())
 }
 
-fn memory(source: &dyn WeightSource) -> Anyhow<Figures> {
-    let mut bench = Bench::load(source, MEMORY_CONTEXT)?;
+fn memory(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, MEMORY_CONTEXT, threads)?;
     let sequence = bench.open(MEMORY_CONTEXT)?;
     bench.feed(sequence, MEMORY_CONTEXT)?;
     let status = std::fs::read_to_string("/proc/self/status")?;
@@ -118,10 +115,10 @@ fn memory(source: &dyn WeightSource) -> Anyhow<Figures> {
 }
 
 /// The two contexts take turns, a quarter of the tokens at a time.
-fn context(source: &dyn WeightSource) -> Anyhow<Figures> {
+fn context(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
     const TURNS: usize = 4;
     let capacity = |context: usize| context + CONTEXT_DECODED;
-    let mut bench = Bench::load(source, CONTEXTS.into_iter().map(capacity).sum())?;
+    let mut bench = Bench::load(source, CONTEXTS.into_iter().map(capacity).sum(), threads)?;
     let mut sequences = Vec::new();
     for context in CONTEXTS {
         let sequence = bench.open(capacity(context))?;
@@ -156,12 +153,13 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Loads a model with room for `tokens` in all.
-    pub fn load(source: &dyn WeightSource, tokens: usize) -> Anyhow<Self> {
+    /// Loads a model with room for `tokens` in all, to run on `threads`.
+    pub fn load(source: &dyn WeightSource, tokens: usize, threads: usize) -> Anyhow<Self> {
         let limits = EngineLimits {
             sequences_max: 64,
             cache_tokens_max: tokens,
             prefill_tokens: PREFILL,
+            threads,
             ..EngineLimits::default()
         };
         let model = LoadedModel::load(source, limits, &mut |_, _| ())?;

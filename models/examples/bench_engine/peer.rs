@@ -9,8 +9,8 @@ use std::process::Command;
 use serde::Deserialize;
 
 use crate::job::{
-    BATCHES, CONTEXT_DECODED, CONTEXTS, DECODED, Figures, Job, MEMORY_CONTEXT, PREFILL, PROMPT,
-    REPETITIONS, batch_key, context_key, median,
+    BATCH_DECODED, CONTEXT_DECODED, CONTEXTS, DECODED, Figures, Job, MEMORY_CONTEXT, PREFILL,
+    PROMPT, REPETITIONS, context_key, median,
 };
 use crate::process::Finished;
 use crate::{Anyhow, process};
@@ -67,7 +67,7 @@ impl Peer {
             }
             Job::Start | Job::Sealed => {
                 let words = ["-p", &depth, "-n", "0", "-r", "1", "--no-warmup"];
-                one(job.name(), bench(&words)?.first_line.as_secs_f64())
+                one("start", bench(&words)?.first_line.as_secs_f64())
             }
             Job::Context => {
                 let (depths, decoded) =
@@ -81,14 +81,14 @@ impl Peer {
                 });
                 figures.collect()
             }
-            Job::Batch => {
-                let sizes = BATCHES.map(|n| n.to_string()).join(",");
-                let most = BATCHES.into_iter().max().unwrap_or_default() * (PROMPT + DECODED);
-                let words = ["-npp", &depth, "-ntg", &decoded, "-npl", &sizes];
-                let answer = self.batched(model, threads, most, &words, false)?;
-                let speeds = read_batched(&answer.output)?;
-                let figures = speeds.iter().map(|row| (batch_key(row.pl), row.speed_tg));
-                Ok(figures.collect())
+            Job::Batch(sequences) => {
+                let context = sequences * (PROMPT + BATCH_DECODED);
+                let (decoded, size) = (BATCH_DECODED.to_string(), sequences.to_string());
+                let words = ["-npp", &depth, "-ntg", &decoded, "-npl", &size];
+                let answer = self.batched(model, threads, context, &words, false)?;
+                let rows = read_batched(&answer.output)?;
+                let row = rows.iter().find(|row| row.pl == sequences);
+                one("batch", row.ok_or("another batch was measured")?.speed_tg)
             }
             Job::Memory => {
                 // Its cache is cleared when it is made, so that all of it counts although one chunk is used.

@@ -143,7 +143,7 @@ impl Row {
 /// When a bar was missed.
 pub fn print(rows: &[Row], options: &Options) -> Anyhow<()> {
     if options.json {
-        let jobs: Vec<&str> = options.jobs.iter().map(|job| job.name()).collect();
+        let jobs: Vec<String> = options.jobs.iter().map(|job| job.name()).collect();
         let all: Vec<Value> = rows.iter().map(Row::json).collect();
         println!(
             "{:#}",

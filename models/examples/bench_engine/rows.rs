@@ -1,7 +1,7 @@
 //! From the figures of some rounds to rows with the product's bars. Pure.
 
 use crate::facts::{Facts, Size};
-use crate::job::{BATCHES, CONTEXTS, Figures, Job, batch_key, context_key};
+use crate::job::{CONTEXTS, Figures, Job, context_key};
 use crate::options::Options;
 use crate::report::{Bar, Round, Row};
 
@@ -28,16 +28,15 @@ pub fn of(job: Job, facts: &Facts, rounds: &[Round], options: &Options) -> Vec<R
                 },
             ),
         ],
-        Job::Batch => BATCHES
-            .into_iter()
-            .map(|sequences| {
-                let name = format!("decode, {sequences} sequences together");
-                let bars = batch_bars(facts, sequences);
-                row(&name, "tok/s", bars, &|figures, _| {
-                    figures.get(&batch_key(sequences)).copied()
-                })
-            })
-            .collect(),
+        Job::Batch(sequences) => {
+            let name = format!("decode, {sequences} sequences together");
+            vec![row(
+                &name,
+                "tok/s",
+                batch_bars(facts, sequences),
+                &|figures, _| figures.get("batch").copied(),
+            )]
+        }
         Job::Prefill => prefill_rows(facts, options, &row),
         Job::Start | Job::Sealed => {
             let sealed = job == Job::Sealed;
@@ -50,7 +49,7 @@ pub fn of(job: Job, facts: &Facts, rounds: &[Round], options: &Options) -> Vec<R
                 false => vec![],
             };
             vec![row(name, "s", bars, &|figures, _| {
-                figures.get(job.name()).copied()
+                figures.get("start").copied()
             })]
         }
         Job::Memory => {
