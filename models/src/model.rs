@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-use crate::decoder::ArchitectureError;
-use crate::engine::{EngineHandle, EngineLimits, LlamaEngine};
+use crate::decoder::{ArchitectureError, Decoder, DecoderConfig};
+use crate::engine::{Engine, EngineHandle, EngineLimits, ReferenceEngine};
 use crate::gguf::{GgufHeader, TensorInfo, TensorType};
-use crate::llama::{Llama, LlamaConfig};
 use crate::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::weights::{LoadProgress, Loader, WeightError, WeightSource};
@@ -141,7 +140,7 @@ impl ModelText {
 
 /// A model in memory.
 pub struct LoadedModel {
-    network: Llama,
+    network: Decoder,
     text: Arc<ModelText>,
     limits: EngineLimits,
 }
@@ -156,15 +155,15 @@ impl LoadedModel {
         limits: EngineLimits,
         progress: LoadProgress<'_>,
     ) -> Result<Self, LoadError> {
-        let config = LlamaConfig::from_header(source.header())?;
+        let config = DecoderConfig::from_header(source.header())?;
         let text = ModelText::from_source(source, config.context)?;
         let (rows, tokens) = (config.vocabulary, text.tokenizer.len());
         if rows != tokens {
             return Err(LoadError::VocabularyMismatch { rows, tokens });
         }
         check_memory(source.header(), &config, &limits)?;
-        let mut loader = Loader::new(source, Device::Cpu, progress);
-        let network = Llama::load(config, &mut loader)?;
+        let mut loader = Loader::new(source, progress);
+        let network = Decoder::load(config, &Device::Cpu, &mut loader)?;
         Ok(Self {
             network,
             text: Arc::new(text),
@@ -178,8 +177,13 @@ impl LoadedModel {
     }
 
     /// The network by itself, for measurements.
-    pub fn network(&self) -> &Llama {
+    pub fn network(&self) -> &Decoder {
         &self.network
+    }
+
+    /// What computes, without the thread that serves requests: for measurements and comparisons.
+    pub fn into_engine(self) -> Box<dyn Engine> {
+        Box::new(ReferenceEngine::new(self.network))
     }
 
     /// Starts the engine's thread.
@@ -187,14 +191,13 @@ impl LoadedModel {
     /// # Errors
     /// When the system starts no thread.
     pub fn spawn(self) -> std::io::Result<RunningModel> {
-        let engine = Box::new(LlamaEngine::new(self.network));
-        let vocabulary = TextVocabulary(self.text.clone());
-        let tokens = self.text.tokenizer.len();
-        let engine = EngineHandle::spawn(engine, Arc::new(vocabulary), tokens, self.limits)?;
-        Ok(RunningModel {
-            text: self.text,
-            engine,
-        })
+        let text = self.text.clone();
+        let limits = self.limits.clone();
+        let engine = self.into_engine();
+        let vocabulary = TextVocabulary(text.clone());
+        let tokens = text.tokenizer.len();
+        let engine = EngineHandle::spawn(engine, Arc::new(vocabulary), tokens, limits)?;
+        Ok(RunningModel { text, engine })
     }
 }
 
@@ -234,7 +237,7 @@ impl crate::engine::Vocabulary for TextVocabulary {
 
 fn check_memory(
     header: &GgufHeader,
-    config: &LlamaConfig,
+    config: &DecoderConfig,
     limits: &EngineLimits,
 ) -> Result<(), LoadError> {
     let weights = header

@@ -5,7 +5,7 @@
 //! [`sampler`] and gives out text. Scheduler, sampler and stop strings are pure: no clock, no input or output.
 
 pub mod gate;
-mod llama;
+mod reference;
 mod request;
 pub mod runtime;
 pub mod sampler;
@@ -13,7 +13,7 @@ pub mod scheduler;
 mod sequence;
 pub mod stop;
 
-pub use llama::LlamaEngine;
+pub use reference::ReferenceEngine;
 pub use request::{
     EngineLimits, Event, FinishReason, GenerateRequest, Sink, SubmitError, Tenant, Usage,
 };
@@ -23,6 +23,13 @@ pub use sampler::{SamplingError, SamplingParams, TemperatureOrder};
 /// Names a sequence while it is in the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SequenceId(pub(crate) u64);
+
+impl SequenceId {
+    /// For whoever drives an [`Engine`] without its thread. Numbers of open sequences differ.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
 
 /// What computes logits. It knows sequences by their id and keeps their keys and values; which sequence runs when is
 /// the scheduler's business.
