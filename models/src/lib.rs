@@ -9,7 +9,6 @@ pub mod engine;
 pub mod ggml;
 pub mod gguf;
 pub mod layers;
-pub mod llama;
 pub mod model;
 pub mod package;
 pub mod template;

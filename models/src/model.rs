@@ -6,10 +6,9 @@ use std::sync::Arc;
 use candle_core::Device;
 
 use crate::cpu::CpuEngine;
-use crate::decoder::{ArchitectureError, DecoderConfig};
-use crate::engine::{Engine, EngineHandle, EngineLimits, LlamaEngine};
+use crate::decoder::{ArchitectureError, Decoder, DecoderConfig};
+use crate::engine::{Engine, EngineHandle, EngineLimits, ReferenceEngine};
 use crate::gguf::{GgufHeader, TensorInfo, TensorType};
-use crate::llama::{Llama, LlamaConfig};
 use crate::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::weights::{LoadProgress, Loader, WeightError, WeightSource};
@@ -145,7 +144,7 @@ enum Network {
     /// Packed weights and plain slices.
     Packed(Box<CpuEngine>),
     /// candle, in ggml's order of operations.
-    Reference(Box<Llama>),
+    Reference(Box<Decoder>),
 }
 
 /// A model in memory.
@@ -172,12 +171,12 @@ impl LoadedModel {
             return Err(LoadError::VocabularyMismatch { rows, tokens });
         }
         check_memory(source.header(), &config, &limits)?;
-        let mut loader = Loader::new(source, Device::Cpu, progress);
-        let network = match CpuEngine::fits(&config, source.header()) {
+        let mut loader = Loader::new(source, progress);
+        let network = match CpuEngine::takes(&config, source.header(), limits.executor) {
             true => Network::Packed(Box::new(CpuEngine::load(config, &limits, &mut loader)?)),
             false => {
-                let config = LlamaConfig::from_header(source.header())?;
-                Network::Reference(Box::new(Llama::load(config, &mut loader)?))
+                let decoder = Decoder::load(config, &Device::Cpu, &mut loader)?;
+                Network::Reference(Box::new(decoder))
             }
         };
         Ok(Self {
@@ -193,7 +192,7 @@ impl LoadedModel {
     }
 
     /// The network by itself, if it is the one that follows ggml to the last bit: for comparisons.
-    pub fn reference(&self) -> Option<&Llama> {
+    pub fn reference(&self) -> Option<&Decoder> {
         match &self.network {
             Network::Packed(_) => None,
             Network::Reference(network) => Some(network),
@@ -204,7 +203,7 @@ impl LoadedModel {
     pub fn into_engine(self) -> Box<dyn Engine> {
         match self.network {
             Network::Packed(engine) => engine,
-            Network::Reference(network) => Box::new(LlamaEngine::new(*network, &self.limits)),
+            Network::Reference(network) => Box::new(ReferenceEngine::new(*network, &self.limits)),
         }
     }
 
@@ -262,7 +261,7 @@ fn check_memory(
     limits: &EngineLimits,
 ) -> Result<(), LoadError> {
     let cache_tokens = limits.cache_tokens_max as u64;
-    let (weights, cache) = if CpuEngine::fits(config, header) {
+    let (weights, cache) = if CpuEngine::takes(config, header, limits.executor) {
         CpuEngine::memory(config, header, limits)
     } else {
         let weights = header.tensors().iter().map(resident_bytes);

@@ -12,8 +12,7 @@ use candle_core::quantized::{QStorage, QTensor};
 use rayon::prelude::*;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::gguf::{GgufError, GgufHeader, TensorInfo, TensorType};
-use crate::layers::{Linear, RmsNorm};
+use crate::gguf::{GgufError, GgufHeader, TensorInfo, TensorType, finite};
 
 /// A model's header and the bytes of its tensors.
 pub trait WeightSource {
@@ -175,7 +174,6 @@ pub type LoadProgress<'a> = &'a mut dyn FnMut(u64, u64);
 /// Takes tensors out of a source by name and shape, and counts.
 pub(crate) struct Loader<'a> {
     source: &'a dyn WeightSource,
-    device: Device,
     staging: Zeroizing<Vec<u8>>,
     taken: HashSet<usize>,
     done: u64,
@@ -187,16 +185,11 @@ pub(crate) struct Loader<'a> {
 const STAGING_ALIGNMENT: usize = 64;
 
 impl<'a> Loader<'a> {
-    pub(crate) fn new(
-        source: &'a dyn WeightSource,
-        device: Device,
-        progress: LoadProgress<'a>,
-    ) -> Self {
+    pub(crate) fn new(source: &'a dyn WeightSource, progress: LoadProgress<'a>) -> Self {
         let lens = source.header().tensors().iter().map(TensorInfo::byte_len);
         let longest = lens.clone().max().unwrap_or_default() as usize;
         Self {
             source,
-            device,
             staging: Zeroizing::new(vec![0; longest.saturating_add(STAGING_ALIGNMENT)]),
             taken: HashSet::new(),
             done: 0,
@@ -208,16 +201,6 @@ impl<'a> Loader<'a> {
     /// Whether the source has a tensor of this name.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.source.header().tensor_index(name).is_some()
-    }
-
-    /// Loads a tensor that must be there with this shape, rows first.
-    pub(crate) fn load(&mut self, name: &str, shape: &[usize]) -> Result<QTensor, WeightError> {
-        let device = self.device.clone();
-        self.with_tensor(name, shape, |kind, bytes| {
-            let storage = QStorage::from_data(bytes.into(), &device, kind);
-            let tensor = storage.and_then(|storage| QTensor::new(storage, shape));
-            tensor.map_err(|error| error.to_string())
-        })
     }
 
     /// Reads a tensor that must be there with this shape, rows first, and has `make` make something of its bytes; they
@@ -243,7 +226,7 @@ impl<'a> Loader<'a> {
         let end = start.saturating_add(info.byte_len() as usize);
         let staging = self.staging.get_mut(start..end).ok_or_else(missing)?;
         self.source.read_tensor(index, staging)?;
-        let made = make(info.kind(), staging);
+        let made = finite::check(info.kind(), staging).and_then(|()| make(info.kind(), staging));
         staging.zeroize();
         self.taken.insert(index);
         self.done += info.byte_len();
@@ -254,35 +237,14 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// A matrix, rows first.
-    pub(crate) fn linear(&mut self, name: &str, shape: &[usize; 2]) -> Result<Linear, WeightError> {
-        let tensor = self.load(name, shape)?;
-        Linear::new(tensor).map_err(|error| tensor_error(name, &error))
-    }
-
-    /// A norm's factors.
-    pub(crate) fn norm(
-        &mut self,
-        name: &str,
-        len: usize,
-        epsilon: f32,
-    ) -> Result<RmsNorm, WeightError> {
-        let tensor = self.load(name, &[len])?;
-        RmsNorm::new(&tensor, epsilon).map_err(|error| tensor_error(name, &error))
-    }
-
     /// A short vector of numbers.
     pub(crate) fn floats(&mut self, name: &str, len: usize) -> Result<Vec<f32>, WeightError> {
-        let tensor = self.load(name, &[len])?;
-        let floats = tensor
-            .dequantize(&Device::Cpu)
-            .and_then(|tensor| tensor.to_vec1());
-        floats.map_err(|error| tensor_error(name, &error))
-    }
-
-    /// Where tensors are put.
-    pub(crate) fn device(&self) -> &Device {
-        &self.device
+        self.with_tensor(name, &[len], |kind, bytes| {
+            let storage = QStorage::from_data(bytes.into(), &Device::Cpu, kind);
+            let tensor = storage.and_then(|storage| QTensor::new(storage, len));
+            let floats = tensor.and_then(|tensor| tensor.dequantize(&Device::Cpu)?.to_vec1());
+            floats.map_err(|error| error.to_string())
+        })
     }
 
     /// Says that the architecture has all that it needs: what is left would change what the model computes.
@@ -292,12 +254,5 @@ impl<'a> Loader<'a> {
             Some((_, left)) => Err(WeightError::Unexpected(left.name().to_owned())),
             None => Ok(()),
         }
-    }
-}
-
-fn tensor_error(name: &str, error: &candle_core::Error) -> WeightError {
-    WeightError::Tensor {
-        name: name.to_owned(),
-        reason: error.to_string(),
     }
 }

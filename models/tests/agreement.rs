@@ -10,8 +10,8 @@
 mod support;
 
 use casemate_models::LoadedModel;
+use casemate_models::decoder::{Cache, Decoder, Rows, WantedLogits};
 use casemate_models::engine::EngineLimits;
-use casemate_models::llama::{Cache, Llama, Rows, WantedLogits};
 use casemate_models::weights::GgufFile;
 use serde_json::Value;
 
@@ -49,7 +49,7 @@ fn log_probabilities(logits: &[f32]) -> Vec<f64> {
 }
 
 fn forward(
-    model: &Llama,
+    model: &Decoder,
     cache: &mut Cache,
     tokens: &[u32],
     logits: WantedLogits,
@@ -63,7 +63,7 @@ fn forward(
 }
 
 /// The largest difference of a log-probability.
-fn largest_difference(model: &Llama, cases: &Value, quantisation: &str) -> f64 {
+fn largest_difference(model: &Decoder, cases: &Value, quantisation: &str) -> f64 {
     let mut largest = 0.0_f64;
     for case in cases.as_array().unwrap() {
         let tokens = ids(&case["tokens"]);
@@ -91,7 +91,7 @@ struct Greedy {
     margin: f64,
 }
 
-fn greedy(model: &Llama, cases: &Value, quantisation: &str) -> Greedy {
+fn greedy(model: &Decoder, cases: &Value, quantisation: &str) -> Greedy {
     let mut found = Greedy::default();
     for case in cases.as_array().unwrap() {
         let expected = ids(&case["greedy"][quantisation]["tokens"]);

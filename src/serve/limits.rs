@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use casemate_models::engine::{EngineLimits, KvKind};
+use casemate_models::engine::{EngineLimits, Executor, KvKind};
 
 use crate::config::{CacheKind, EngineSection, LimitsSection};
 use crate::{api, listener};
@@ -53,6 +53,7 @@ impl LimitsSection {
                 CacheKind::F16 => KvKind::F16,
                 CacheKind::Q8 => KvKind::Q8,
             },
+            executor: Executor::Best,
             speculate: engine.guess,
             idle_s_max: engine.idle_seconds.into(),
             threads: engine.threads as usize,

@@ -1,6 +1,6 @@
 //! Decoders on processors: packed weights, plain slices, paged keys and values, one team of threads.
 //!
-//! Fast where [`crate::decoder::reference`] is exact to ggml's last bit. [`CpuEngine::fits`] says which models it takes.
+//! Fast where [`crate::decoder::reference`] is exact to ggml's last bit. [`CpuEngine::takes`] says which models it takes.
 
 mod matrix;
 mod network;
@@ -12,7 +12,7 @@ use casemate_kernels::{KvPages, KvShape, Pool, Span};
 
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::weights::{DecoderWeights, Matrix};
-use crate::engine::{Engine, EngineLimits, Opening, PAGE, SequenceId, StepError, Work};
+use crate::engine::{Engine, EngineLimits, Executor, Opening, PAGE, SequenceId, StepError, Work};
 use crate::gguf::GgufHeader;
 use crate::weights::{Loader, WeightError};
 use matrix::CpuMatrix;
@@ -35,6 +35,8 @@ struct Sequence {
     pages: Vec<u32>,
     /// Tokens that went through the model.
     len: usize,
+    /// Tokens that there may be in the end.
+    capacity: usize,
     /// What the pages before `recent` hold.
     beginning: Beginning,
     /// Tokens behind the last page that may be found by others.
@@ -42,8 +44,16 @@ struct Sequence {
 }
 
 impl CpuEngine {
-    /// Whether all of a model's matrices can be packed, and it is large enough for that to matter.
-    pub(crate) fn fits(config: &DecoderConfig, header: &GgufHeader) -> bool {
+    /// Whether a model's matrices can all be packed, and should be.
+    pub(crate) fn takes(config: &DecoderConfig, header: &GgufHeader, executor: Executor) -> bool {
+        match executor {
+            Executor::Reference => false,
+            Executor::Packed => Self::fits(config, header),
+            Executor::Best => config.width >= WIDTH_MIN && Self::fits(config, header),
+        }
+    }
+
+    fn fits(config: &DecoderConfig, header: &GgufHeader) -> bool {
         let matrices = header
             .tensors()
             .iter()
@@ -52,7 +62,7 @@ impl CpuEngine {
                 _ => None,
             });
         let mut fits = matrices.map(|(kind, rows, columns)| CpuMatrix::fits(kind, rows, columns));
-        config.width >= WIDTH_MIN && config.head_width.is_multiple_of(16) && fits.all(|fits| fits)
+        config.head_width.is_multiple_of(16) && fits.all(|fits| fits)
     }
 
     /// Bytes of weights, and of keys and values, that a model takes here.
@@ -84,9 +94,8 @@ impl CpuEngine {
         let weights = DecoderWeights::<CpuMatrix>::load(&config, &pool, loader)?;
         let memory = KvPages::new(shape(&config, limits), pages(limits))
             .map_err(|error| WeightError::Io(std::io::Error::other(error)))?;
-        let capacity = config.context.min(limits.cache_tokens_max);
         Ok(Self {
-            network: Network::new(config, weights, pool, capacity),
+            network: Network::new(config, weights, pool),
             pages: Pages::new(memory),
             sequences: HashMap::new(),
         })
@@ -162,7 +171,8 @@ impl Engine for CpuEngine {
         let mut sequence = Sequence {
             pages: Vec::new(),
             len: 0,
-            beginning: pages::root(opening.tenant),
+            capacity: opening.capacity,
+            beginning: pages::root(opening.tenant, self.network.is_long(opening.capacity)),
             recent: Vec::new(),
         };
         // The last token is computed in any case: the next one is drawn from its logits.
@@ -218,11 +228,13 @@ impl Engine for CpuEngine {
         let mut wanted = Vec::new();
         let mut tokens = Vec::new();
         let mut spans = Vec::with_capacity(batch.len());
+        let mut capacities = Vec::with_capacity(batch.len());
         for work in batch {
             let sequence = self.sequences.get(&work.sequence);
             let sequence = sequence.ok_or_else(|| StepError("a sequence is not open".into()))?;
             tokens.extend_from_slice(work.tokens);
             wanted.extend(tokens.len() - work.logits.min(work.tokens.len())..tokens.len());
+            capacities.push(sequence.capacity);
             spans.push(Span {
                 pages: &sequence.pages,
                 before: sequence.len,
@@ -231,7 +243,7 @@ impl Engine for CpuEngine {
         }
         let memory = &mut self.pages.memory;
         self.network
-            .forward(memory, &spans, &tokens, &wanted, logits)?;
+            .forward(memory, &spans, &capacities, &tokens, &wanted, logits)?;
         for work in batch {
             if let Some(sequence) = self.sequences.get_mut(&work.sequence) {
                 sequence.len += work.tokens.len();

@@ -127,8 +127,8 @@ struct Source<'a, 'b, M: Matrix> {
 
 impl<M: Matrix> Source<'_, '_, M> {
     fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<M, WeightError> {
-        let parts = [0..rows];
-        let mut made = self.parts(name, &[rows, columns], &parts)?;
+        let whole = 0..rows;
+        let mut made = self.parts(name, &[rows, columns], std::slice::from_ref(&whole))?;
         made.pop()
             .ok_or_else(|| WeightError::Missing(name.to_owned()))
     }
@@ -145,6 +145,9 @@ impl<M: Matrix> Source<'_, '_, M> {
             let columns = shape.last().copied().unwrap_or_default();
             let row_len = columns / kind.block_size() * kind.type_size();
             let make = |rows: &Range<usize>| {
+                if !M::fits(kind, rows.len(), columns) {
+                    return Err(format!("{kind:?} is not for this executor"));
+                }
                 let bytes = bytes.get(rows.start * row_len..rows.end * row_len);
                 let bytes = bytes.ok_or_else(|| "it is shorter than its shape".to_owned())?;
                 M::make(maker, kind, rows.len(), columns, bytes)

@@ -5,7 +5,7 @@
 //! [`sampler`] and gives out text. Scheduler, sampler and stop strings are pure: no clock, no input or output.
 
 pub mod gate;
-mod llama;
+mod reference;
 mod request;
 pub mod runtime;
 pub mod sampler;
@@ -15,9 +15,9 @@ pub mod speculate;
 pub mod stop;
 
 pub use casemate_kernels::KvKind;
-pub use llama::LlamaEngine;
+pub use reference::ReferenceEngine;
 pub use request::{
-    EngineLimits, Event, FinishReason, GenerateRequest, Sink, SubmitError, Tenant, Usage,
+    EngineLimits, Event, Executor, FinishReason, GenerateRequest, Sink, SubmitError, Tenant, Usage,
 };
 pub use runtime::{EngineHandle, Ticket};
 pub use sampler::{SamplingError, SamplingParams, TemperatureOrder};

@@ -22,6 +22,8 @@ pub struct EngineLimits {
     pub prefill_tokens: usize,
     /// Bytes of weights, keys and values together; a model that may need more is not loaded.
     pub memory_bytes_max: u64,
+    /// Who computes.
+    pub executor: Executor,
     /// How keys and values are kept, where the model runs on packed weights.
     pub cache: KvKind,
     /// Whether tokens are guessed from the text so far; it changes no text.
@@ -41,12 +43,24 @@ impl Default for EngineLimits {
             cache_tokens_max: 32_768,
             prefill_tokens: 256,
             memory_bytes_max: u64::MAX,
+            executor: Executor::Best,
             cache: KvKind::F16,
             speculate: true,
             idle_s_max: 300,
             threads: 0,
         }
     }
+}
+
+/// Who computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Executor {
+    /// Packed weights where a model is large enough for speed to matter, the reference otherwise.
+    Best,
+    /// Packed weights wherever they can be had.
+    Packed,
+    /// candle's tensors, in ggml's order of operations.
+    Reference,
 }
 
 /// Whose request it is, as far as fairness goes: an opaque value that the caller derives, such as a digest.

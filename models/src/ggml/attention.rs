@@ -14,19 +14,46 @@ use super::{LANES, PARALLEL_MIN, by_row, columns, contiguous, fused};
 /// # Errors
 /// When `x` is not F32 or not on the processor.
 pub fn rotate(x: &Tensor, turns: &[(f32, f32)], pairs: usize) -> Result<Tensor> {
-    let rows = x.dim(1)?;
-    if rows == 0 || pairs == 0 || turns.len() != rows * pairs {
+    rotate_rows(x, turns, pairs, |out, turns| {
+        let (out, _) = out.as_chunks_mut::<2>();
+        for ([first, second], turn) in out.iter_mut().zip(turns) {
+            turn_pair(first, second, *turn);
+        }
+    })
+}
+
+/// As [`rotate`], but each of the first `pairs` columns turns with the one that is `pairs` further.
+///
+/// # Errors
+/// As [`rotate`].
+pub fn rotate_halves(x: &Tensor, turns: &[(f32, f32)], pairs: usize) -> Result<Tensor> {
+    rotate_rows(x, turns, pairs, |out, turns| {
+        let (first, second) = out.split_at_mut(pairs);
+        for ((first, second), turn) in first.iter_mut().zip(second).zip(turns) {
+            turn_pair(first, second, *turn);
+        }
+    })
+}
+
+fn turn_pair(first: &mut f32, second: &mut f32, (cos, sin): (f32, f32)) {
+    let (a, b) = (*first, *second);
+    *first = fused(a, cos, -(b * sin));
+    *second = fused(a, sin, b * cos);
+}
+
+fn rotate_rows(
+    x: &Tensor,
+    turns: &[(f32, f32)],
+    pairs: usize,
+    rotate: impl Fn(&mut [f32], &[(f32, f32)]) + Send + Sync,
+) -> Result<Tensor> {
+    let (rows, columns) = (x.dim(1)?, x.dim(2)?);
+    if rows == 0 || pairs == 0 || 2 * pairs > columns || turns.len() != rows * pairs {
         candle_core::bail!("a rotation has another size than its input");
     }
     by_row(x, |at, row, out| {
         out.copy_from_slice(row);
-        let turns = turns.chunks(pairs).nth(at % rows).unwrap_or_default();
-        let (out, _) = out.as_chunks_mut::<2>();
-        for ([first, second], (cos, sin)) in out.iter_mut().zip(turns) {
-            let (a, b) = (*first, *second);
-            *first = fused(a, *cos, -(b * sin));
-            *second = fused(a, *sin, b * cos);
-        }
+        rotate(out, turns.chunks(pairs).nth(at % rows).unwrap_or_default());
     })
 }
 

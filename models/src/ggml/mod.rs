@@ -8,10 +8,11 @@
 mod attention;
 mod half;
 
+use ::half::f16;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-pub use attention::{rotate, scores, weigh};
+pub use attention::{rotate, rotate_halves, scores, weigh};
 pub use half::HalfMatrix;
 
 /// Values that share a scale in ggml's Q8_0 and Q8_1.
@@ -108,6 +109,25 @@ fn swiglu_row(gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
+/// `gelu(gate) · up`, of one row: ggml looks the former up in a table of 16-bit floats.
+fn geglu_row(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((out, x), up) in out.iter_mut().zip(gate).zip(up) {
+        let gelu = match *x {
+            x if x <= -10.0 => 0.0,
+            x if x >= 10.0 => x,
+            x => f16::from_f32(gelu(f16::from_f32(x).to_f32())).to_f32(),
+        };
+        *out = gelu * up;
+    }
+}
+
+/// The approximation with the hyperbolic tangent.
+fn gelu(x: f32) -> f32 {
+    const CUBE: f32 = 0.044_715;
+    const SLOPE: f32 = 0.797_884_6;
+    0.5 * x * (1.0 + (SLOPE * x * (1.0 + CUBE * x * x)).tanh())
+}
+
 /// The values that ggml's rounding to 8 bits leaves of a row: candle's rounding then finds the same 8 bits.
 ///
 /// ggml divides 127 by the largest value and rounds halves to even; candle inverts a rounded quotient and rounds halves
@@ -152,11 +172,12 @@ impl<F: Fn(usize, &[f32], &mut [f32]) + Send + Sync> CustomOp1 for ByRow<F> {
     }
 }
 
-struct SwiGlu;
+/// What makes a row of a gate's and another one.
+struct Glu(fn(&[f32], &[f32], &mut [f32]));
 
-impl CustomOp2 for SwiGlu {
+impl CustomOp2 for Glu {
     fn name(&self) -> &'static str {
-        "swiglu"
+        "glu"
     }
 
     fn cpu_fwd(
@@ -172,7 +193,7 @@ impl CustomOp2 for SwiGlu {
             candle_core::bail!("gate and up differ in shape");
         }
         let mut out = vec![0.0; gate.len()];
-        let rows = |((gate, up), out): ((&[f32], &[f32]), &mut [f32])| swiglu_row(gate, up, out);
+        let rows = |((gate, up), out): ((&[f32], &[f32]), &mut [f32])| self.0(gate, up, out);
         if gate.len() < PARALLEL_MIN {
             let inputs = gate.chunks(columns).zip(up.chunks(columns));
             inputs.zip(out.chunks_mut(columns)).for_each(rows);
@@ -229,7 +250,16 @@ pub fn softmax(x: &Tensor, scale: f32) -> Result<Tensor> {
 /// When the two are not F32, not on the processor or differ in shape.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.contiguous()?
-        .apply_op2_no_bwd(&up.contiguous()?, &SwiGlu)
+        .apply_op2_no_bwd(&up.contiguous()?, &Glu(swiglu_row))
+}
+
+/// `gelu(gate) · up`.
+///
+/// # Errors
+/// As [`swiglu`].
+pub fn geglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.contiguous()?
+        .apply_op2_no_bwd(&up.contiguous()?, &Glu(geglu_row))
 }
 
 /// Activations as ggml's rounding to 8 bits leaves them.

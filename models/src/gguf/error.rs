@@ -52,13 +52,13 @@ pub enum GgufError {
     BadShape(String),
     /// A tensor type that this version does not decode.
     #[error(
-        "tensor {name:?} has type {id}, which is not supported; convert to F32, F16, BF16, Q4_0 to Q8_0 or Q2_K to Q6_K"
+        "tensor {name:?} has the type {kind}, which is not supported; convert to F32, F16, BF16, Q4_0 to Q8_0 or Q2_K to Q6_K"
     )]
     UnknownTensorType {
         /// The tensor.
         name: String,
-        /// The type number in the file.
-        id: u32,
+        /// What ggml calls the type, or its number.
+        kind: String,
     },
     /// Rows that do not consist of whole blocks of the tensor's type.
     #[error("tensor {0:?} has rows that are no whole number of blocks of its type")]

@@ -6,6 +6,7 @@
 
 mod cursor;
 mod error;
+pub(crate) mod finite;
 mod tensor;
 mod value;
 

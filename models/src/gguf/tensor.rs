@@ -58,7 +58,10 @@ impl TensorInfo {
         let id = cursor.u32("tensor type")?;
         let offset = cursor.u64("tensor offset")?;
         let Some(kind) = kind_from_id(id) else {
-            return Err(GgufError::UnknownTensorType { name, id });
+            return Err(GgufError::UnknownTensorType {
+                name,
+                kind: foreign_kind(id),
+            });
         };
         let block = kind.block_size() as u64;
         let row = shape.last().copied().unwrap_or_default() as u64;
@@ -117,6 +120,44 @@ fn kind_from_id(id: u32) -> Option<TensorType> {
         30 => TensorType::BF16,
         _ => return None,
     })
+}
+
+/// What ggml calls a type that is not read here.
+fn foreign_kind(id: u32) -> String {
+    let name = match id {
+        4 => "Q4_2",
+        5 => "Q4_3",
+        9 => "Q8_1",
+        15 => "Q8_K",
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        20 => "IQ4_NL",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        23 => "IQ4_XS",
+        24 => "I8",
+        25 => "I16",
+        26 => "I32",
+        27 => "I64",
+        28 => "F64",
+        29 => "IQ1_M",
+        31 => "Q4_0_4_4",
+        32 => "Q4_0_4_8",
+        33 => "Q4_0_8_8",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        36 => "IQ4_NL_4_4",
+        37 => "IQ4_NL_4_8",
+        38 => "IQ4_NL_8_8",
+        39 => "MXFP4",
+        40 => "NVFP4",
+        41 => "Q1_0",
+        42 => "Q2_0",
+        _ => return format!("{id}, which ggml does not know"),
+    };
+    name.to_owned()
 }
 
 /// Refuses tensors that share bytes; answers where the last one ends.

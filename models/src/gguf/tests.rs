@@ -140,7 +140,10 @@ fn malformed_tensors_are_refused_by_name() {
         (GgufError::BadShape(a()), vec![u64::MAX, u64::MAX], 0, 0),
         (GgufError::BadShape(a()), vec![1 << 39], 0, 0),
         (
-            GgufError::UnknownTensorType { name: a(), id: 4 },
+            GgufError::UnknownTensorType {
+                name: a(),
+                kind: "Q4_2".to_owned(),
+            },
             vec![32],
             4,
             0,

@@ -6,7 +6,7 @@ use std::alloc::System;
 
 use cap::Cap;
 use casemate_models::gguf::GgufHeader;
-use casemate_models::llama::LlamaConfig;
+use casemate_models::decoder::DecoderConfig;
 use casemate_models::tokenizer::Tokenizer;
 use libfuzzer_sys::fuzz_target;
 
@@ -37,7 +37,7 @@ fn seeds() {
     for seed in [SPM, BPE] {
         let header = GgufHeader::parse(seed);
         let read = header.is_ok_and(|header| {
-            LlamaConfig::from_header(&header).is_ok() && Tokenizer::from_header(&header).is_ok()
+            DecoderConfig::from_header(&header).is_ok() && Tokenizer::from_header(&header).is_ok()
         });
         assert!(read, "a seed is out of date: scripts/fuzz seeds");
     }
@@ -51,7 +51,7 @@ fn prefix_is_enough(header: &GgufHeader, bytes: &[u8]) {
 }
 
 fn describe(header: &GgufHeader) {
-    if let Ok(config) = LlamaConfig::from_header(header) {
+    if let Ok(config) = DecoderConfig::from_header(header) {
         assert!(config.cache_bytes_per_token() > 0);
     }
     let Ok(tokenizer) = Tokenizer::from_header(header) else {

@@ -41,6 +41,8 @@ impl<'a> Metadata<'a> {
                 return Err(metadata.variant(name, &found.to_string()));
             }
         }
+        // First of all, since without a width nothing else makes sense.
+        metadata.head_width()?;
         Ok(metadata)
     }
 
@@ -220,7 +222,7 @@ impl<'a> Metadata<'a> {
         };
         let every = first + 1;
         let regular =
-            |(layer, windowed): (usize, &bool)| *windowed == !(layer + 1).is_multiple_of(every);
+            |(layer, windowed): (usize, &bool)| *windowed != (layer + 1).is_multiple_of(every);
         match windowed.iter().enumerate().all(regular) {
             true => Ok(Some(every)),
             false => Err(self.variant(NAME, "windows in irregular layers")),

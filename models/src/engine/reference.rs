@@ -1,21 +1,21 @@
-//! The [`Engine`] that runs a llama model on candle.
+//! The [`Engine`] that runs a decoder on candle's tensors, for every device.
 
 use std::collections::HashMap;
 
 use super::{Engine, EngineLimits, Opening, PAGE, SequenceId, StepError, Work};
-use crate::llama::{Cache, Llama, Rows, WantedLogits};
+use crate::decoder::{Cache, Decoder, Rows, WantedLogits};
 
 /// A model and the keys and values of the sequences that run. Dropping a cache frees it, and the process's allocator
 /// zeroes what is freed. Beginnings are not kept for other sequences.
-pub struct LlamaEngine {
-    model: Llama,
+pub struct ReferenceEngine {
+    model: Decoder,
     caches: HashMap<SequenceId, Cache>,
     pages: usize,
 }
 
-impl LlamaEngine {
+impl ReferenceEngine {
     /// An engine without sequences.
-    pub fn new(model: Llama, limits: &EngineLimits) -> Self {
+    pub fn new(model: Decoder, limits: &EngineLimits) -> Self {
         Self {
             model,
             caches: HashMap::new(),
@@ -24,7 +24,7 @@ impl LlamaEngine {
     }
 }
 
-impl Engine for LlamaEngine {
+impl Engine for ReferenceEngine {
     fn context_length(&self) -> usize {
         self.model.config().context
     }

@@ -1,0 +1,657 @@
+//! Every family on tiny random models: each loads and generates, nothing that its file holds is without effect, and what
+//! does not fit together is refused by name. The tests run over every executor.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should stop"
+)]
+
+#[path = "support/tiny_model.rs"]
+mod tiny_model;
+
+use std::ops::ControlFlow;
+use std::sync::mpsc;
+
+use casemate_models::LoadedModel;
+use casemate_models::engine::{
+    Engine, EngineLimits, Event, Executor, GenerateRequest, Opening, SamplingParams, SequenceId,
+    Tenant, Work,
+};
+use casemate_models::weights::GgufFile;
+use tiny_model::{CONTEXT, Family, Meta, Sizes, TinyModel, TinyTensor, VOCABULARY};
+
+/// What computes, of a model.
+type Make = fn(&TinyModel) -> Box<dyn Engine>;
+
+const EXECUTORS: [(&str, Make); 2] = [
+    ("reference", |model| make(model, Executor::Reference)),
+    ("packed", |model| make(model, Executor::Packed)),
+];
+
+fn make(model: &TinyModel, executor: Executor) -> Box<dyn Engine> {
+    let loaded = load_with(model, executor).unwrap();
+    assert_eq!(
+        loaded.reference().is_some(),
+        executor == Executor::Reference
+    );
+    loaded.into_engine()
+}
+
+fn load(model: &TinyModel) -> Result<LoadedModel, String> {
+    load_with(model, Executor::Best)
+}
+
+fn load_with(model: &TinyModel, executor: Executor) -> Result<LoadedModel, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    model.write(&path);
+    let file = GgufFile::open(&path).map_err(|error| error.to_string())?;
+    let limits = EngineLimits {
+        executor,
+        threads: 2,
+        ..EngineLimits::default()
+    };
+    let loaded = LoadedModel::load(&file, limits, &mut |_, _| {});
+    loaded.map_err(|error| error.to_string())
+}
+
+fn refusal(model: &TinyModel) -> String {
+    load(model).err().unwrap_or_default()
+}
+
+/// Token ids that differ from place to place.
+fn text(len: usize) -> Vec<u32> {
+    (0..len as u32).map(|at| 4 + at * 37 % 251).collect()
+}
+
+fn step(engine: &mut dyn Engine, tokens: &[&[u32]]) -> Vec<Vec<f32>> {
+    let work = tokens.iter().enumerate().map(|(at, tokens)| Work {
+        sequence: SequenceId::new(at as u64),
+        tokens,
+        logits: 1,
+    });
+    let mut logits = Vec::new();
+    engine.step(&work.collect::<Vec<_>>(), &mut logits).unwrap();
+    let rows = logits.chunks_exact(engine.vocabulary());
+    rows.map(<[f32]>::to_vec).collect()
+}
+
+/// Opens a sequence of at most `capacity` tokens that finds nothing of what was computed before.
+fn open(engine: &mut dyn Engine, sequence: u64, capacity: usize) {
+    let opening = Opening {
+        tenant: Tenant([0; 32]),
+        tokens: &[],
+        capacity,
+    };
+    assert_eq!(engine.open(SequenceId::new(sequence), opening).unwrap(), 0);
+}
+
+/// Logits after `tokens`, in a sequence of at most `capacity`.
+fn after_within(engine: &mut dyn Engine, tokens: &[u32], capacity: usize) -> Vec<f32> {
+    open(engine, 0, capacity);
+    let logits = step(engine, &[tokens]).remove(0);
+    engine.close(SequenceId::new(0));
+    assert_eq!(logits.len(), VOCABULARY);
+    assert!(logits.iter().all(|logit| logit.is_finite()));
+    logits
+}
+
+fn after(engine: &mut dyn Engine, tokens: &[u32]) -> Vec<f32> {
+    after_within(engine, tokens, tokens.len())
+}
+
+/// The largest difference, as a part of the largest logit.
+fn apart(a: &[f32], b: &[f32]) -> f32 {
+    let largest = a.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+    let pairs = a.iter().zip(b);
+    pairs.fold(0.0_f32, |apart, (a, b)| apart.max((a - b).abs())) / largest
+}
+
+/// Two ways of the same arithmetic.
+const SAME: f32 = 2e-5;
+/// Different arithmetic.
+const OTHER: f32 = 2e-4;
+
+#[test]
+fn every_family_loads_and_generates() {
+    for family in Family::ALL {
+        let running = load(&TinyModel::new(family, 1)).unwrap().spawn().unwrap();
+        assert_eq!(running.context_length(), CONTEXT as usize);
+        let (sender, receiver) = mpsc::channel();
+        let request = GenerateRequest {
+            tenant: Tenant([0; 32]),
+            weight: 1,
+            prompt: text(20),
+            sampling: SamplingParams {
+                temperature: 0.0,
+                ..SamplingParams::default()
+            },
+            tokens_max: Some(12),
+            stop: Vec::new(),
+            seed: Some(0),
+            deadline: None,
+        };
+        let sink = Box::new(move |event| {
+            let _ = sender.send(event);
+            ControlFlow::Continue(())
+        });
+        let _ticket = running.engine().submit(request, sink).unwrap();
+        let usage = receiver.into_iter().find_map(|event| match event {
+            Event::Finished { usage, .. } => Some(usage),
+            Event::Failed { reason, .. } => panic!("{family:?}: {reason}"),
+            Event::Text { .. } => None,
+        });
+        assert!(usage.unwrap().completion_tokens > 0, "{family:?}");
+    }
+}
+
+#[test]
+fn token_by_token_at_once_and_beside_others_are_the_same() {
+    for (executor, make) in EXECUTORS {
+        for family in Family::ALL {
+            let mut engine = make(&TinyModel::new(family, 2));
+            let tokens = text(30);
+            let together = after(&mut *engine, &tokens);
+            for (sequence, capacity) in [(0, 30), (1, 40), (2, 50)] {
+                open(&mut *engine, sequence, capacity);
+            }
+            let (first, rest) = tokens.split_at(10);
+            step(&mut *engine, &[first, &tokens[..3], &tokens[7..]]);
+            let mut last = Vec::new();
+            for token in rest {
+                last = step(&mut *engine, &[&[*token], &[5], &[6, 7][..1]]).remove(0);
+            }
+            let apart = apart(&together, &last);
+            assert!(apart < SAME, "{executor} {family:?}: {apart}");
+        }
+    }
+}
+
+#[test]
+fn every_tensor_has_its_effect() {
+    let tokens = text(24);
+    for (executor, make) in EXECUTORS {
+        for family in Family::ALL {
+            let model = TinyModel::new(family, 3);
+            let usual = after_within(&mut *make(&model), &tokens, 24);
+            for name in model.tensors.keys() {
+                let changed = model.clone().with(name, |tensor| {
+                    for (at, x) in tensor.floats.iter_mut().enumerate() {
+                        *x = *x * 1.3 + [0.02, -0.05, 0.03][at % 3];
+                    }
+                });
+                // Factors of long sequences have theirs there.
+                let capacity = if name.contains("_long") { CONTEXT } else { 24 } as usize;
+                let usual = match capacity {
+                    24 => usual.clone(),
+                    _ => after_within(&mut *make(&model), &tokens, capacity),
+                };
+                let found = after_within(&mut *make(&changed), &tokens, capacity);
+                let apart = apart(&usual, &found);
+                assert!(apart > OTHER, "{executor} {family:?} {name}: {apart}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_key_that_changes_the_arithmetic_has_its_effect() {
+    let tokens = text(40);
+    let float = Meta::Float;
+    let yarn = |model: TinyModel| {
+        let model = model.set("rope.scaling.type", Meta::Text("yarn"));
+        let model = model.number("rope.scaling.original_context_length", 64);
+        model.float("rope.scaling.factor", 4.0)
+    };
+    let changes: [(Family, &str, Meta); 17] = [
+        (Family::Llama, "rope.freq_base", float(500.0)),
+        (Family::Llama, "rope.scaling.factor", float(4.0)),
+        (Family::Llama, "rope.scale_linear", float(4.0)),
+        (Family::Llama, "attention.sliding_window", Meta::Unsigned(8)),
+        (
+            Family::Llama,
+            "attention.layer_norm_rms_epsilon",
+            float(0.1),
+        ),
+        (Family::Mistral3, "rope.scaling.yarn_beta_fast", float(0.1)),
+        (Family::Mistral3, "rope.scaling.yarn_beta_slow", float(0.01)),
+        (
+            Family::Mistral3,
+            "rope.scaling.yarn_log_multiplier",
+            float(1.0),
+        ),
+        (Family::Mistral3, "attention.temperature_scale", float(0.9)),
+        (Family::Qwen2, "rope.scaling.factor", float(4.0)),
+        (Family::Qwen3Moe, "expert_used_count", Meta::Unsigned(1)),
+        (Family::Gemma3, "rope.freq_base_swa", float(500.0)),
+        (
+            Family::Gemma3,
+            "attention.sliding_window_pattern",
+            Meta::Unsigned(2),
+        ),
+        (Family::Gemma3, "attn_logit_softcapping", float(0.5)),
+        (Family::Gemma3, "final_logit_softcapping", float(1.0)),
+        (Family::Phi3, "rope.scaling.attn_factor", float(1.4)),
+        (Family::Phi3, "attention.sliding_window", Meta::Unsigned(8)),
+    ];
+    for (executor, make) in EXECUTORS {
+        for (family, key, value) in &changes {
+            let model = TinyModel::new(*family, 4);
+            let usual = after(&mut *make(&model), &tokens);
+            let found = after(&mut *make(&model.set(key, value.clone())), &tokens);
+            let apart = apart(&usual, &found);
+            assert!(apart > OTHER, "{executor} {family:?} {key}: {apart}");
+        }
+        let model = TinyModel::new(Family::Qwen3, 4);
+        let usual = after(&mut *make(&model), &tokens);
+        let linear = after(
+            &mut *make(&model.clone().float("rope.scaling.factor", 4.0)),
+            &tokens,
+        );
+        let yarn = after(&mut *make(&yarn(model)), &tokens);
+        assert!(
+            apart(&usual, &yarn) > OTHER && apart(&linear, &yarn) > OTHER,
+            "{executor}"
+        );
+    }
+}
+
+#[test]
+fn a_layer_with_a_window_does_not_see_beyond_it() {
+    const WINDOW: usize = 4;
+    let sizes = Sizes::default();
+    let all = |family| {
+        let model = TinyModel::new(family, 5).number("attention.sliding_window", WINDOW as u32);
+        match family {
+            Family::Gemma3 => model.number("attention.sliding_window_pattern", 0),
+            _ => model,
+        }
+    };
+    // Layer by layer the last token looks one window further, itself included.
+    let sight = sizes.layers * (WINDOW - 1) + 1;
+    for (executor, make) in EXECUTORS {
+        for family in [
+            Family::Llama,
+            Family::Mistral3,
+            Family::Gemma3,
+            Family::Phi3,
+        ] {
+            let one_by_one = |engine: &mut dyn Engine, tokens: &[u32]| {
+                open(engine, 0, tokens.len());
+                let last = tokens
+                    .iter()
+                    .map(|token| step(engine, &[&[*token]]).remove(0))
+                    .last();
+                engine.close(SequenceId::new(0));
+                last.unwrap()
+            };
+            let mut engine = make(&all(family));
+            let tokens = text(sight + 3);
+            let (usual, slow) = (
+                after(&mut *engine, &tokens),
+                one_by_one(&mut *engine, &tokens),
+            );
+            assert!(apart(&usual, &slow) < SAME, "{executor} {family:?}");
+            for (changed, seen) in [(0, false), (2, false), (3, true), (sight, true)] {
+                let mut other = tokens.clone();
+                other[changed] += 1;
+                let what = format!("{executor} {family:?}: token {changed} of {}", tokens.len());
+                let found = after(&mut *engine, &other);
+                assert_eq!(found != usual, seen, "{what}");
+                assert_eq!(one_by_one(&mut *engine, &other) != slow, seen, "{what}");
+            }
+        }
+        // A third layer that sees everything does see the first token.
+        let mut engine =
+            make(&TinyModel::new(Family::Gemma3, 5).number("attention.sliding_window", 4));
+        let tokens = text(20);
+        let mut other = tokens.clone();
+        other[0] += 1;
+        assert!(
+            after(&mut *engine, &tokens) != after(&mut *engine, &other),
+            "{executor}"
+        );
+    }
+}
+
+#[test]
+fn fused_tensors_are_the_same_as_single_ones() {
+    let tokens = text(20);
+    for (executor, make) in EXECUTORS {
+        for family in [Family::Llama, Family::Qwen2, Family::Qwen3, Family::Gemma3] {
+            let model = TinyModel::new(family, 6);
+            let fused = model
+                .clone()
+                .fuse(&["attn_q", "attn_k", "attn_v"], "attn_qkv");
+            let usual = after(&mut *make(&model), &tokens);
+            assert_eq!(
+                usual,
+                after(&mut *make(&fused), &tokens),
+                "{executor} {family:?}"
+            );
+        }
+        // Qwen 2 without biases is Phi 3 without factors.
+        let mut single = TinyModel::new(Family::Qwen2, 6);
+        single.tensors.retain(|name, _| !name.ends_with("bias"));
+        let mut phi = TinyModel::new(Family::Phi3, 6).float("rope.scaling.attn_factor", 1.0);
+        phi.tensors = single.tensors.clone();
+        let phi = phi.fuse(&["ffn_gate", "ffn_up"], "ffn_up");
+        let usual = after(&mut *make(&single), &tokens);
+        assert_eq!(usual, after(&mut *make(&phi), &tokens), "{executor}");
+    }
+}
+
+/// A dense model that has one expert's matrices.
+fn dense_of(model: &TinyModel, expert: usize) -> TinyModel {
+    let mut dense = TinyModel::new(Family::Qwen3, 0);
+    let count = model.sizes.experts;
+    let single = |name: &str, tensor: &TinyTensor| {
+        let mut tensor = tensor.clone();
+        if let [_, rows, columns] = tensor.shape[..] {
+            let len = tensor.floats.len() / count;
+            tensor.floats = tensor.floats[expert * len..(expert + 1) * len].to_vec();
+            tensor.shape = vec![rows, columns];
+        }
+        (name.replace("_exps", ""), tensor)
+    };
+    let tensors = model
+        .tensors
+        .iter()
+        .filter(|(name, _)| !name.contains("gate_inp"));
+    dense.tensors = tensors.map(|(name, tensor)| single(name, tensor)).collect();
+    dense
+}
+
+#[test]
+fn a_router_that_always_picks_one_expert_makes_a_dense_model() {
+    let tokens = text(20);
+    for (executor, make) in EXECUTORS {
+        // Where all are equally likely the first one is taken.
+        let mut model = TinyModel::new(Family::Qwen3Moe, 7).number("expert_used_count", 1);
+        for (name, tensor) in &mut model.tensors {
+            if name.contains("gate_inp") {
+                tensor.floats.fill(0.0);
+            }
+        }
+        let found = after(&mut *make(&model), &tokens);
+        let [first, second] = [0, 1].map(|at| after(&mut *make(&dense_of(&model, at)), &tokens));
+        assert!(apart(&first, &found) < SAME, "{executor}");
+        assert!(apart(&second, &found) > OTHER, "{executor}");
+        // Weights of equal experts add up to one.
+        let mut equal = TinyModel::new(Family::Qwen3Moe, 7).number("expert_used_count", 3);
+        for (name, tensor) in &mut equal.tensors {
+            if name.contains("_exps") {
+                let len = tensor.floats.len() / 4;
+                tensor.floats = tensor.floats[..len].repeat(4);
+            }
+        }
+        let found = after(&mut *make(&equal), &tokens);
+        assert!(apart(&first, &found) < SAME, "{executor}");
+    }
+}
+
+#[test]
+fn the_room_of_a_sequence_says_which_factors_turn_it() {
+    let tokens = text(24);
+    let model = TinyModel::new(Family::Phi3, 8);
+    let mut swapped = model.clone();
+    let names = ["short", "long"].map(|which| format!("rope_factors_{which}.weight"));
+    let [short, long] = names
+        .each_ref()
+        .map(|name| swapped.tensor(name).floats.clone());
+    swapped.tensor(&names[0]).floats = long;
+    swapped.tensor(&names[1]).floats = short;
+    let (limit, more) = (CONTEXT as usize / 2, CONTEXT as usize / 2 + 1);
+    for (executor, make) in EXECUTORS {
+        let (mut usual, mut other) = (make(&model), make(&swapped));
+        let short = after_within(&mut *usual, &tokens, limit);
+        let long = after_within(&mut *usual, &tokens, more);
+        assert!(apart(&short, &long) > OTHER, "{executor}");
+        assert_eq!(
+            after_within(&mut *other, &tokens, limit),
+            long,
+            "{executor}"
+        );
+        assert_eq!(
+            after_within(&mut *other, &tokens, more),
+            short,
+            "{executor}"
+        );
+    }
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused_by_name() {
+    const EPSILON: &str = "attention.layer_norm_rms_epsilon";
+    let cases: [(Family, &str, Meta, &str); 29] = [
+        (
+            Family::Llama,
+            "block_count",
+            Meta::Unsigned(0),
+            "llama.block_count is zero",
+        ),
+        (
+            Family::Llama,
+            "block_count",
+            Meta::Unsigned(u32::MAX),
+            "llama.block_count is too large",
+        ),
+        (
+            Family::Llama,
+            "block_count",
+            Meta::Text("three"),
+            "llama.block_count",
+        ),
+        (Family::Llama, "block_count", Meta::Unsigned(4), "\"blk.3."),
+        (Family::Llama, "block_count", Meta::Unsigned(2), "\"blk.2."),
+        (
+            Family::Qwen2,
+            "embedding_length",
+            Meta::Unsigned(0),
+            "qwen2.embedding_length is zero",
+        ),
+        (
+            Family::Qwen2,
+            "embedding_length",
+            Meta::Unsigned(32),
+            "token_embd.weight",
+        ),
+        (
+            Family::Qwen3,
+            "attention.head_count",
+            Meta::Unsigned(0),
+            "qwen3.attention.head_count",
+        ),
+        (
+            Family::Qwen3,
+            "attention.head_count_kv",
+            Meta::Unsigned(3),
+            "key-value heads do not",
+        ),
+        (
+            Family::Qwen3,
+            "attention.value_length",
+            Meta::Unsigned(8),
+            "attention.value_length",
+        ),
+        (
+            Family::Qwen3,
+            "attention.key_length",
+            Meta::Unsigned(1 << 20),
+            "attention.key_length",
+        ),
+        (
+            Family::Qwen3,
+            "feed_forward_length",
+            Meta::Unsigned(97),
+            "ffn_gate",
+        ),
+        (
+            Family::Qwen3,
+            "context_length",
+            Meta::Unsigned(0),
+            "qwen3.context_length is zero",
+        ),
+        (
+            Family::Qwen3,
+            "attention.causal",
+            Meta::Bool(false),
+            "qwen3.attention.causal",
+        ),
+        (
+            Family::Qwen2,
+            "attention.sliding_window",
+            Meta::Unsigned(8),
+            "attention.sliding_window",
+        ),
+        (
+            Family::Qwen3Moe,
+            "expert_count",
+            Meta::Unsigned(0),
+            "lacks qwen3moe.expert_count",
+        ),
+        (
+            Family::Qwen3Moe,
+            "expert_count",
+            Meta::Unsigned(1 << 30),
+            "qwen3moe.expert_count",
+        ),
+        (
+            Family::Qwen3Moe,
+            "expert_count",
+            Meta::Unsigned(3),
+            "ffn_gate_inp",
+        ),
+        (
+            Family::Qwen3Moe,
+            "expert_used_count",
+            Meta::Unsigned(5),
+            "qwen3moe.expert_used_count",
+        ),
+        (
+            Family::Qwen3Moe,
+            "expert_group_count",
+            Meta::Unsigned(2),
+            "expert_group_count",
+        ),
+        (
+            Family::Qwen3Moe,
+            "expert_shared_count",
+            Meta::Unsigned(1),
+            "expert_shared_count",
+        ),
+        (
+            Family::Llama,
+            EPSILON,
+            Meta::Float(f32::NAN),
+            "layer_norm_rms_epsilon",
+        ),
+        (
+            Family::Llama,
+            EPSILON,
+            Meta::Float(2.0),
+            "layer_norm_rms_epsilon",
+        ),
+        (
+            Family::Llama,
+            "rope.freq_base",
+            Meta::Float(-1.0),
+            "llama.rope.freq_base",
+        ),
+        (
+            Family::Llama,
+            "rope.dimension_count",
+            Meta::Unsigned(18),
+            "the rotated columns",
+        ),
+        (
+            Family::Llama,
+            "rope.scaling.factor",
+            Meta::Float(f32::INFINITY),
+            "scaling.factor",
+        ),
+        (
+            Family::Llama,
+            "rope.scaling.type",
+            Meta::Text("dynamic"),
+            "scaling.type = dynamic",
+        ),
+        (
+            Family::Gemma3,
+            "rope.scaling.type",
+            Meta::Text("longrope"),
+            "scaling.type = longrope",
+        ),
+        (
+            Family::Gemma3,
+            "attention.sliding_window_pattern",
+            Meta::Bools(vec![true, false, true, true, false]),
+            "sliding_window_pattern",
+        ),
+    ];
+    for (family, key, value, expected) in cases {
+        let said = refusal(&TinyModel::new(family, 9).set(key, value));
+        assert!(
+            said.contains(expected),
+            "{family:?} {key}: {said:?} and not {expected:?}"
+        );
+    }
+    for (family, key) in [
+        (Family::Llama, "embedding_length"),
+        (Family::Qwen2, "block_count"),
+        (Family::Qwen3, "attention.head_count"),
+        (Family::Phi3, "feed_forward_length"),
+        (Family::Gemma3, "context_length"),
+        (Family::Gemma3, EPSILON),
+        (Family::Qwen3Moe, "expert_used_count"),
+    ] {
+        let said = refusal(&TinyModel::new(family, 9).without(key));
+        assert_eq!(
+            said,
+            format!("the model's metadata lacks {}.{key}", family.name())
+        );
+    }
+}
+
+#[test]
+fn a_tensor_too_few_or_too_many_is_named() {
+    for family in Family::ALL {
+        let model = TinyModel::new(family, 10);
+        for name in model.tensors.keys() {
+            let mut lacking = model.clone();
+            lacking.tensors.remove(name);
+            // What may be left out: an output beside the embedding, a bias or factors of which all are left out.
+            let optional = ["output.weight", "rope_freqs.weight"].contains(&name.as_str());
+            let said = refusal(&lacking);
+            assert!(
+                optional && said.is_empty() || !said.is_empty(),
+                "{family:?} without {name}"
+            );
+            let named = said.contains(name.trim_end_matches(".weight"));
+            assert!(
+                optional || named || name.starts_with("blk.0."),
+                "{family:?} {name}: {said}"
+            );
+        }
+        let mut more = model.clone();
+        more.add("blk.1.attn_sinks.weight", &[4], 0.0, 1.0);
+        assert!(
+            refusal(&more).contains("\"blk.1.attn_sinks.weight\""),
+            "{family:?}"
+        );
+    }
+}
+
+#[test]
+fn supported_families_are_named() {
+    let mut model = TinyModel::new(Family::Llama, 11);
+    let key = "general.architecture".to_owned();
+    model.metadata.insert(key, Meta::Text("mamba"));
+    let said = refusal(&model);
+    assert!(said.contains("\"mamba\""), "{said}");
+    for family in Family::ALL {
+        assert!(said.contains(family.name()), "{said}");
+    }
+}
