@@ -42,7 +42,7 @@ impl Engine for ReferenceEngine {
         let cache = self
             .model
             .cache(opening.capacity)
-            .map_err(|error| StepError(error.to_string()))?;
+            .map_err(|error| failed(&error))?;
         self.caches.insert(sequence, cache);
         Ok(0)
     }
@@ -82,7 +82,7 @@ impl Engine for ReferenceEngine {
         let computed = self
             .model
             .forward(&mut rows)
-            .map_err(|error| StepError(error.to_string()))?;
+            .map_err(|error| failed(&error))?;
         logits.clear();
         let mut computed = computed.into_iter();
         for work in batch {
@@ -98,4 +98,10 @@ impl Engine for ReferenceEngine {
         }
         Ok(())
     }
+}
+
+/// What failed, without the trace that the library may add.
+fn failed(error: &candle_core::Error) -> StepError {
+    let said = error.to_string();
+    StepError(said.lines().next().unwrap_or_default().to_owned())
 }
