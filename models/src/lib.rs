@@ -3,6 +3,7 @@
 //! The way of a request: [`gguf`] and [`weights`] read a model (plain, or sealed: [`package`]), [`LoadedModel`] puts
 //! tokenizer, template and network together, and [`engine`] runs it on one thread for many sequences at once.
 
+mod cpu;
 pub mod decoder;
 pub mod engine;
 pub mod ggml;
@@ -14,4 +15,4 @@ pub mod template;
 pub mod tokenizer;
 pub mod weights;
 
-pub use model::{LoadError, LoadedModel, ModelText, RunningModel};
+pub use model::{Executor, LoadError, LoadedModel, ModelText, RunningModel};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
+use crate::cpu::CpuEngine;
 use crate::decoder::{ArchitectureError, Decoder, DecoderConfig};
 use crate::engine::{Engine, EngineHandle, EngineLimits, ReferenceEngine};
 use crate::gguf::{GgufHeader, TensorInfo, TensorType};
@@ -138,9 +139,28 @@ impl ModelText {
     }
 }
 
+/// Which of the ways to compute is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Executor {
+    /// Packed weights where they fit and are worth it.
+    Usual,
+    /// Packed weights; a model that does not fit is not loaded.
+    Packed,
+    /// candle, in ggml's order of operations.
+    Reference,
+}
+
+/// What computes.
+enum Network {
+    /// Packed weights and plain slices.
+    Packed(Box<CpuEngine>),
+    /// candle, in ggml's order of operations.
+    Reference(Box<Decoder>),
+}
+
 /// A model in memory.
 pub struct LoadedModel {
-    network: Decoder,
+    network: Network,
     text: Arc<ModelText>,
     limits: EngineLimits,
 }
@@ -155,15 +175,38 @@ impl LoadedModel {
         limits: EngineLimits,
         progress: LoadProgress<'_>,
     ) -> Result<Self, LoadError> {
+        Self::load_for(Executor::Usual, source, limits, progress)
+    }
+
+    /// As [`Self::load`], for an executor that is asked for: for measurements and comparisons.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_for(
+        executor: Executor,
+        source: &dyn WeightSource,
+        limits: EngineLimits,
+        progress: LoadProgress<'_>,
+    ) -> Result<Self, LoadError> {
         let config = DecoderConfig::from_header(source.header())?;
         let text = ModelText::from_source(source, config.context)?;
         let (rows, tokens) = (config.vocabulary, text.tokenizer.len());
         if rows != tokens {
             return Err(LoadError::VocabularyMismatch { rows, tokens });
         }
-        check_memory(source.header(), &config, &limits)?;
+        let packed = match executor {
+            Executor::Usual => CpuEngine::fits(&config, source.header()),
+            Executor::Packed => true,
+            Executor::Reference => false,
+        };
+        check_memory(source.header(), &config, &limits, packed)?;
         let mut loader = Loader::new(source, progress);
-        let network = Decoder::load(config, &Device::Cpu, &mut loader)?;
+        let network = if packed {
+            Network::Packed(Box::new(CpuEngine::load(config, &limits, &mut loader)?))
+        } else {
+            let network = Decoder::load(config, &limits, &Device::Cpu, &mut loader)?;
+            Network::Reference(Box::new(network))
+        };
         Ok(Self {
             network,
             text: Arc::new(text),
@@ -176,14 +219,20 @@ impl LoadedModel {
         &self.text
     }
 
-    /// The network by itself, for measurements.
-    pub fn network(&self) -> &Decoder {
-        &self.network
+    /// The network by itself, if it is the one that follows ggml to the last bit: for comparisons.
+    pub fn reference(&self) -> Option<&Decoder> {
+        match &self.network {
+            Network::Packed(_) => None,
+            Network::Reference(network) => Some(network),
+        }
     }
 
     /// What computes, without the thread that serves requests: for measurements and comparisons.
     pub fn into_engine(self) -> Box<dyn Engine> {
-        Box::new(ReferenceEngine::new(self.network))
+        match self.network {
+            Network::Packed(engine) => engine,
+            Network::Reference(network) => Box::new(ReferenceEngine::new(*network, &self.limits)),
+        }
     }
 
     /// Starts the engine's thread.
@@ -195,8 +244,7 @@ impl LoadedModel {
         let limits = self.limits.clone();
         let engine = self.into_engine();
         let vocabulary = TextVocabulary(text.clone());
-        let tokens = text.tokenizer.len();
-        let engine = EngineHandle::spawn(engine, Arc::new(vocabulary), tokens, limits)?;
+        let engine = EngineHandle::spawn(engine, Arc::new(vocabulary), limits)?;
         Ok(RunningModel { text, engine })
     }
 }
@@ -239,14 +287,16 @@ fn check_memory(
     header: &GgufHeader,
     config: &DecoderConfig,
     limits: &EngineLimits,
+    packed: bool,
 ) -> Result<(), LoadError> {
-    let weights = header
-        .tensors()
-        .iter()
-        .map(resident_bytes)
-        .fold(0, u64::saturating_add);
     let cache_tokens = limits.cache_tokens_max as u64;
-    let cache = cache_tokens.saturating_mul(config.cache_bytes_per_token());
+    let (weights, cache) = if packed {
+        CpuEngine::memory(config, header, limits)
+    } else {
+        let weights = header.tensors().iter().map(resident_bytes);
+        let cache = cache_tokens.saturating_mul(config.cache_bytes_per_token());
+        (weights.fold(0, u64::saturating_add), cache)
+    };
     let limit = limits.memory_bytes_max;
     match weights.checked_add(cache) {
         Some(needed) if needed <= limit => Ok(()),

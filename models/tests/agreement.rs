@@ -131,8 +131,16 @@ fn every_quantisation_agrees_up_to_near_ties() {
         let path = format!("models/{model}/{model}-{quantisation}.gguf");
         let file = GgufFile::open(&support::shared(&path).unwrap()).unwrap();
         let loaded = LoadedModel::load(&file, EngineLimits::default(), &mut |_, _| {}).unwrap();
-        let difference = largest_difference(loaded.network(), &reference["top5"], quantisation);
-        let mut greedy = greedy(loaded.network(), &reference["greedy"], quantisation);
+        let difference = largest_difference(
+            loaded.reference().unwrap(),
+            &reference["top5"],
+            quantisation,
+        );
+        let mut greedy = greedy(
+            loaded.reference().unwrap(),
+            &reference["greedy"],
+            quantisation,
+        );
         greedy.before.sort_unstable();
         let median = greedy.before.get(greedy.before.len() / 2);
         println!(

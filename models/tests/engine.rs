@@ -8,15 +8,15 @@
     reason = "a test that cannot go on should stop"
 )]
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use casemate_models::engine::{
-    Engine, EngineHandle, EngineLimits, Event, FinishReason, GenerateRequest, SamplingParams,
-    SequenceId, StepError, SubmitError, Tenant, Ticket, Vocabulary, Work,
+    Engine, EngineHandle, EngineLimits, Event, FinishReason, GenerateRequest, Opening, PAGE,
+    SamplingParams, SequenceId, StepError, SubmitError, Tenant, Ticket, Vocabulary, Work,
 };
 
 const TOKENS: u32 = 64;
@@ -31,13 +31,24 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Log {
     steps: Vec<Vec<(SequenceId, usize)>>,
-    open: HashSet<SequenceId>,
+    /// What went through the model of each sequence.
+    open: HashMap<SequenceId, Vec<u32>>,
+}
+
+impl Log {
+    fn pages(&self) -> usize {
+        self.open
+            .values()
+            .map(|tokens| tokens.len().div_ceil(PAGE))
+            .sum()
+    }
 }
 
 /// Says the token after the last one; a step waits for a permit.
 struct Scripted {
     log: Arc<Mutex<Log>>,
     permits: Receiver<()>,
+    pages: usize,
 }
 
 impl Engine for Scripted {
@@ -45,24 +56,50 @@ impl Engine for Scripted {
         CONTEXT
     }
 
-    fn open(&mut self, sequence: SequenceId, _: usize) -> Result<(), StepError> {
-        self.log.lock().unwrap().open.insert(sequence);
-        Ok(())
+    fn vocabulary(&self) -> usize {
+        TOKENS as usize
+    }
+
+    fn pages_free(&self) -> usize {
+        self.pages - self.log.lock().unwrap().pages()
+    }
+
+    fn open(&mut self, sequence: SequenceId, _: Opening<'_>) -> Result<usize, StepError> {
+        self.log.lock().unwrap().open.insert(sequence, Vec::new());
+        Ok(0)
+    }
+
+    fn truncate(&mut self, sequence: SequenceId, len: usize) {
+        let mut log = self.log.lock().unwrap();
+        log.open.get_mut(&sequence).unwrap().truncate(len);
     }
 
     fn close(&mut self, sequence: SequenceId) {
         self.log.lock().unwrap().open.remove(&sequence);
     }
 
-    fn step(&mut self, batch: &[Work<'_>]) -> Result<Vec<Vec<f32>>, StepError> {
+    fn forget(&mut self) {}
+
+    fn step(&mut self, batch: &[Work<'_>], rows: &mut Vec<f32>) -> Result<(), StepError> {
         // Without a sender every step is permitted.
         let _ = self.permits.recv();
         let boom = batch.iter().any(|work| work.tokens.contains(&BOOM));
         assert!(!boom, "the scripted engine was told to panic");
+        let mut log = self.log.lock().unwrap();
+        rows.clear();
+        for work in batch {
+            let tokens = log.open.get_mut(&work.sequence).unwrap();
+            tokens.extend(work.tokens);
+            let first = work.tokens.len() - work.logits;
+            (first..work.tokens.len()).for_each(|at| rows.extend(logits(&work.tokens[..=at])));
+        }
+        assert!(
+            log.pages() <= self.pages,
+            "a step took pages that there are not"
+        );
         let step = batch.iter().map(|work| (work.sequence, work.tokens.len()));
-        self.log.lock().unwrap().steps.push(step.collect());
-        let wanted = batch.iter().filter(|work| work.wants_logits);
-        Ok(wanted.map(|work| logits(work.tokens)).collect())
+        log.steps.push(step.collect());
+        Ok(())
     }
 }
 
@@ -105,14 +142,10 @@ impl Bench {
         let scripted = Scripted {
             log: log.clone(),
             permits,
+            pages: limits.cache_tokens_max.div_ceil(PAGE),
         };
         let letters = Letters((0..TOKENS as u8).map(|id| b'a' + id % 26).collect());
-        let engine = EngineHandle::spawn(
-            Box::new(scripted),
-            Arc::new(letters),
-            TOKENS as usize,
-            limits,
-        );
+        let engine = EngineHandle::spawn(Box::new(scripted), Arc::new(letters), limits);
         Self {
             engine: engine.unwrap(),
             log,
@@ -199,6 +232,7 @@ fn collect(events: &Receiver<Event>) -> (String, usize, End) {
 fn request(tenant: u8, prompt: &[u32], tokens_max: usize) -> GenerateRequest {
     GenerateRequest {
         tenant: Tenant([tenant; 32]),
+        weight: 1,
         prompt: prompt.to_vec(),
         sampling: SamplingParams {
             temperature: 0.0,

@@ -39,6 +39,7 @@ fn agrees(model: &str, quantisation: &str) {
         let (sender, receiver) = mpsc::channel();
         let request = GenerateRequest {
             tenant: Tenant([0; 32]),
+            weight: 1,
             prompt: ids(&case["prompt_tokens"]),
             sampling: SamplingParams {
                 temperature: 0.0,

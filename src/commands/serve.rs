@@ -168,7 +168,9 @@ fn load_hint(error: &LoadError) -> &'static str {
         LoadError::Weights(WeightError::Sealed(_)) => {
             "copy the package again, and check it with: casemate model verify FILE --org FOLDER"
         }
-        LoadError::TooLarge { .. } => "lower [limits] `cache_tokens`, or take a smaller model",
+        LoadError::TooLarge { .. } => {
+            "lower [limits] `cache_tokens`, take [engine] `cache = \"q8\"`, or a smaller model"
+        }
         _ => "seal a model that this version runs",
     }
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use casemate_attestation::Platform;
 use serde::{Deserialize, Serialize};
 
+use super::engine::EngineSection;
 use super::load::{ConfigPath, Role};
 use crate::audit::Durability;
 use crate::policy::ModelName;
@@ -29,6 +30,9 @@ pub struct ServerConfig {
     /// Every bound.
     #[serde(default)]
     pub limits: LimitsSection,
+    /// How models run.
+    #[serde(default)]
+    pub engine: EngineSection,
     /// The models, in the order in which the binding lists them.
     #[serde(rename = "model")]
     pub models: Vec<ModelSection>,
@@ -232,6 +236,7 @@ impl Role for ServerConfig {
         if let Some(twice) = self.models.iter().find(|model| !seen.insert(&model.name)) {
             return Err(("model", format!("two models are named {}", twice.name)));
         }
+        self.engine.check()?;
         for (field, value, most) in self.limits.bounds() {
             if value == 0 || value > most {
                 return Err((field, format!("is {value}; it must be 1 to {most}")));

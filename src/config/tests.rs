@@ -54,6 +54,11 @@ fn what_is_in_force_is_written_with_defaults_and_reads_back_the_same() {
         "{}",
         loaded.text()
     );
+    assert!(
+        loaded.text().contains("[engine]\nthreads = 0\n"),
+        "{}",
+        loaded.text()
+    );
     let again = read(loaded.text()).unwrap();
     assert_eq!(
         (again.text(), again.digest()),
@@ -123,4 +128,22 @@ fn s12_the_test_chip_needs_its_seed_and_the_feature() {
     );
     assert!(read(&bare).is_err());
     assert_eq!(read(&seeded).is_ok(), cfg!(feature = "test-chip"));
+}
+
+#[test]
+fn the_engine_is_told_what_it_can_do() {
+    let told =
+        |lines: &str| read(&GOOD.replace("[[model]]", &format!("[engine]\n{lines}\n[[model]]")));
+    let engine = told("threads = 2\ncache = \"q8\"\nguess = false")
+        .unwrap()
+        .engine;
+    assert_eq!(
+        (engine.threads, engine.cache, engine.guess),
+        (2, CacheKind::Q8, false)
+    );
+    let refused = |lines: &str| told(lines).unwrap_err();
+    assert!(refused("cache = \"f32\"").contains("f32"));
+    assert!(refused("prompt_tokens_per_step = 0").contains("must be 1 to 65536"));
+    assert!(refused("idle_seconds = 0").contains("engine.idle_seconds"));
+    assert!(refused("speed = 9").contains("speed"));
 }

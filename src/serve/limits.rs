@@ -1,8 +1,10 @@
 //! The configuration's bounds, as each part of the server wants them.
 
-use casemate_models::engine::EngineLimits;
+use std::fs;
 
-use crate::config::LimitsSection;
+use casemate_models::engine::{EngineLimits, KvKind};
+
+use crate::config::{CacheKind, EngineSection, LimitsSection};
 use crate::{api, listener};
 
 impl LimitsSection {
@@ -34,14 +36,45 @@ impl LimitsSection {
         }
     }
 
-    pub(super) fn engine(&self) -> EngineLimits {
+    /// Memory is asked for anew for each model: the one before has taken some.
+    pub(super) fn engine(&self, engine: &EngineSection) -> EngineLimits {
         EngineLimits {
             sequences_max: self.sequences as usize,
             queue_max: self.queue as usize,
             // One team alone never fills the queue.
             tenant_max: self.places().div_ceil(2),
             cache_tokens_max: self.cache_tokens as usize,
-            ..EngineLimits::default()
+            prefill_tokens: engine.prompt_tokens_per_step as usize,
+            memory_bytes_max: match engine.memory_mib {
+                0 => available_bytes().unwrap_or(u64::MAX),
+                mib => u64::from(mib) << 20,
+            },
+            cache: match engine.cache {
+                CacheKind::F16 => KvKind::F16,
+                CacheKind::Q8 => KvKind::Q8,
+            },
+            speculate: engine.guess,
+            idle_s_max: engine.idle_seconds.into(),
+            threads: engine.threads as usize,
         }
+    }
+}
+
+/// Bytes that the system can give without swapping; none where it does not say.
+fn available_bytes() -> Option<u64> {
+    let about = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = about
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_system_says_how_much_memory_there_is() {
+        let bytes = super::available_bytes();
+        assert!(bytes.is_some_and(|bytes| bytes > 1 << 20), "{bytes:?}");
     }
 }

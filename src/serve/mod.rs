@@ -104,7 +104,7 @@ impl Server {
             ..Context::absent()
         };
         let limits = &config.limits;
-        let models = packages.load(released.keys, ground.key, limits, watch);
+        let models = packages.load(released.keys, ground.key, *limits, config.engine, watch);
         let queue = Queue::new(models.await?, limits.places());
         let in_force = InForce {
             policy_number: bundle.number(),

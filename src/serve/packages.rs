@@ -11,7 +11,7 @@ use casemate_models::package::{DataKey, PackageId, PublisherKey, SealedPackage};
 use super::ServeError;
 use super::model::Served;
 use crate::broker::client::PackageRequest;
-use crate::config::{LimitsSection, ModelSection};
+use crate::config::{EngineSection, LimitsSection, ModelSection};
 use crate::policy::ModelName;
 use crate::queue::Generator;
 
@@ -82,15 +82,17 @@ impl Packages {
         self,
         keys: Vec<(PackageId, DataKey)>,
         publisher: ReleasePublicKey,
-        limits: &LimitsSection,
+        limits: LimitsSection,
+        engine: EngineSection,
         watch: Arc<dyn LoadWatch>,
     ) -> Result<Models, ServeError> {
-        let limits = limits.engine();
         let load = move || {
             // The client of the broker has checked that keys come in the order asked for.
             let pairs = self.0.into_iter().zip(keys);
             pairs
-                .map(|(sealed, (_, key))| sealed.load(key, publisher, limits.clone(), &*watch))
+                .map(|(sealed, (_, key))| {
+                    sealed.load(key, publisher, limits.engine(&engine), &*watch)
+                })
                 .collect()
         };
         tokio::task::spawn_blocking(load)

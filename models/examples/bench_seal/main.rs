@@ -4,30 +4,28 @@
 //! alternate, so that what else the machine does hits both. Files come from the page cache.
 
 mod random_gguf;
+mod throwaway;
 
 use std::error::Error;
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use candle_core::Device;
 use candle_core::quantized::{QStorage, QTensor};
-use casemate_models::package::{
-    DataKey, Publisher, PublisherKey, SealOptions, SealedPackage, UnlockedPackage, seal,
-};
+use casemate_models::package::UnlockedPackage;
 use casemate_models::weights::{GgufFile, WeightSource};
-use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
+
+use crate::throwaway::{seal_model, unlock};
 
 type Anyhow<T> = Result<T, Box<dyn Error>>;
 
 const ROUNDS: usize = 9;
 const THREADS: &str = "2";
-/// Seed of the throw-away publisher; the data key is fresh at each run.
-const SEED: [u8; 32] = [7; 32];
 /// Bars of the product's requirements.
 const UNSEAL_GB_PER_S_MIN: f64 = 3.0;
 const LOAD_RATIO_MAX: f64 = 1.25;
@@ -79,32 +77,6 @@ fn parent(as_json: bool) -> Anyhow<()> {
     report(&rows(&unseals, &plains, &sealeds), sealing, as_json)
 }
 
-/// Seals with a throw-away publisher; returns the data key for the children's standard input.
-fn seal_model(source: &Path, out: &Path) -> Anyhow<Zeroizing<[u8; 32]>> {
-    let pair = Ed25519KeyPair::from_seed_unchecked(&SEED)?;
-    let sign =
-        |message: &[u8]| <[u8; 64]>::try_from(pair.sign(message).as_ref()).unwrap_or([0; 64]);
-    let publisher = Publisher {
-        public_key: publisher_key()?,
-        sign: &sign,
-    };
-    let options = SealOptions {
-        name: "random".into(),
-        version: "1".into(),
-        epoch: 1,
-        key_id: "bench".into(),
-    };
-    let sealed = seal(&mut File::open(source)?, out, &options, &publisher, &|_| ())?;
-    Ok(Zeroizing::new(*sealed.key.expose()))
-}
-
-fn publisher_key() -> Anyhow<PublisherKey> {
-    let pair = Ed25519KeyPair::from_seed_unchecked(&SEED)?;
-    Ok(PublisherKey::from_bytes(
-        pair.public_key().as_ref().try_into()?,
-    ))
-}
-
 fn spawn(what: &str, path: &Path, key: &[u8; 32]) -> Anyhow<Measured> {
     let mut child = Command::new(own_path()?)
         .args([what.as_ref(), path.as_os_str()])
@@ -133,12 +105,6 @@ fn spawn(what: &str, path: &Path, key: &[u8; 32]) -> Anyhow<Measured> {
 
 fn own_path() -> Anyhow<PathBuf> {
     Ok(std::env::current_exe()?)
-}
-
-fn unlock(path: &Path) -> Anyhow<UnlockedPackage> {
-    let mut key = [0; 32];
-    std::io::stdin().read_exact(&mut key)?;
-    Ok(SealedPackage::open(path)?.unlock(DataKey::from_bytes(&mut key), &publisher_key()?, 1)?)
 }
 
 /// Opens and loads every tensor as the product's loader does: through one staging buffer into candle's tensors.

@@ -98,7 +98,9 @@ impl Block {
             }
             Kind::Q4K | Kind::Q5K => {
                 (self.scale, self.minimum) = (bytes.half(), bytes.half());
-                self.scales_and_minima(bytes.take());
+                let (scales, minima) = scales_and_minima(bytes.take());
+                self.scales[..8].copy_from_slice(&scales);
+                self.minima[..8].copy_from_slice(&minima);
                 let fifth = match kind {
                     Kind::Q5K => bytes.take::<32>(),
                     _ => &[0; 32],
@@ -151,16 +153,6 @@ impl Block {
             let low = packed[at % 8] >> (4 * (at / 8)) & 15;
             let high = packed[8 + at % 4] >> (2 * (at / 4)) & 3;
             *scale = (low | high << 4).wrapping_sub(32);
-        }
-    }
-
-    /// Q4_K's and Q5_K's eight scales and eight minima of 6 bits.
-    fn scales_and_minima(&mut self, packed: &[u8; 12]) {
-        for at in 0..4 {
-            self.scales[at] = packed[at] & 63;
-            self.minima[at] = packed[at + 4] & 63;
-            self.scales[at + 4] = packed[at + 8] & 15 | packed[at] >> 6 << 4;
-            self.minima[at + 4] = packed[at + 8] >> 4 | packed[at + 4] >> 6 << 4;
         }
     }
 
@@ -246,6 +238,18 @@ impl Block {
             };
         }
     }
+}
+
+/// Q4_K's and Q5_K's eight scales and eight minima of 6 bits.
+pub(crate) fn scales_and_minima(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
+    let (mut scales, mut minima) = ([0; 8], [0; 8]);
+    for at in 0..4 {
+        scales[at] = packed[at] & 63;
+        minima[at] = packed[at + 4] & 63;
+        scales[at + 4] = packed[at + 8] & 15 | packed[at] >> 6 << 4;
+        minima[at + 4] = packed[at + 8] >> 4 | packed[at + 4] >> 6 << 4;
+    }
+    (scales, minima)
 }
 
 /// What a file's or a packed float is worth.

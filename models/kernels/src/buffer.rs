@@ -83,3 +83,9 @@ impl std::fmt::Debug for Buffer {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0} bytes are more than memory can hold")]
 pub struct OutOfMemory(usize);
+
+impl OutOfMemory {
+    pub(crate) fn of(bytes: usize) -> Self {
+        Self(bytes)
+    }
+}

@@ -5,19 +5,25 @@
 //! order of additions, and [`Isa::Portable`] is the twin that the others are tested against.
 
 mod activations;
+mod attention;
 mod block;
 mod buffer;
+pub mod elementwise;
 mod format;
 mod isa;
+mod kv;
 mod matmul;
+mod pack;
 mod packed;
 mod pool;
 mod product;
 
 pub use activations::Activations;
+pub use attention::Scoring;
 pub use buffer::{Buffer, OutOfMemory};
 pub use format::{Kind, Precision};
 pub use isa::{Isa, TILE};
+pub use kv::{KvKind, KvPages, KvShape, PAGE, Span};
 pub use matmul::{Product, ShapeError, multiply};
 pub use packed::{PackError, Packed};
 pub use pool::Pool;

@@ -1,10 +1,20 @@
 //! A matrix in the packed layout (see [`crate::format`]).
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use crate::block::{Block, float};
 use crate::buffer::{Buffer, OutOfMemory};
 use crate::format::Kind;
 use crate::isa::TILE;
+use crate::pack::pack_tile;
 use crate::pool::Pool;
+
+/// Bytes of a file that a thread holds while it packs them.
+const STAGED: usize = 4 << 20;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A matrix of weights, rows outputs and columns inputs, sixteen rows interleaved.
 #[derive(Debug)]
@@ -67,39 +77,83 @@ impl Packed {
         file: &[u8],
         pool: &Pool,
     ) -> Result<Self, PackError> {
-        let block = kind.block();
-        if !Self::fits(kind, columns) || rows == 0 {
-            return Err(PackError::Shape {
-                rows,
-                columns,
-                block,
-            });
-        }
-        let row_len = columns / block * kind.file_bytes();
-        let expected = row_len.saturating_mul(rows);
+        let expected = Self::file_len(kind, rows, columns)?;
         if file.len() != expected {
             return Err(PackError::Length {
                 found: file.len(),
                 expected,
             });
         }
-        let mut buffer = Buffer::zeroed(Self::byte_len(kind, rows, columns))?;
-        let tile_len = columns / block * kind.packed_bytes();
-        pool.each_mut(buffer.as_mut_slice(), tile_len, |tile, packed| {
-            let from = tile * TILE * row_len;
-            let to = file.len().min(from + TILE * row_len);
-            let rows = file[from..to].chunks_exact(row_len);
-            match block {
-                1 => pack_floats(kind, rows, packed),
-                _ => pack_blocks(kind, rows, packed),
-            }
-        });
-        Ok(Self {
-            kind,
-            rows,
-            columns,
-            buffer,
+        Self::read(kind, rows, columns, pool, |offset, into| {
+            into.copy_from_slice(&file[offset..offset + into.len()]);
+            Ok(())
         })
+    }
+
+    /// The same of bytes that are not in memory yet: `read` fills what it is given with those from an offset on. All
+    /// threads read and pack at once, a few megabytes each, so that neither waits for the other and no second copy of
+    /// the matrix exists.
+    ///
+    /// # Errors
+    /// [`PackError`], or what `read` answers; then the first of several.
+    pub fn read<E: From<PackError> + Send>(
+        kind: Kind,
+        rows: usize,
+        columns: usize,
+        pool: &Pool,
+        read: impl Fn(usize, &mut [u8]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let file_len = Self::file_len(kind, rows, columns)?;
+        let row_len = file_len / rows;
+        let len = Self::byte_len(kind, rows, columns);
+        let mut buffer = Buffer::zeroed(len).map_err(PackError::from)?;
+        let tile_len = columns / kind.block() * kind.packed_bytes();
+        let tiles = (STAGED / (TILE * row_len)).max(1);
+        let staging: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+        let failed: Mutex<Option<E>> = Mutex::new(None);
+        pool.each_mut(buffer.as_mut_slice(), tiles * tile_len, |part, packed| {
+            if lock(&failed).is_some() {
+                return;
+            }
+            let first = part * tiles * TILE;
+            let rows = (rows - first).min(tiles * TILE);
+            let mut staged = lock(&staging).pop().unwrap_or_default();
+            staged.resize(rows * row_len, 0);
+            match read(first * row_len, &mut staged) {
+                Ok(()) => {
+                    let files = staged.chunks(TILE * row_len);
+                    for (packed, file) in packed.chunks_exact_mut(tile_len).zip(files) {
+                        pack_tile(kind, file.chunks_exact(row_len), packed);
+                    }
+                }
+                Err(error) => {
+                    lock(&failed).get_or_insert(error);
+                }
+            }
+            lock(&staging).push(staged);
+        });
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(Self {
+                kind,
+                rows,
+                columns,
+                buffer,
+            }),
+        }
+    }
+
+    /// Bytes that a matrix has in a file.
+    fn file_len(kind: Kind, rows: usize, columns: usize) -> Result<usize, PackError> {
+        let row_len = columns / kind.block() * kind.file_bytes();
+        match row_len.checked_mul(rows) {
+            Some(len) if Self::fits(kind, columns) && rows > 0 => Ok(len),
+            _ => Err(PackError::Shape {
+                rows,
+                columns,
+                block: kind.block(),
+            }),
+        }
     }
 
     /// How the weights are stored.
@@ -155,26 +209,5 @@ impl Packed {
             block.values(kind, out);
         }
         true
-    }
-}
-
-fn pack_blocks<'a>(kind: Kind, rows: impl Iterator<Item = &'a [u8]>, packed: &mut [u8]) {
-    let mut block = Block::EMPTY;
-    for (row, file) in rows.enumerate() {
-        let blocks = packed.chunks_exact_mut(kind.packed_bytes());
-        for (packed, file) in blocks.zip(file.chunks_exact(kind.file_bytes())) {
-            block.read_file(kind, file);
-            block.write_packed(kind, row, packed);
-        }
-    }
-}
-
-fn pack_floats<'a>(kind: Kind, rows: impl Iterator<Item = &'a [u8]>, packed: &mut [u8]) {
-    let size = kind.file_bytes();
-    for (row, file) in rows.enumerate() {
-        let columns = packed.chunks_exact_mut(size * TILE);
-        for (packed, file) in columns.zip(file.chunks_exact(size)) {
-            packed[row * size..][..size].copy_from_slice(file);
-        }
     }
 }

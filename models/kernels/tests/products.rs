@@ -282,6 +282,39 @@ fn shapes_that_do_not_fit_are_refused() {
     assert!(!Activations::new(Precision::Bytes32).fill(1, 31, &pool, |_, _| {}));
 }
 
+#[test]
+fn a_matrix_is_read_once_and_in_pieces_and_an_error_ends_it() {
+    let pool = pool();
+    let (rows, columns) = (3_000, 4096);
+    let bytes = file(Kind::Q8_0, rows, columns, &mut Numbers(5));
+    let read = std::sync::Mutex::new(vec![0_u8; bytes.len()]);
+    let largest = std::sync::atomic::AtomicUsize::new(0);
+    let packed = Packed::read::<PackError>(Kind::Q8_0, rows, columns, &pool, |offset, into| {
+        read.lock().unwrap()[offset..offset + into.len()]
+            .iter_mut()
+            .for_each(|times| *times += 1);
+        largest.fetch_max(into.len(), std::sync::atomic::Ordering::Relaxed);
+        into.copy_from_slice(&bytes[offset..offset + into.len()]);
+        Ok(())
+    });
+    assert!(read.lock().unwrap().iter().all(|times| *times == 1));
+    assert!(largest.into_inner() <= 5 << 20);
+    let whole = Packed::new(Kind::Q8_0, rows, columns, &bytes, &pool).unwrap();
+    let (mut a, mut b) = (vec![0.0; columns], vec![0.0; columns]);
+    for row in [0, 15, 16, 1_234, rows - 1] {
+        assert!(packed.as_ref().unwrap().row(row, &mut a) && whole.row(row, &mut b));
+        assert_eq!(a, b);
+    }
+    let refused = Packed::read(Kind::Q8_0, rows, columns, &pool, |offset, _| match offset {
+        0 => Ok(()),
+        _ => Err(PackError::Length {
+            found: 1,
+            expected: 2,
+        }),
+    });
+    assert!(matches!(refused, Err(PackError::Length { found: 1, .. })));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -53,6 +53,13 @@ pub struct QueryGrowth {
     pub(crate) every: usize,
 }
 
+impl QueryGrowth {
+    /// What queries at `position` are multiplied by.
+    pub(crate) fn factor(&self, position: usize) -> f32 {
+        1.0 + self.scale * (1.0 + (position / self.every) as f32).ln()
+    }
+}
+
 /// Rotary position embedding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeConfig {

@@ -63,7 +63,7 @@ impl Rope {
         self.factors.len()
     }
 
-    /// Appends cosine and sine of each pair at `position`, in a sequence of at most `capacity` tokens.
+    /// Appends cosine and sine of each pair at `position`, where sequences may have `capacity` tokens.
     pub(crate) fn turns(&self, position: usize, capacity: usize, out: &mut Vec<(f32, f32)>) {
         let factors = match &self.long {
             Some((original, long)) if capacity > *original => long,

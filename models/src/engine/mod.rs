@@ -11,8 +11,10 @@ pub mod runtime;
 pub mod sampler;
 pub mod scheduler;
 mod sequence;
+pub mod speculate;
 pub mod stop;
 
+pub use casemate_kernels::KvKind;
 pub use reference::ReferenceEngine;
 pub use request::{
     EngineLimits, Event, FinishReason, GenerateRequest, Sink, SubmitError, Tenant, Usage,
@@ -31,37 +33,63 @@ impl SequenceId {
     }
 }
 
+/// Tokens whose keys and values are given out together.
+pub const PAGE: usize = casemate_kernels::PAGE;
+
 /// What computes logits. It knows sequences by their id and keeps their keys and values; which sequence runs when is
 /// the scheduler's business.
 pub trait Engine: Send {
     /// Tokens that a sequence may have, prompt and answer together.
     fn context_length(&self) -> usize;
 
-    /// Reserves memory for a new sequence of at most `capacity` tokens.
+    /// Tokens that there are: the length of a row of logits.
+    fn vocabulary(&self) -> usize;
+
+    /// Pages of [`PAGE`] tokens that sequences can still have.
+    fn pages_free(&self) -> usize;
+
+    /// Makes a sequence known. Answers how many of its tokens need not be computed, because the same tenant's same
+    /// beginning was computed before: less than all of them.
     ///
     /// # Errors
-    /// [`StepError`] when there is none.
-    fn open(&mut self, sequence: SequenceId, capacity: usize) -> Result<(), StepError>;
+    /// [`StepError`] when there is no memory.
+    fn open(&mut self, sequence: SequenceId, opening: Opening<'_>) -> Result<usize, StepError>;
+
+    /// Forgets what comes after the first `len` tokens of a sequence.
+    fn truncate(&mut self, sequence: SequenceId, len: usize);
 
     /// Frees what a sequence has. Unknown sequences are ignored.
     fn close(&mut self, sequence: SequenceId);
 
-    /// Takes every sequence in `batch` further by its tokens; answers the logits after the last token of each that
-    /// wants them, in order. After an error no sequence has moved on.
+    /// Frees what is kept of sequences that are closed.
+    fn forget(&mut self);
+
+    /// Takes every sequence in `batch` further by its tokens. `logits` then holds, in order, the rows that each wants
+    /// and nothing else. After an error no sequence has moved on.
     ///
     /// # Errors
     /// [`StepError`], for the batch as a whole.
-    fn step(&mut self, batch: &[Work<'_>]) -> Result<Vec<Vec<f32>>, StepError>;
+    fn step(&mut self, batch: &[Work<'_>], logits: &mut Vec<f32>) -> Result<(), StepError>;
+}
+
+/// A sequence that is about to run.
+pub struct Opening<'a> {
+    /// Whose it is. What one tenant computed never serves another.
+    pub tenant: Tenant,
+    /// Its tokens so far.
+    pub tokens: &'a [u32],
+    /// Tokens that it may have in the end.
+    pub capacity: usize,
 }
 
 /// A sequence's part in a step.
 pub struct Work<'a> {
     /// Which sequence.
     pub sequence: SequenceId,
-    /// Tokens to append: a chunk of the prompt, or the token that was drawn last.
+    /// Tokens to append: a chunk of the prompt, or the token that was drawn last and guesses of what follows.
     pub tokens: &'a [u32],
-    /// Whether the next token is to be drawn.
-    pub wants_logits: bool,
+    /// After how many of the last of these tokens logits are wanted.
+    pub logits: usize,
 }
 
 /// What a token says, and whether it ends an answer.

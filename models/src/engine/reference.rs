@@ -2,22 +2,24 @@
 
 use std::collections::HashMap;
 
-use super::{Engine, SequenceId, StepError, Work};
+use super::{Engine, EngineLimits, Opening, PAGE, SequenceId, StepError, Work};
 use crate::decoder::{Cache, Decoder, Rows, WantedLogits};
 
 /// A model and the keys and values of the sequences that run. Dropping a cache frees it, and the process's allocator
-/// zeroes what is freed.
+/// zeroes what is freed. Beginnings are not kept for other sequences.
 pub struct ReferenceEngine {
     model: Decoder,
     caches: HashMap<SequenceId, Cache>,
+    pages: usize,
 }
 
 impl ReferenceEngine {
     /// An engine without sequences.
-    pub fn new(model: Decoder) -> Self {
+    pub fn new(model: Decoder, limits: &EngineLimits) -> Self {
         Self {
             model,
             caches: HashMap::new(),
+            pages: limits.cache_tokens_max.div_ceil(PAGE) + limits.sequences_max,
         }
     }
 }
@@ -27,20 +29,37 @@ impl Engine for ReferenceEngine {
         self.model.config().context
     }
 
-    fn open(&mut self, sequence: SequenceId, capacity: usize) -> Result<(), StepError> {
+    fn vocabulary(&self) -> usize {
+        self.model.config().vocabulary
+    }
+
+    fn pages_free(&self) -> usize {
+        let used = self.caches.values().map(|cache| cache.len().div_ceil(PAGE));
+        self.pages.saturating_sub(used.sum())
+    }
+
+    fn open(&mut self, sequence: SequenceId, opening: Opening<'_>) -> Result<usize, StepError> {
         let cache = self
             .model
-            .cache(capacity)
+            .cache(opening.capacity)
             .map_err(|error| StepError(error.to_string()))?;
         self.caches.insert(sequence, cache);
-        Ok(())
+        Ok(0)
+    }
+
+    fn truncate(&mut self, sequence: SequenceId, len: usize) {
+        if let Some(cache) = self.caches.get_mut(&sequence) {
+            cache.truncate(len);
+        }
     }
 
     fn close(&mut self, sequence: SequenceId) {
         self.caches.remove(&sequence);
     }
 
-    fn step(&mut self, batch: &[Work<'_>]) -> Result<Vec<Vec<f32>>, StepError> {
+    fn forget(&mut self) {}
+
+    fn step(&mut self, batch: &[Work<'_>], logits: &mut Vec<f32>) -> Result<(), StepError> {
         // Borrowed and not taken out: after a panic every sequence still has its cache.
         let mut caches: HashMap<SequenceId, &mut Cache> = self
             .caches
@@ -52,16 +71,31 @@ impl Engine for ReferenceEngine {
             Ok(Rows {
                 tokens: work.tokens,
                 cache: cache.ok_or(StepError("a sequence is not open".to_owned()))?,
-                logits: if work.wants_logits {
-                    WantedLogits::Last
-                } else {
-                    WantedLogits::None
+                logits: match work.logits {
+                    0 => WantedLogits::None,
+                    1 => WantedLogits::Last,
+                    _ => WantedLogits::All,
                 },
             })
         });
         let mut rows = rows.collect::<Result<Vec<_>, StepError>>()?;
-        self.model
+        let computed = self
+            .model
             .forward(&mut rows)
-            .map_err(|error| StepError(error.to_string()))
+            .map_err(|error| StepError(error.to_string()))?;
+        logits.clear();
+        let mut computed = computed.into_iter();
+        for work in batch {
+            // All were computed where several are wanted.
+            let all = if work.logits > 1 {
+                work.tokens.len()
+            } else {
+                work.logits
+            };
+            let own = computed.by_ref().take(all);
+            own.skip(all - work.logits.min(all))
+                .for_each(|row| logits.extend(row));
+        }
+        Ok(())
     }
 }

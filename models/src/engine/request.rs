@@ -3,6 +3,8 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+use casemate_kernels::KvKind;
+
 use super::sampler::{SamplingError, SamplingParams};
 
 /// Bounds of everything that the engine holds.
@@ -20,6 +22,14 @@ pub struct EngineLimits {
     pub prefill_tokens: usize,
     /// Bytes of weights, keys and values together; a model that may need more is not loaded.
     pub memory_bytes_max: u64,
+    /// How keys and values are kept, where the model runs on packed weights.
+    pub cache: KvKind,
+    /// Whether tokens are guessed from the text so far; it changes no text.
+    pub speculate: bool,
+    /// Seconds without any request after which nothing is kept of what was computed.
+    pub idle_s_max: u64,
+    /// Threads that compute; 0 takes as many as the machine runs at once.
+    pub threads: usize,
 }
 
 impl Default for EngineLimits {
@@ -31,6 +41,10 @@ impl Default for EngineLimits {
             cache_tokens_max: 32_768,
             prefill_tokens: 256,
             memory_bytes_max: u64::MAX,
+            cache: KvKind::F16,
+            speculate: true,
+            idle_s_max: 300,
+            threads: 0,
         }
     }
 }
@@ -43,6 +57,8 @@ pub struct Tenant(pub [u8; 32]);
 pub struct GenerateRequest {
     /// For whom.
     pub tenant: Tenant,
+    /// The tenant's share beside others', above 0; 1 where all are alike.
+    pub weight: u32,
     /// Ids of the prompt, at least one.
     pub prompt: Vec<u32>,
     /// How tokens are drawn.

@@ -4,18 +4,18 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::gate::Gate;
 use super::request::{EngineLimits, FinishReason, GenerateRequest, Sink, SubmitError};
-use super::scheduler::{Arrival, Input, Planned, Scheduler};
+use super::scheduler::{Arrival, Planned, Scheduler};
 use super::sequence::{Next, Sequence};
 use super::stop::{STOP_LEN_MAX, STOPS_MAX};
-use super::{Engine, SequenceId, StepError, Tenant, Vocabulary, Work};
+use super::{Engine, Opening, SequenceId, StepError, Tenant, Vocabulary, Work};
 
 /// The way to an engine's thread. Clones share it; when the last one goes the thread ends.
 #[derive(Clone)]
@@ -36,6 +36,7 @@ enum Command {
     Run {
         id: SequenceId,
         tenant: Tenant,
+        weight: u32,
         sequence: Box<Sequence>,
     },
     Stop,
@@ -54,24 +55,28 @@ impl Drop for Ticket {
 }
 
 impl EngineHandle {
-    /// Starts a thread for `engine`, whose model knows `vocabulary_len` tokens.
+    /// Starts a thread for `engine`.
     ///
     /// # Errors
     /// When the system starts no thread.
     pub fn spawn(
         engine: Box<dyn Engine>,
         vocabulary: Arc<dyn Vocabulary>,
-        vocabulary_len: usize,
         limits: EngineLimits,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = channel();
         let context = engine.context_length().min(limits.cache_tokens_max);
+        let vocabulary_len = engine.vocabulary();
         let gate = Gate::new(&limits);
         let worker = Worker {
+            vocabulary_len: engine.vocabulary(),
             engine,
             vocabulary,
+            idle: limits.idle_s_max,
+            speculate: limits.speculate,
             scheduler: Scheduler::new(limits),
             sequences: HashMap::new(),
+            logits: Vec::new(),
             receiver,
         };
         let thread = thread::Builder::new()
@@ -100,7 +105,7 @@ impl EngineHandle {
     /// [`SubmitError`], at once and without a word to `sink`.
     pub fn submit(&self, request: GenerateRequest, sink: Sink) -> Result<Ticket, SubmitError> {
         let tokens_max = self.check(&request)?;
-        let tenant = request.tenant;
+        let (tenant, weight) = (request.tenant, request.weight.max(1));
         let place = self.inner.gate.enter(tenant)?;
         let seed = request.seed.map_or_else(random_seed, Ok)?;
         let cancelled = Arc::new(AtomicBool::new(false));
@@ -109,6 +114,7 @@ impl EngineHandle {
         let command = Command::Run {
             id,
             tenant,
+            weight,
             sequence: Box::new(sequence),
         };
         self.inner
@@ -167,8 +173,16 @@ impl Drop for Inner {
 struct Worker {
     engine: Box<dyn Engine>,
     vocabulary: Arc<dyn Vocabulary>,
+    /// Tokens that there are: the length of a row of logits.
+    vocabulary_len: usize,
     scheduler: Scheduler,
-    sequences: HashMap<SequenceId, Sequence>,
+    sequences: HashMap<SequenceId, (Tenant, Sequence)>,
+    /// Logits of a step; the memory is kept.
+    logits: Vec<f32>,
+    /// Seconds without work after which beginnings are forgotten.
+    idle: u64,
+    /// Whether tokens are guessed.
+    speculate: bool,
     receiver: Receiver<Command>,
 }
 
@@ -191,25 +205,23 @@ impl Worker {
     fn receive(&mut self) -> bool {
         loop {
             let command = match self.scheduler.is_idle() {
-                true => self.receiver.recv().map_err(|_| TryRecvError::Disconnected),
+                true => self.wait(),
                 false => self.receiver.try_recv(),
             };
             match command {
                 Ok(Command::Run {
                     id,
                     tenant,
+                    weight,
                     sequence,
                 }) => {
-                    let (prompt, capacity) = (sequence.prompt_len(), sequence.capacity());
-                    self.scheduler.enqueue(
+                    self.scheduler.enqueue(Arrival {
+                        sequence: id,
                         tenant,
-                        Arrival {
-                            sequence: id,
-                            prompt,
-                            capacity,
-                        },
-                    );
-                    self.sequences.insert(id, *sequence);
+                        weight,
+                        tokens: sequence.tokens().len(),
+                    });
+                    self.sequences.insert(id, (tenant, *sequence));
                 }
                 Err(TryRecvError::Empty) => return true,
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
@@ -217,25 +229,40 @@ impl Worker {
         }
     }
 
-    fn turn(&mut self) {
-        self.end_interrupted(Instant::now());
-        for arrival in self.scheduler.admit() {
-            if let Err(error) = self.engine.open(arrival.sequence, arrival.capacity) {
-                self.fail(arrival.sequence, &error.to_string());
+    /// Waits for a command. After a while without one nothing is kept of what was computed.
+    fn wait(&mut self) -> Result<Command, TryRecvError> {
+        match self.receiver.recv_timeout(Duration::from_secs(self.idle)) {
+            Ok(command) => Ok(command),
+            Err(RecvTimeoutError::Disconnected) => Err(TryRecvError::Disconnected),
+            Err(RecvTimeoutError::Timeout) => {
+                self.engine.forget();
+                self.receiver.recv().map_err(|_| TryRecvError::Disconnected)
             }
         }
-        let planned = self.scheduler.plan();
+    }
+
+    fn turn(&mut self) {
+        self.end_interrupted(Instant::now());
+        while let Some(arrival) = self.scheduler.admit(self.engine.pages_free()) {
+            self.open(arrival);
+        }
+        let plan = self.scheduler.plan(self.engine.pages_free());
+        for preempted in plan.preempted {
+            self.engine.close(preempted);
+        }
+        let planned = plan.work;
         if planned.is_empty() {
             return;
         }
+        self.guess(&planned);
         match self.step(&planned) {
-            Ok(logits) => self.accept(&planned, logits),
+            Ok(()) => self.accept(&planned),
             Err(error) if planned.len() == 1 => self.fail_all(&planned, &error),
             // One of them is to blame: alone, each shows whether it is the one.
             Err(_) => {
                 for one in planned.iter().map(std::slice::from_ref) {
                     match self.step(one) {
-                        Ok(logits) => self.accept(one, logits),
+                        Ok(()) => self.accept(one),
                         Err(error) => self.fail_all(one, &error),
                     }
                 }
@@ -243,59 +270,96 @@ impl Worker {
         }
     }
 
-    fn end_interrupted(&mut self, now: Instant) {
-        let interrupted = self
-            .sequences
+    fn open(&mut self, arrival: Arrival) {
+        let Some((tenant, sequence)) = self.sequences.get(&arrival.sequence) else {
+            self.scheduler.remove(arrival.sequence);
+            return;
+        };
+        let opening = Opening {
+            tenant: *tenant,
+            tokens: sequence.tokens(),
+            capacity: sequence.capacity(),
+        };
+        match self.engine.open(arrival.sequence, opening) {
+            Ok(cached) => self.scheduler.started(arrival.sequence, cached),
+            Err(error) => self.fail(arrival.sequence, &error.to_string()),
+        }
+    }
+
+    fn guess(&mut self, planned: &[Planned]) {
+        let mut rows: usize = planned.iter().map(|planned| planned.range.len()).sum();
+        for planned in planned
             .iter()
-            .filter_map(|(id, sequence)| sequence.interrupted(now).map(|reason| (*id, reason)));
+            .filter(|planned| planned.last && self.speculate)
+        {
+            if let Some((_, sequence)) = self.sequences.get_mut(&planned.sequence) {
+                sequence.guess(planned.guesses_max, rows);
+                rows += sequence.guesses();
+            }
+        }
+    }
+
+    fn end_interrupted(&mut self, now: Instant) {
+        let interrupted = self.sequences.iter().filter_map(|(id, (_, sequence))| {
+            sequence.interrupted(now).map(|reason| (*id, reason))
+        });
         for (id, reason) in interrupted.collect::<Vec<_>>() {
             self.finish(id, reason);
         }
     }
 
-    fn step(&mut self, planned: &[Planned]) -> Result<Vec<Vec<f32>>, StepError> {
+    fn step(&mut self, planned: &[Planned]) -> Result<(), StepError> {
         let work = planned.iter().filter_map(|planned| {
-            let sequence = self.sequences.get(&planned.sequence)?;
+            let (_, sequence) = self.sequences.get(&planned.sequence)?;
             Some(Work {
                 sequence: planned.sequence,
-                tokens: sequence.input(&planned.input),
-                wants_logits: wants_logits(&planned.input),
+                tokens: sequence.input(&planned.range, planned.last),
+                logits: rows_of(planned, sequence),
             })
         });
         let work: Vec<Work<'_>> = work.collect();
-        let engine = &mut self.engine;
-        catch_unwind(AssertUnwindSafe(|| engine.step(&work)))
+        let (engine, logits) = (&mut self.engine, &mut self.logits);
+        catch_unwind(AssertUnwindSafe(|| engine.step(&work, logits)))
             .unwrap_or_else(|_| Err(StepError("the model's code panicked".to_owned())))
     }
 
-    fn accept(&mut self, planned: &[Planned], logits: Vec<Vec<f32>>) {
-        let mut logits = logits.into_iter();
-        for Planned {
-            sequence: id,
-            input,
-        } in planned
-        {
-            if let Input::Prompt { range, .. } = input {
-                self.scheduler.advance_prompt(*id, range.len());
-            }
-            if !wants_logits(input) {
-                continue;
-            }
-            let Some(sequence) = self.sequences.get_mut(id) else {
+    fn accept(&mut self, planned: &[Planned]) {
+        let logits = std::mem::take(&mut self.logits);
+        let mut row = 0;
+        for planned in planned {
+            let id = planned.sequence;
+            let Some((_, sequence)) = self.sequences.get_mut(&id) else {
                 continue;
             };
-            let Some(logits) = logits.next() else {
-                self.fail(*id, "the model gave no logits");
+            let (rows, guesses) = (rows_of(planned, sequence), sequence.guesses());
+            if rows == 0 {
+                self.scheduler.advance(id, planned.range.len(), 0);
+                continue;
+            }
+            let len = self.vocabulary_len;
+            let Some(own) = logits.get(row * len..(row + rows) * len) else {
+                self.fail(id, "the model gave no logits");
                 continue;
             };
+            row += rows;
             let vocabulary = &*self.vocabulary;
-            match catch_unwind(AssertUnwindSafe(|| sequence.accept(&logits, vocabulary))) {
-                Ok(Ok(Next::GoOn)) => {}
-                Ok(Ok(Next::Finish(reason))) => self.finish(*id, reason),
-                Ok(Err(error)) => self.fail(*id, &error.to_string()),
-                Err(_) => self.fail(*id, "the receiver of its events panicked"),
+            let accepted = catch_unwind(AssertUnwindSafe(|| sequence.accept(own, len, vocabulary)));
+            match accepted {
+                Ok(Ok(accepted)) => {
+                    if accepted.right < guesses {
+                        self.engine.truncate(id, planned.range.end + accepted.right);
+                    }
+                    let computed = planned.range.len() + accepted.right;
+                    self.scheduler.advance(id, computed, accepted.drawn);
+                    if let Next::Finish(reason) = accepted.next {
+                        self.finish(id, reason);
+                    }
+                }
+                Ok(Err(error)) => self.fail(id, &error.to_string()),
+                Err(_) => self.fail(id, "the receiver of its events panicked"),
             }
         }
+        self.logits = logits;
     }
 
     fn fail_all(&mut self, planned: &[Planned], error: &StepError) {
@@ -320,7 +384,7 @@ impl Worker {
     fn forget(&mut self, id: SequenceId) -> Option<Sequence> {
         self.scheduler.remove(id);
         self.engine.close(id);
-        self.sequences.remove(&id)
+        self.sequences.remove(&id).map(|(_, sequence)| sequence)
     }
 
     fn ids(&self) -> Vec<SequenceId> {
@@ -328,6 +392,10 @@ impl Worker {
     }
 }
 
-fn wants_logits(input: &Input) -> bool {
-    matches!(input, Input::Drawn | Input::Prompt { last: true, .. })
+/// Rows of logits that a sequence wants of a step.
+fn rows_of(planned: &Planned, sequence: &Sequence) -> usize {
+    match planned.last {
+        true => 1 + sequence.guesses(),
+        false => 0,
+    }
 }

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use casemate_kernels::{Isa, elementwise};
+
 /// How tokens are drawn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
@@ -77,6 +79,19 @@ pub enum SamplingError {
 }
 
 impl SamplingParams {
+    /// Whether neither penalties nor bias change a logit.
+    fn leaves_logits(&self) -> bool {
+        let unpenalised = self.repetition_penalty == 1.0
+            && self.frequency_penalty == 0.0
+            && self.presence_penalty == 0.0;
+        unpenalised && self.logit_bias.is_empty()
+    }
+
+    /// Whether no token is cut off.
+    fn keeps_all(&self) -> bool {
+        self.top_k == 0 && self.top_p >= 1.0 && self.min_p == 0.0
+    }
+
     /// Whether every parameter is in its range.
     ///
     /// # Errors
@@ -122,6 +137,69 @@ impl SamplingParams {
         }
     }
 }
+
+/// Draws a token at `point`, a random number from 0 to below 1.
+///
+/// # Errors
+/// As [`Distribution::new`].
+pub fn draw(
+    logits: &[f32],
+    params: &SamplingParams,
+    context: &[u32],
+    point: f64,
+) -> Result<u32, SamplingError> {
+    if params.temperature == 0.0 && params.leaves_logits() {
+        let best = elementwise::largest(Isa::detect(), logits);
+        let finite = best.filter(|best| logits.get(*best).is_some_and(|logit| logit.is_finite()));
+        if let Some(best) = finite {
+            return Ok(best as u32);
+        }
+    }
+    if params.temperature > 0.0 && params.leaves_logits() && params.keeps_all() {
+        return draw_from_all(logits, params.temperature, point);
+    }
+    let distribution = Distribution::new(logits, params, context)?;
+    distribution.draw(point).ok_or(SamplingError::NoFiniteLogit)
+}
+
+/// Draws when every token may come: no need to sort them. Tokens stand in the order of their ids.
+fn draw_from_all(logits: &[f32], temperature: f64, point: f64) -> Result<u32, SamplingError> {
+    let finite = |logit: &&f32| logit.is_finite();
+    let best = logits
+        .iter()
+        .filter(finite)
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max);
+    if !best.is_finite() {
+        return Err(SamplingError::NoFiniteLogit);
+    }
+    let mut shares = logits.to_vec();
+    elementwise::exponentials(Isa::detect(), &mut shares, best, (1.0 / temperature) as f32);
+    let sums: Vec<f64> = shares
+        .chunks(SHARES_SUMMED)
+        .map(|shares| shares.iter().map(|share| f64::from(*share)).sum())
+        .collect();
+    let mut left = point * sums.iter().sum::<f64>();
+    for (at, (shares, sum)) in shares.chunks(SHARES_SUMMED).zip(&sums).enumerate() {
+        if left >= *sum {
+            left -= sum;
+            continue;
+        }
+        for (token, share) in (at * SHARES_SUMMED..).zip(shares) {
+            left -= f64::from(*share);
+            if left < 0.0 {
+                return Ok(token as u32);
+            }
+        }
+    }
+    // Rounding left a crumb: the last token that may come takes it.
+    let last = shares.iter().rposition(|share| *share > 0.0);
+    last.map(|last| last as u32)
+        .ok_or(SamplingError::NoFiniteLogit)
+}
+
+/// Shares that are added up before a draw looks which of these sums it falls into.
+const SHARES_SUMMED: usize = 1024;
 
 /// Tokens that may be drawn, by falling probability, of equals the lower id first.
 #[derive(Clone, PartialEq)]
@@ -222,12 +300,15 @@ fn cut(tokens: &mut Vec<(u32, f64)>, params: &SamplingParams) {
         tokens.select_nth_unstable_by(params.top_k, falling);
         tokens.truncate(params.top_k);
     }
-    if params.top_p <= TOP_P_SURE && tokens.len() > SORT_ALL_MAX {
+    if params.top_p < 1.0 && tokens.len() > SORT_ALL_MAX {
+        // Tokens this far below the best have together less than half of what top-p leaves over, so none of them is
+        // among those that it keeps: they need not be sorted.
         let best = tokens
             .iter()
             .map(|token| token.1)
             .fold(f64::NEG_INFINITY, f64::max);
-        tokens.retain(|token| token.1 > best - NEGLIGIBLE_NATS);
+        let floor = best + ((1.0 - params.top_p) / (2 * tokens.len()) as f64).ln();
+        tokens.retain(|token| token.1 >= floor);
     }
     tokens.sort_unstable_by(falling);
     if params.top_p < 1.0 {
@@ -249,10 +330,7 @@ fn cut(tokens: &mut Vec<(u32, f64)>, params: &SamplingParams) {
     }
 }
 
-/// Sorting a large vocabulary costs milliseconds. Tokens this far below the best have together less than
-/// 10⁻⁷ of the probability in any vocabulary below a million, so they are never among the first 0.999 of it.
-const NEGLIGIBLE_NATS: f64 = 30.0;
-const TOP_P_SURE: f64 = 0.999;
+/// Sorting a larger vocabulary than this costs milliseconds.
 const SORT_ALL_MAX: usize = 2_048;
 
 fn softmax(tokens: &mut [(u32, f64)]) {

@@ -1,6 +1,6 @@
 //! One request while it is in the engine: its tokens, its draws, and its text on the way out.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -8,8 +8,8 @@ use std::time::Instant;
 use super::Vocabulary;
 use super::gate::Place;
 use super::request::{Event, FinishReason, GenerateRequest, Sink, Usage};
-use super::sampler::{Distribution, Draws, SamplingError, SamplingParams};
-use super::scheduler::Input;
+use super::sampler::{self, Draws, SamplingError, SamplingParams};
+use super::speculate::Speculator;
 use super::stop::StopFilter;
 use crate::tokenizer::TextStream;
 
@@ -19,6 +19,9 @@ pub(super) struct Sequence {
     tokens_max: usize,
     sampling: SamplingParams,
     draws: Draws,
+    speculator: Speculator,
+    /// Guesses at the end of `tokens`.
+    guesses: usize,
     stream: TextStream,
     stop: StopFilter,
     unsaid: Vec<u32>,
@@ -26,6 +29,15 @@ pub(super) struct Sequence {
     deadline: Option<Instant>,
     cancelled: Arc<AtomicBool>,
     _place: Place,
+}
+
+/// What came of a step.
+pub(super) struct Accepted {
+    /// Tokens that were drawn.
+    pub(super) drawn: usize,
+    /// Guesses that were right: the model need not compute them again.
+    pub(super) right: usize,
+    pub(super) next: Next,
 }
 
 /// What a sequence does after a token.
@@ -49,6 +61,8 @@ impl Sequence {
             tokens_max,
             sampling: request.sampling,
             draws: Draws::new(seed),
+            speculator: Speculator::default(),
+            guesses: 0,
             stream: TextStream::default(),
             stop: StopFilter::new(request.stop),
             unsaid: Vec::new(),
@@ -59,20 +73,38 @@ impl Sequence {
         }
     }
 
-    pub(super) fn prompt_len(&self) -> usize {
-        self.prompt
+    /// Its tokens so far, without guesses.
+    pub(super) fn tokens(&self) -> &[u32] {
+        let known = self.tokens.len() - self.guesses;
+        self.tokens.get(..known).unwrap_or_default()
     }
 
     pub(super) fn capacity(&self) -> usize {
         self.prompt + self.tokens_max
     }
 
-    pub(super) fn input(&self, input: &Input) -> &[u32] {
-        let range = match input {
-            Input::Prompt { range, .. } => range.clone(),
-            Input::Drawn => self.tokens.len().saturating_sub(1)..self.tokens.len(),
+    /// Guesses what follows: at most `max` tokens. `rows` are computed anyway in the step.
+    pub(super) fn guess(&mut self, max: usize, rows: usize) {
+        // The last token that may be drawn needs no guess behind it.
+        let left = self.capacity().saturating_sub(self.tokens.len() + 1);
+        let guesses = self.speculator.guess(&self.tokens, max.min(left), rows);
+        self.guesses = guesses.len();
+        self.tokens.extend(guesses);
+    }
+
+    /// What goes through the model: `range` of its tokens, and its guesses if those are the last.
+    pub(super) fn input(&self, range: &Range<usize>, last: bool) -> &[u32] {
+        let end = if last {
+            range.end + self.guesses
+        } else {
+            range.end
         };
-        self.tokens.get(range).unwrap_or_default()
+        self.tokens.get(range.start..end).unwrap_or_default()
+    }
+
+    /// How many guesses it has.
+    pub(super) fn guesses(&self) -> usize {
+        self.guesses
     }
 
     /// Why it should end now although it is not complete.
@@ -85,36 +117,61 @@ impl Sequence {
             .map(|_| FinishReason::Deadline)
     }
 
-    /// Draws a token and gives out the text that it decides.
+    /// Draws from the logits after its last token, and from those after its guesses as long as they were right. Gives
+    /// out the text that this decides. `logits` are rows of `vocabulary_len`.
     pub(super) fn accept(
         &mut self,
         logits: &[f32],
+        vocabulary_len: usize,
         vocabulary: &dyn Vocabulary,
-    ) -> Result<Next, SamplingError> {
-        let distribution = Distribution::new(logits, &self.sampling, &self.tokens)?;
-        let token = distribution
-            .draw(self.draws.next_point())
-            .ok_or(SamplingError::NoFiniteLogit)?;
+    ) -> Result<Accepted, SamplingError> {
+        let known = self.tokens.len() - self.guesses;
+        let guessed = self.tokens.split_off(known);
+        self.guesses = 0;
+        let mut accepted = Accepted {
+            drawn: 0,
+            right: 0,
+            next: Next::GoOn,
+        };
+        for (at, logits) in logits.chunks_exact(vocabulary_len).enumerate() {
+            let token = self.draw(logits)?;
+            accepted.drawn += 1;
+            accepted.next = self.take(token, vocabulary);
+            let right = guessed.get(at) == Some(&token);
+            accepted.right += usize::from(right);
+            if !right || !matches!(accepted.next, Next::GoOn) {
+                break;
+            }
+        }
+        self.speculator.learn(guessed.len(), accepted.right);
+        Ok(accepted)
+    }
+
+    fn draw(&mut self, logits: &[f32]) -> Result<u32, SamplingError> {
+        let point = self.draws.next_point();
+        sampler::draw(logits, &self.sampling, &self.tokens, point)
+    }
+
+    /// Appends a token and gives out what it decides.
+    fn take(&mut self, token: u32, vocabulary: &dyn Vocabulary) -> Next {
         self.tokens.push(token);
         self.unsaid.push(token);
         if vocabulary.is_end(token) {
-            return Ok(Next::Finish(FinishReason::Stop));
+            return Next::Finish(FinishReason::Stop);
         }
         let text = self.stream.push(vocabulary.token_bytes(token));
         let released = self.stop.push(&text);
         if self.say(released.text).is_break() {
-            return Ok(Next::Finish(FinishReason::Cancelled));
+            return Next::Finish(FinishReason::Cancelled);
         }
         if released.stopped {
             self.stream = TextStream::default();
-            return Ok(Next::Finish(FinishReason::Stop));
+            return Next::Finish(FinishReason::Stop);
         }
-        let full = self.tokens.len() - self.prompt >= self.tokens_max;
-        Ok(if full {
-            Next::Finish(FinishReason::Length)
-        } else {
-            Next::GoOn
-        })
+        match self.tokens.len() - self.prompt >= self.tokens_max {
+            true => Next::Finish(FinishReason::Length),
+            false => Next::GoOn,
+        }
     }
 
     /// Says the rest and that it is over.
@@ -137,7 +194,7 @@ impl Sequence {
     fn usage(&self) -> Usage {
         Usage {
             prompt_tokens: self.prompt,
-            completion_tokens: self.tokens.len() - self.prompt,
+            completion_tokens: self.tokens().len() - self.prompt,
         }
     }
 

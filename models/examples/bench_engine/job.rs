@@ -1,0 +1,133 @@
+//! What is measured in one go, by ours and by the peer alike, and the names of its figures.
+
+use std::collections::BTreeMap;
+
+use crate::Anyhow;
+
+/// Figures of one measurement by name.
+pub type Figures = BTreeMap<String, f64>;
+
+/// Tokens of a prompt before decoding is timed.
+pub const PROMPT: usize = 16;
+/// Tokens that are decoded against the clock.
+pub const DECODED: usize = 64;
+/// Tokens of each sequence that are decoded against the clock together with others.
+pub const BATCH_DECODED: usize = 32;
+/// Numbers of sequences that are decoded together.
+pub const BATCHES: [usize; 5] = [2, 4, 8, 16, 32];
+/// Tokens of the prompt whose processing is timed, and of a chunk of a longer prompt.
+pub const PREFILL: usize = 512;
+/// Tokens of context when peak memory is read.
+pub const MEMORY_CONTEXT: usize = 4096;
+/// The contexts whose decoding speeds are compared.
+pub const CONTEXTS: [usize; 2] = [128, 8192];
+/// Tokens that are decoded against the clock at each of [`CONTEXTS`].
+pub const CONTEXT_DECODED: usize = 32;
+/// Measurements in one child, of which the median counts; batches, which take longest, have one.
+pub const REPETITIONS: usize = 3;
+
+/// A measurement. The product's HTTP server has a benchmark of its own: this crate reaches no network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Job {
+    /// One sequence.
+    Decode,
+    /// So many sequences together.
+    Batch(usize),
+    /// A prompt.
+    Prefill,
+    /// From the start of the process to the first token, of a plain model.
+    Start,
+    /// The same of a sealed model; the peer's is plain.
+    Sealed,
+    /// Peak memory.
+    Memory,
+    /// Decoding behind a long context against a short one.
+    Context,
+}
+
+impl Job {
+    /// All, in the order in which they run.
+    pub fn all() -> Vec<Self> {
+        let batches = BATCHES.map(Self::Batch);
+        let others = [
+            Self::Prefill,
+            Self::Start,
+            Self::Sealed,
+            Self::Memory,
+            Self::Context,
+        ];
+        [&[Self::Decode], batches.as_slice(), &others].concat()
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> String {
+        let name = match self {
+            Self::Decode => "decode",
+            Self::Batch(sequences) => return format!("batch-{sequences}"),
+            Self::Prefill => "prefill",
+            Self::Start => "start",
+            Self::Sealed => "sealed",
+            Self::Memory => "memory",
+            Self::Context => "context",
+        };
+        name.to_owned()
+    }
+
+    /// The job of that name, or all batches.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn named(name: &str) -> Anyhow<Vec<Self>> {
+        if name == "batch" {
+            return Ok(BATCHES.map(Self::Batch).to_vec());
+        }
+        let found = Self::all().into_iter().find(|job| job.name() == name);
+        let found = found.ok_or_else(|| format!("no row is named {name:?}"))?;
+        Ok(vec![found])
+    }
+
+    /// Rounds that are worth their time: peak memory does not vary, and a long context takes minutes to fill.
+    pub const fn rounds_max(self) -> usize {
+        match self {
+            Self::Memory | Self::Context => 1,
+            _ => usize::MAX,
+        }
+    }
+}
+
+/// Name of the figure of decoding behind `tokens` of context.
+pub fn context_key(tokens: usize) -> String {
+    format!("decode after {tokens}")
+}
+
+/// The middle of some figures.
+pub fn median(mut figures: Vec<f64>) -> Option<f64> {
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    let upper = *figures.get(middle)?;
+    match figures.len() % 2 {
+        1 => Some(upper),
+        _ => figures.get(middle - 1).map(|lower| (lower + upper) / 2.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_the_middle_or_between_the_two_in_the_middle() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0, 1.0, 9.0]), Some(3.0));
+        assert_eq!(median(vec![4.0, 1.0, 9.0, 2.0]), Some(3.0));
+    }
+
+    #[test]
+    fn every_job_is_found_by_its_name() {
+        for job in Job::all() {
+            assert_eq!(Job::named(&job.name()).unwrap(), [job]);
+        }
+        assert_eq!(Job::named("batch").unwrap().len(), BATCHES.len());
+        assert!(Job::named("batch-3").is_err());
+    }
+}

@@ -1,0 +1,176 @@
+//! Attention over keys and values in pages ([`crate::kv`]).
+//!
+//! A token's result is computed in the same order whatever is computed beside it: results do not depend on the batch.
+
+mod inner;
+
+use std::cell::RefCell;
+
+use crate::elementwise::{soft_cap, softmax};
+use crate::isa::Isa;
+use crate::kv::{KvPages, KvShape, PAGE, Span};
+use crate::matmul::ShapeError;
+use crate::pool::{Pool, Start};
+
+/// Queries (tokens times heads that share keys) that one part of the work takes.
+const QUERIES: usize = 32;
+
+/// How scores are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Scoring {
+    /// Multiplies the products of queries and keys.
+    pub scale: f32,
+    /// Bends scores: `cap · tanh(score / cap)`.
+    pub cap: Option<f32>,
+    /// Tokens that a token sees, itself included.
+    pub sight: usize,
+}
+
+/// A part of the work: some rows of a span, one head of keys and values.
+struct Part {
+    span: usize,
+    head: usize,
+    /// The first of the rows, within the span.
+    first: usize,
+    rows: usize,
+    /// The first of the rows, within the batch.
+    batch_row: usize,
+}
+
+thread_local! {
+    /// Scores of a part; kept, since a long context's are megabytes.
+    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl KvPages {
+    /// Attention of a batch's rows over all that their sequences have, their own keys and values included (store them
+    /// first). `queries` and `out` have `query_heads · head_width` columns.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when lengths differ or a page is missing.
+    pub fn attend(
+        &self,
+        isa: Isa,
+        layer: usize,
+        spans: &[Span<'_>],
+        queries: &[f32],
+        out: &mut [f32],
+        scoring: Scoring,
+        pool: &Pool,
+    ) -> Result<(), ShapeError> {
+        let KvShape {
+            heads, head_width, ..
+        } = self.shape();
+        let rows = self.check(layer, spans)?;
+        let width = queries.len() / rows.max(1);
+        let group = width / (heads * head_width).max(1);
+        if rows == 0
+            || group == 0
+            || width != group * heads * head_width
+            || queries.len() != rows * width
+            || out.len() != queries.len()
+            || !Isa::available().contains(&isa)
+        {
+            return Err(ShapeError);
+        }
+        let parts = cut(spans, heads, group);
+        let target = Start(out.as_mut_ptr());
+        pool.run(parts.len(), &|part| {
+            let Some(part) = parts.get(part) else { return };
+            let Some(span) = spans.get(part.span) else {
+                return;
+            };
+            // Queries of the part, head beside head: row by row, `group` heads each.
+            let offset = |query: usize| {
+                let (row, head) = (query / group, query % group);
+                (part.batch_row + row) * width + (part.head * group + head) * head_width
+            };
+            let count = part.rows * group;
+            let mut own = vec![0.0; 2 * count * head_width];
+            let (own_queries, own_out) = own.split_at_mut(count * head_width);
+            for (query, own) in own_queries.chunks_exact_mut(head_width).enumerate() {
+                own.copy_from_slice(&queries[offset(query)..][..head_width]);
+            }
+            self.attend_part(isa, layer, span, part, own_queries, own_out, scoring);
+            for (query, own) in own_out.chunks_exact(head_width).enumerate() {
+                // SAFETY: the row and the heads lie inside `out` (its length was checked), and are this part's alone.
+                // JUSTIFICATION: parts own columns of a row-major matrix, which no safe split can express.
+                unsafe {
+                    target
+                        .get()
+                        .add(offset(query))
+                        .copy_from_nonoverlapping(own.as_ptr(), head_width);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// All queries of a part: scores, softmax, weighted values.
+    fn attend_part(
+        &self,
+        isa: Isa,
+        layer: usize,
+        span: &Span<'_>,
+        part: &Part,
+        queries: &[f32],
+        out: &mut [f32],
+        scoring: Scoring,
+    ) {
+        let shape = self.shape();
+        let count = queries.len() / shape.head_width;
+        let group = count / part.rows;
+        let position = span.before + part.first;
+        let end = position + part.rows;
+        let start_of = |position: usize| (position + 1).saturating_sub(scoring.sight);
+        let first_page = start_of(position) / PAGE;
+        let base = first_page * PAGE;
+        let stride = end.next_multiple_of(PAGE) - base;
+        let pages = &span.pages[first_page..end.div_ceil(PAGE)];
+        SCORES.with_borrow_mut(|scores| {
+            if scores.len() < count * stride {
+                scores.resize(count * stride, 0.0);
+            }
+            let scores = &mut scores[..count * stride];
+            for (index, page) in pages.iter().enumerate() {
+                let (keys, _) = self.head(*page, layer, part.head);
+                let place = (stride, index * PAGE);
+                inner::score(isa, shape, queries, keys, scoring.scale, scores, place);
+            }
+            for (query, scores) in scores.chunks_exact_mut(stride).enumerate() {
+                let position = position + query / group;
+                if let Some(cap) = scoring.cap {
+                    soft_cap(isa, scores, cap);
+                }
+                softmax(isa, scores, start_of(position) - base, position + 1 - base);
+            }
+            out.fill(0.0);
+            for (index, page) in pages.iter().enumerate() {
+                let (_, values) = self.head(*page, layer, part.head);
+                let tokens = PAGE.min(end - base - index * PAGE);
+                let place = (stride, index * PAGE);
+                inner::weigh(isa, shape, scores, place, values, tokens, out);
+            }
+        });
+    }
+}
+
+fn cut(spans: &[Span<'_>], heads: usize, group: usize) -> Vec<Part> {
+    let rows_each = (QUERIES / group).max(1);
+    let mut parts = Vec::new();
+    let mut batch_row = 0;
+    for (index, span) in spans.iter().enumerate() {
+        // The last rows see most and are begun first.
+        for first in (0..span.rows).step_by(rows_each).rev() {
+            parts.extend((0..heads).map(|head| Part {
+                span: index,
+                head,
+                first,
+                rows: rows_each.min(span.rows - first),
+                batch_row: batch_row + first,
+            }));
+        }
+        batch_row += span.rows;
+    }
+    parts
+}

@@ -1,0 +1,267 @@
+//! Keys and values in pages.
+//!
+//! A page holds [`PAGE`] tokens of a sequence, all layers: for each layer and head first the keys, column by column (the
+//! tokens of a column side by side, so that one register scores sixteen tokens), then the values, token by token. As F16,
+//! or as 8-bit numbers with a scale for each token and [`KvShape::scaled`] columns: then the scales follow the keys and
+//! the values. Which pages are a sequence's, and in which order, the caller says.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::buffer::{Buffer, OutOfMemory};
+use crate::matmul::ShapeError;
+use crate::pool::{Pool, Start};
+
+/// Tokens of a page.
+pub const PAGE: usize = 32;
+/// Columns of the widest head.
+pub(crate) const HEAD_MAX: usize = 512;
+
+/// How keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvKind {
+    /// 16-bit floats.
+    F16,
+    /// 8-bit numbers with scales: little more than half the memory.
+    Q8,
+}
+
+/// What a page holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvShape {
+    /// How.
+    pub kind: KvKind,
+    /// Layers.
+    pub layers: usize,
+    /// Heads of keys and values.
+    pub heads: usize,
+    /// Columns of a head: a multiple of 16, at most 512.
+    pub head_width: usize,
+}
+
+impl KvShape {
+    /// Bytes of a page.
+    pub fn page_bytes(&self) -> usize {
+        self.layers * self.heads * self.head_bytes()
+    }
+
+    /// Columns that share a scale.
+    pub(crate) fn scaled(&self) -> usize {
+        if self.head_width.is_multiple_of(32) {
+            32
+        } else {
+            16
+        }
+    }
+
+    /// Bytes of a head's keys in a page, and of its values.
+    pub(crate) fn half_bytes(&self) -> usize {
+        match self.kind {
+            KvKind::F16 => PAGE * self.head_width * size_of::<f16>(),
+            KvKind::Q8 => {
+                PAGE * (self.head_width + self.head_width / self.scaled() * size_of::<f32>())
+            }
+        }
+    }
+
+    /// Bytes of a head in a page.
+    pub(crate) fn head_bytes(&self) -> usize {
+        2 * self.half_bytes()
+    }
+
+    /// Where a head's part of a page begins in the buffer.
+    pub(crate) fn place(&self, page: u32, layer: usize, head: usize) -> usize {
+        let heads_before = (page as usize * self.layers + layer) * self.heads + head;
+        heads_before * self.head_bytes()
+    }
+}
+
+/// Keys and values of all sequences.
+pub struct KvPages {
+    shape: KvShape,
+    pages: usize,
+    buffer: Buffer,
+}
+
+/// Rows of a batch that belong to one sequence, in order.
+#[derive(Debug, Clone, Copy)]
+pub struct Span<'a> {
+    /// The sequence's pages, for its tokens so far and these rows.
+    pub pages: &'a [u32],
+    /// The sequence's tokens before these rows.
+    pub before: usize,
+    /// How many rows.
+    pub rows: usize,
+}
+
+impl KvPages {
+    /// `pages` empty pages. Memory is taken from the system as pages are written.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], or the same when heads have a width that is not supported.
+    pub fn new(shape: KvShape, pages: usize) -> Result<Self, OutOfMemory> {
+        let len = shape.page_bytes().saturating_mul(pages);
+        let width = shape.head_width;
+        if !width.is_multiple_of(16) || width == 0 || width > HEAD_MAX {
+            return Err(OutOfMemory::of(usize::MAX));
+        }
+        Ok(Self {
+            shape,
+            pages,
+            buffer: Buffer::zeroed(len)?,
+        })
+    }
+
+    /// What a page holds.
+    pub fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    /// How many pages there are.
+    pub fn len(&self) -> usize {
+        self.pages
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.pages == 0
+    }
+
+    /// A head's keys and values of one page.
+    pub(crate) fn head(&self, page: u32, layer: usize, head: usize) -> (&[u8], &[u8]) {
+        let at = self.shape.place(page, layer, head);
+        let bytes = &self.buffer.as_slice()[at..][..self.shape.head_bytes()];
+        bytes.split_at(self.shape.half_bytes())
+    }
+
+    /// Overwrites a page with zeros.
+    pub fn wipe(&mut self, page: u32) {
+        let len = self.shape.page_bytes();
+        let start = page as usize * len;
+        if let Some(page) = self.buffer.as_mut_slice().get_mut(start..start + len) {
+            page.fill(0);
+        }
+    }
+
+    /// Writes the keys and values of a batch's rows: row by row, `heads · head_width` columns each.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when lengths differ or a page is missing; nothing is written then.
+    pub fn store(
+        &mut self,
+        layer: usize,
+        spans: &[Span<'_>],
+        keys: &[f32],
+        values: &[f32],
+        pool: &Pool,
+    ) -> Result<(), ShapeError> {
+        let shape = self.shape;
+        let KvShape {
+            heads, head_width, ..
+        } = shape;
+        let width = heads * head_width;
+        let rows = self.check(layer, spans)?;
+        if keys.len() != rows * width || values.len() != rows * width {
+            return Err(ShapeError);
+        }
+        let start = Start(self.buffer.as_mut_slice().as_mut_ptr());
+        let store_head = |head: usize| {
+            let mut from = head * head_width;
+            for span in spans {
+                for at in span.before..span.before + span.rows {
+                    let place = shape.place(span.pages[at / PAGE], layer, head);
+                    // SAFETY: `check` saw that the page exists, so the head's part of it lies in the buffer. Each head
+                    // is one part's alone, and the buffer is borrowed mutably until `run` returns.
+                    // JUSTIFICATION: heads lie interleaved in pages, which no safe split can express.
+                    let bytes = unsafe {
+                        std::slice::from_raw_parts_mut(start.get().add(place), shape.head_bytes())
+                    };
+                    let (to_keys, to_values) = bytes.split_at_mut(shape.half_bytes());
+                    let (keys, values) =
+                        (&keys[from..][..head_width], &values[from..][..head_width]);
+                    match shape.kind {
+                        KvKind::F16 => {
+                            store_halves(keys, to_keys, |column| column * PAGE + at % PAGE);
+                            store_halves(values, to_values, |column| {
+                                at % PAGE * head_width + column
+                            });
+                        }
+                        KvKind::Q8 => {
+                            let scaled = shape.scaled();
+                            store_bytes(
+                                scaled,
+                                keys,
+                                to_keys,
+                                |column| column * PAGE + at % PAGE,
+                                |group| group * PAGE + at % PAGE,
+                            );
+                            store_bytes(
+                                scaled,
+                                values,
+                                to_values,
+                                |column| at % PAGE * head_width + column,
+                                |group| at % PAGE * (head_width / scaled) + group,
+                            );
+                        }
+                    }
+                    from += width;
+                }
+            }
+        };
+        match rows {
+            // Not worth waking anybody.
+            1 => (0..heads).for_each(store_head),
+            _ => pool.run(heads, &store_head),
+        }
+        Ok(())
+    }
+
+    /// Whether the layer and every page exist; answers the rows of all spans.
+    pub(crate) fn check(&self, layer: usize, spans: &[Span<'_>]) -> Result<usize, ShapeError> {
+        let good = |span: &Span<'_>| {
+            span.rows > 0
+                && (span.before + span.rows).div_ceil(PAGE) <= span.pages.len()
+                && span.pages.iter().all(|page| (*page as usize) < self.pages)
+        };
+        if layer >= self.shape.layers || !spans.iter().all(good) {
+            return Err(ShapeError);
+        }
+        Ok(spans.iter().map(|span| span.rows).sum())
+    }
+}
+
+/// A head of one token as F16, each column where `place` says. What is beyond F16's range becomes its largest number, so
+/// that nothing becomes infinite.
+fn store_halves(exact: &[f32], bytes: &mut [u8], place: impl Fn(usize) -> usize) {
+    let mut bounded = [0.0_f32; HEAD_MAX];
+    let mut halves = [f16::ZERO; HEAD_MAX];
+    let (bounded, halves) = (&mut bounded[..exact.len()], &mut halves[..exact.len()]);
+    for (bounded, x) in bounded.iter_mut().zip(exact) {
+        *bounded = x.clamp(-65_504.0, 65_504.0);
+    }
+    halves.convert_from_f32_slice(bounded);
+    for (column, half) in halves.iter().enumerate() {
+        bytes[2 * place(column)..][..2].copy_from_slice(&half.to_le_bytes());
+    }
+}
+
+/// A head of one token as 8-bit numbers; the scale of each `scaled` columns stands behind all of the page's numbers.
+fn store_bytes(
+    scaled: usize,
+    exact: &[f32],
+    bytes: &mut [u8],
+    place: impl Fn(usize) -> usize,
+    scale_place: impl Fn(usize) -> usize,
+) {
+    let (numbers, scales) = bytes.split_at_mut(PAGE * exact.len());
+    for (group, exact) in exact.chunks_exact(scaled).enumerate() {
+        let largest = exact.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        let scale = largest / 127.0;
+        scales[4 * scale_place(group)..][..4].copy_from_slice(&scale.to_le_bytes());
+        for (column, x) in exact.iter().enumerate() {
+            let step = (x * inverse).round_ties_even() as i8;
+            numbers[place(group * scaled + column)] = step as u8;
+        }
+    }
+}
