@@ -6,7 +6,9 @@
 
 use half::f16;
 
+use crate::elementwise::for_each_set;
 use crate::format::Precision;
+use crate::isa::Isa;
 use crate::pool::{Pool, Start};
 
 /// Rows that one kernel takes at once.
@@ -90,7 +92,7 @@ impl Activations {
         }
         let blocks = columns / block;
         self.lay_out(rows, columns);
-        let (precision, groups) = (self.precision, &self.groups);
+        let (isa, precision, groups) = (Isa::detect(), self.precision, &self.groups);
         let words = Start(self.words.as_mut_ptr());
         let parts = if rows == 1 { 1 } else { self.groups.len() };
         pool.run(parts, &|part| {
@@ -110,7 +112,7 @@ impl Activations {
                 } else {
                     exact.fill(0.0);
                 }
-                round_row(precision, &exact, at, group.size, words);
+                round_row(isa, precision, &exact, at, group.size, words);
             }
         });
         true
@@ -144,13 +146,18 @@ impl Activations {
             first += rows;
             start += size * words_per_row;
         }
-        self.words.clear();
-        self.words.resize(start, 0);
+        // Every word of every group is written: what is there needs no wiping.
+        self.words.resize(start.max(self.words.len()), 0);
     }
 }
 
-/// Rounds one row of a group.
-fn round_row(precision: Precision, exact: &[f32], at: usize, size: usize, words: &mut [u32]) {
+for_each_set! {
+    /// Rounds one row of a group.
+    fn round_row(precision: Precision, exact: &[f32], at: usize, size: usize, words: &mut [u32]) = round_any;
+}
+
+#[inline(always)]
+fn round_any(precision: Precision, exact: &[f32], at: usize, size: usize, words: &mut [u32]) {
     let blocks = exact.chunks_exact(precision.block());
     let words = words.chunks_exact_mut(precision.words() * size);
     match precision {
@@ -163,88 +170,112 @@ fn round_row(precision: Precision, exact: &[f32], at: usize, size: usize, words:
             for (exact, words) in blocks.zip(words) {
                 let mut bytes = [0; 32];
                 let (scale, sum, both) = round_32(exact, &mut bytes);
-                let mut put = |word: usize, value: u32| words[word * size + at] = value;
-                for (word, bytes) in bytes.as_chunks().0.iter().enumerate() {
-                    put(word, u32::from_le_bytes(bytes.map(|byte: i8| byte as u8)));
-                }
-                put(8, (-sum) as u32);
-                put(9, scale.to_bits());
-                put(10, both.to_bits());
+                let rest = [sum.wrapping_neg() as u32, scale.to_bits(), both.to_bits()];
+                put(words, at, size, quads(&bytes).chain(rest));
             }
         }
         Precision::Bytes256 => {
             for (exact, words) in blocks.zip(words) {
                 let mut bytes = [0; 256];
                 let scale = round_256(exact, &mut bytes);
-                let mut put = |word: usize, value: u32| words[word * size + at] = value;
-                for (word, bytes) in bytes.as_chunks().0.iter().enumerate() {
-                    put(word, u32::from_le_bytes(bytes.map(|byte: i8| byte as u8)));
-                }
-                let sums: [i32; 16] = sums_16(&bytes);
-                for (pair, sums) in sums.as_chunks::<4>().0.iter().enumerate() {
-                    put(64 + pair, pair_of(sums[0] + sums[1], sums[2] + sums[3]));
-                }
-                for (pair, sums) in sums.as_chunks::<2>().0.iter().enumerate() {
-                    put(68 + pair, pair_of(sums[0], sums[1]));
-                }
-                for (at, sum) in sums.iter().enumerate() {
-                    put(76 + at, (-sum) as u32);
-                }
-                put(92, scale.to_bits());
+                let sums = sums_16(&bytes);
+                let fours = sums.as_chunks::<4>().0.iter();
+                let of_32 = fours.map(|sums| {
+                    pair_of(sums[0].wrapping_add(sums[1]), sums[2].wrapping_add(sums[3]))
+                });
+                let twos = sums.as_chunks::<2>().0.iter();
+                let of_16 = twos.map(|sums| pair_of(sums[0], sums[1]));
+                let negative = sums.iter().map(|sum| sum.wrapping_neg() as u32);
+                let rest = of_32.chain(of_16).chain(negative).chain([scale.to_bits()]);
+                let (first, last) = words.split_at_mut(64 * size);
+                put(first, at, size, quads(&bytes));
+                put(last, at, size, rest);
             }
         }
     }
 }
 
+/// Writes a row's words, `size` rows standing beside each other.
+#[inline(always)]
+fn put(words: &mut [u32], at: usize, size: usize, row: impl Iterator<Item = u32>) {
+    for (word, value) in words.chunks_exact_mut(size).zip(row) {
+        word[at] = value;
+    }
+}
+
+/// Four columns at a time.
+#[inline(always)]
+fn quads(bytes: &[i8]) -> impl Iterator<Item = u32> {
+    let quads = bytes.as_chunks().0.iter();
+    quads.map(|four: &[i8; 4]| u32::from_le_bytes(four.map(|byte| byte as u8)))
+}
+
+#[inline(always)]
 fn pair_of(low: i32, high: i32) -> u32 {
     (low as u32 & 0xffff) | (high as u32) << 16
 }
 
+#[inline(always)]
 fn sums_16(bytes: &[i8; 256]) -> [i32; 16] {
     let mut sums = [0; 16];
     for (sum, bytes) in sums.iter_mut().zip(bytes.as_chunks::<16>().0) {
-        *sum = bytes.iter().map(|byte| i32::from(*byte)).sum();
+        *sum = bytes
+            .iter()
+            .fold(0_i32, |sum, byte| sum.wrapping_add(i32::from(*byte)));
     }
     sums
 }
 
-/// Largest magnitude, sixteen lanes at a time.
-fn largest(exact: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; 16];
+/// The smallest and the largest value, sixteen lanes at a time.
+#[inline(always)]
+fn extremes(exact: &[f32]) -> (f32, f32) {
+    let (mut smallest, mut largest) = ([0.0_f32; 16], [0.0_f32; 16]);
     for chunk in exact.as_chunks::<16>().0 {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.max(x.abs());
+        for ((small, large), x) in smallest.iter_mut().zip(&mut largest).zip(chunk) {
+            *small = if x < small { *x } else { *small };
+            *large = if x > large { *x } else { *large };
         }
     }
-    lanes.into_iter().fold(0.0, f32::max)
+    (
+        smallest.into_iter().fold(0.0, f32::min),
+        largest.into_iter().fold(0.0, f32::max),
+    )
 }
 
 /// ggml's Q8_0 and Q8_1: 127 steps to the largest magnitude, halves to even. Answers the scale, the sum of the bytes, and
 /// the product of both: scale and product as F16 holds them.
+#[inline(always)]
 fn round_32(exact: &[f32], bytes: &mut [i8; 32]) -> (f32, i32, f32) {
-    let max = largest(exact);
+    let (smallest, largest) = extremes(exact);
+    let max = largest.max(-smallest);
     let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
-    let mut sum = 0;
+    let mut sum = 0_i32;
     for (byte, x) in bytes.iter_mut().zip(exact) {
         let step = to_int(x * inverse);
         *byte = step as i8;
-        sum += step;
+        sum = sum.wrapping_add(step);
     }
     let scale = max / 127.0;
     let half = |x: f32| f16::from_f32(x).to_f32();
     (half(scale), sum, half(scale * sum as f32))
 }
 
-/// ggml's Q8_K: the value of largest magnitude becomes -127.
+/// ggml's Q8_K: the value of largest magnitude, of equals the first, becomes -127.
+#[inline(always)]
 fn round_256(exact: &[f32], bytes: &mut [i8; 256]) -> f32 {
-    let magnitude = largest(exact);
-    let Some(max) = exact
-        .iter()
-        .find(|x| x.abs() == magnitude)
-        .filter(|_| magnitude > 0.0)
-    else {
-        return 0.0;
+    let (smallest, largest) = extremes(exact);
+    let max = match largest == -smallest {
+        true => exact
+            .iter()
+            .copied()
+            .find(|x| x.abs() == largest)
+            .unwrap_or_default(),
+        false if largest > -smallest => largest,
+        false => smallest,
     };
+    if max == 0.0 {
+        return 0.0;
+    }
     let inverse = -127.0 / max;
     for (byte, x) in bytes.iter_mut().zip(exact) {
         *byte = to_int(x * inverse).min(127) as i8;
@@ -253,8 +284,9 @@ fn round_256(exact: &[f32], bytes: &mut [i8; 256]) -> f32 {
 }
 
 /// To the nearest integer, halves to even, for magnitudes below 2²²; what is no number becomes some integer.
+#[inline(always)]
 fn to_int(x: f32) -> i32 {
     // Adding 1.5 · 2²³ leaves the integer in the low bits of the sum.
     let bits = (x + 12_582_912.0).to_bits() as i32;
-    (bits & 0x007f_ffff) - 0x0040_0000
+    (bits & 0x007f_ffff).wrapping_sub(0x0040_0000)
 }

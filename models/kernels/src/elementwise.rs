@@ -8,9 +8,9 @@ const LANES: usize = 16;
 
 /// Compiles a function for each set and picks one at run time.
 macro_rules! for_each_set {
-    ($(#[$doc:meta])* pub fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? = $body:ident;) => {
+    ($(#[$doc:meta])* $public:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? = $body:ident;) => {
         $(#[$doc])*
-        pub fn $name(isa: Isa, $($arg: $ty),*) $(-> $out)? {
+        $public fn $name(isa: Isa, $($arg: $ty),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma,f16c")]
@@ -35,6 +35,8 @@ macro_rules! for_each_set {
         }
     };
 }
+
+pub(crate) use for_each_set;
 
 for_each_set! {
     /// Root-mean-square normalisation of a row: `out = x / √(mean(x²) + epsilon) · weight`.

@@ -7,7 +7,7 @@ use crate::pool::{Pool, Start};
 use crate::product::{Kernel, kernel};
 
 /// Words of activations that stay in a core's own cache while tiles pass by.
-const WORDS_CACHED: usize = 64 << 10;
+const WORDS_CACHED: usize = 96 << 10;
 /// Parts that each thread's share of the tiles is cut into, so that none waits long for another.
 const PARTS_PER_THREAD: usize = 8;
 /// Bytes of tiles below which a part is not cut further.
@@ -130,9 +130,12 @@ unsafe fn multiply_tiles(
                     // SAFETY: row `group.first + row` and outputs from `first` on lie inside `out`, and are this
                     // part's alone.
                     unsafe {
-                        out.get()
-                            .add(at)
-                            .copy_from_nonoverlapping(sums.as_ptr(), outputs);
+                        let to = out.get().add(at);
+                        match outputs {
+                            // A copy of known length is one instruction.
+                            TILE => to.copy_from_nonoverlapping(sums.as_ptr(), TILE),
+                            _ => to.copy_from_nonoverlapping(sums.as_ptr(), outputs),
+                        }
                     }
                 }
             }

@@ -368,3 +368,110 @@ impl Draws {
         (mixed >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should stop"
+)]
+mod tests {
+    use super::*;
+
+    /// Logits of a large vocabulary, a few of them impossible.
+    fn logits() -> Vec<f32> {
+        let logit = |at: u32| match at % 997 {
+            13 => f32::NEG_INFINITY,
+            _ => (at.wrapping_mul(2_654_435_761) >> 16) as f32 / 8_192.0,
+        };
+        (0..5_000).map(logit).collect()
+    }
+
+    fn params(change: impl FnOnce(&mut SamplingParams)) -> SamplingParams {
+        let mut params = SamplingParams::default();
+        change(&mut params);
+        params
+    }
+
+    /// How often each token is drawn at evenly spread points.
+    fn drawn(params: &SamplingParams, points: u32) -> HashMap<u32, u32> {
+        let mut counts = HashMap::new();
+        for point in 0..points {
+            let point = (f64::from(point) + 0.5) / f64::from(points);
+            let token = draw(&logits(), params, &[], point).unwrap();
+            *counts.entry(token).or_default() += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn every_way_to_draw_follows_the_distribution() {
+        const POINTS: u32 = 2_000;
+        for params in [
+            params(|_| ()),
+            params(|params| params.temperature = 0.3),
+            params(|params| params.top_p = 0.9),
+            params(|params| params.top_k = 40),
+            params(|params| params.min_p = 0.2),
+        ] {
+            let exact = Distribution::new(&logits(), &params, &[]).unwrap();
+            let counts = drawn(&params, POINTS);
+            let mut seen = 0;
+            for (token, probability) in &exact.tokens {
+                let count = counts.get(token).copied().unwrap_or_default();
+                seen += count;
+                let off = (f64::from(count) - probability * f64::from(POINTS)).abs();
+                assert!(
+                    off <= 1.01,
+                    "{params:?}: token {token} is drawn {count} times"
+                );
+            }
+            assert_eq!(seen, POINTS, "nothing else is drawn");
+        }
+    }
+
+    #[test]
+    fn what_top_p_leaves_out_is_found_without_sorting_all() {
+        let all = Distribution::new(&logits(), &params(|_| ()), &[])
+            .unwrap()
+            .tokens;
+        for top_p in [0.05, 0.5, 0.9, 0.999] {
+            let cut = Distribution::new(&logits(), &params(|params| params.top_p = top_p), &[]);
+            let kept: Vec<u32> = cut
+                .unwrap()
+                .tokens
+                .iter()
+                .map(|(token, _)| *token)
+                .collect();
+            let mut mass = 0.0;
+            let reached = all.iter().position(|(_, probability)| {
+                mass += probability;
+                mass >= top_p
+            });
+            let expected: Vec<u32> = all[..=reached.unwrap()]
+                .iter()
+                .map(|(token, _)| *token)
+                .collect();
+            assert_eq!(kept, expected, "{top_p}");
+        }
+    }
+
+    #[test]
+    fn without_a_temperature_the_likeliest_is_taken_and_a_bias_counts() {
+        let greedy = params(|params| params.temperature = 0.0);
+        let best = Distribution::new(&logits(), &greedy, &[]).unwrap().tokens[0].0;
+        assert_eq!(draw(&logits(), &greedy, &[], 0.7), Ok(best));
+        let biased = params(|params| {
+            params.temperature = 0.0;
+            params.logit_bias = vec![(17, 100.0)];
+        });
+        assert_eq!(draw(&logits(), &biased, &[], 0.7), Ok(17));
+        let hopeless = [f32::NAN, f32::NEG_INFINITY];
+        for params in [&greedy, &params(|_| ())] {
+            assert_eq!(
+                draw(&hopeless, params, &[], 0.5),
+                Err(SamplingError::NoFiniteLogit)
+            );
+        }
+    }
+}
