@@ -175,7 +175,7 @@ impl LoadedModel {
         let network = match CpuEngine::takes(&config, source.header(), limits.executor) {
             true => Network::Packed(Box::new(CpuEngine::load(config, &limits, &mut loader)?)),
             false => {
-                let decoder = Decoder::load(config, &Device::Cpu, &mut loader)?;
+                let decoder = Decoder::load(config, &limits, &Device::Cpu, &mut loader)?;
                 Network::Reference(Box::new(decoder))
             }
         };

@@ -1,5 +1,5 @@
-//! Every family on tiny random models: each loads and generates, nothing that its file holds is without effect, and what
-//! does not fit together is refused by name. The tests run over every executor.
+//! Every family on tiny random models: each loads and generates, and nothing that its file holds is without effect. The
+//! tests run over every executor.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,111 +8,17 @@
     reason = "a test that cannot go on should stop"
 )]
 
+#[path = "support/executors.rs"]
+mod executors;
 #[path = "support/tiny_model.rs"]
 mod tiny_model;
 
 use std::ops::ControlFlow;
 use std::sync::mpsc;
 
-use casemate_models::LoadedModel;
-use casemate_models::engine::{
-    Engine, EngineLimits, Event, Executor, GenerateRequest, Opening, SamplingParams, SequenceId,
-    Tenant, Work,
-};
-use casemate_models::weights::GgufFile;
-use tiny_model::{CONTEXT, Family, Meta, Sizes, TinyModel, TinyTensor, VOCABULARY};
-
-/// What computes, of a model.
-type Make = fn(&TinyModel) -> Box<dyn Engine>;
-
-const EXECUTORS: [(&str, Make); 2] = [
-    ("reference", |model| make(model, Executor::Reference)),
-    ("packed", |model| make(model, Executor::Packed)),
-];
-
-fn make(model: &TinyModel, executor: Executor) -> Box<dyn Engine> {
-    let loaded = load_with(model, executor).unwrap();
-    assert_eq!(
-        loaded.reference().is_some(),
-        executor == Executor::Reference
-    );
-    loaded.into_engine()
-}
-
-fn load(model: &TinyModel) -> Result<LoadedModel, String> {
-    load_with(model, Executor::Best)
-}
-
-fn load_with(model: &TinyModel, executor: Executor) -> Result<LoadedModel, String> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tiny.gguf");
-    model.write(&path);
-    let file = GgufFile::open(&path).map_err(|error| error.to_string())?;
-    let limits = EngineLimits {
-        executor,
-        threads: 2,
-        ..EngineLimits::default()
-    };
-    let loaded = LoadedModel::load(&file, limits, &mut |_, _| {});
-    loaded.map_err(|error| error.to_string())
-}
-
-fn refusal(model: &TinyModel) -> String {
-    load(model).err().unwrap_or_default()
-}
-
-/// Token ids that differ from place to place.
-fn text(len: usize) -> Vec<u32> {
-    (0..len as u32).map(|at| 4 + at * 37 % 251).collect()
-}
-
-fn step(engine: &mut dyn Engine, tokens: &[&[u32]]) -> Vec<Vec<f32>> {
-    let work = tokens.iter().enumerate().map(|(at, tokens)| Work {
-        sequence: SequenceId::new(at as u64),
-        tokens,
-        logits: 1,
-    });
-    let mut logits = Vec::new();
-    engine.step(&work.collect::<Vec<_>>(), &mut logits).unwrap();
-    let rows = logits.chunks_exact(engine.vocabulary());
-    rows.map(<[f32]>::to_vec).collect()
-}
-
-/// Opens a sequence of at most `capacity` tokens that finds nothing of what was computed before.
-fn open(engine: &mut dyn Engine, sequence: u64, capacity: usize) {
-    let opening = Opening {
-        tenant: Tenant([0; 32]),
-        tokens: &[],
-        capacity,
-    };
-    assert_eq!(engine.open(SequenceId::new(sequence), opening).unwrap(), 0);
-}
-
-/// Logits after `tokens`, in a sequence of at most `capacity`.
-fn after_within(engine: &mut dyn Engine, tokens: &[u32], capacity: usize) -> Vec<f32> {
-    open(engine, 0, capacity);
-    let logits = step(engine, &[tokens]).remove(0);
-    engine.close(SequenceId::new(0));
-    assert_eq!(logits.len(), VOCABULARY);
-    assert!(logits.iter().all(|logit| logit.is_finite()));
-    logits
-}
-
-fn after(engine: &mut dyn Engine, tokens: &[u32]) -> Vec<f32> {
-    after_within(engine, tokens, tokens.len())
-}
-
-/// The largest difference, as a part of the largest logit.
-fn apart(a: &[f32], b: &[f32]) -> f32 {
-    let largest = a.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
-    let pairs = a.iter().zip(b);
-    pairs.fold(0.0_f32, |apart, (a, b)| apart.max((a - b).abs())) / largest
-}
-
-/// Two ways of the same arithmetic.
-const SAME: f32 = 2e-5;
-/// Different arithmetic.
-const OTHER: f32 = 2e-4;
+use casemate_models::engine::{Event, GenerateRequest, SamplingParams, Tenant};
+use executors::*;
+use tiny_model::{CONTEXT, Family, Meta, Sizes, TinyModel, TinyTensor};
 
 #[test]
 fn every_family_loads_and_generates() {
@@ -151,7 +57,7 @@ fn every_family_loads_and_generates() {
 fn token_by_token_at_once_and_beside_others_are_the_same() {
     for (executor, make) in EXECUTORS {
         for family in Family::ALL {
-            let mut engine = make(&TinyModel::new(family, 2));
+            let mut engine = make(&TinyModel::new(family, 2), ROOM);
             let tokens = text(30);
             let together = after(&mut *engine, &tokens);
             for (sequence, capacity) in [(0, 30), (1, 40), (2, 50)] {
@@ -175,7 +81,8 @@ fn every_tensor_has_its_effect() {
     for (executor, make) in EXECUTORS {
         for family in Family::ALL {
             let model = TinyModel::new(family, 3);
-            let usual = after_within(&mut *make(&model), &tokens, 24);
+            let rooms = [ROOM, ROOM + 1];
+            let usual = rooms.map(|room| after(&mut *make(&model, room), &tokens));
             for name in model.tensors.keys() {
                 let changed = model.clone().with(name, |tensor| {
                     for (at, x) in tensor.floats.iter_mut().enumerate() {
@@ -183,13 +90,9 @@ fn every_tensor_has_its_effect() {
                     }
                 });
                 // Factors of long sequences have theirs there.
-                let capacity = if name.contains("_long") { CONTEXT } else { 24 } as usize;
-                let usual = match capacity {
-                    24 => usual.clone(),
-                    _ => after_within(&mut *make(&model), &tokens, capacity),
-                };
-                let found = after_within(&mut *make(&changed), &tokens, capacity);
-                let apart = apart(&usual, &found);
+                let which = usize::from(name.contains("_long"));
+                let found = after(&mut *make(&changed, rooms[which]), &tokens);
+                let apart = apart(&usual[which], &found);
                 assert!(apart > OTHER, "{executor} {family:?} {name}: {apart}");
             }
         }
@@ -239,18 +142,18 @@ fn every_key_that_changes_the_arithmetic_has_its_effect() {
     for (executor, make) in EXECUTORS {
         for (family, key, value) in &changes {
             let model = TinyModel::new(*family, 4);
-            let usual = after(&mut *make(&model), &tokens);
-            let found = after(&mut *make(&model.set(key, value.clone())), &tokens);
+            let usual = after(&mut *make(&model, ROOM), &tokens);
+            let found = after(&mut *make(&model.set(key, value.clone()), ROOM), &tokens);
             let apart = apart(&usual, &found);
             assert!(apart > OTHER, "{executor} {family:?} {key}: {apart}");
         }
         let model = TinyModel::new(Family::Qwen3, 4);
-        let usual = after(&mut *make(&model), &tokens);
+        let usual = after(&mut *make(&model, ROOM), &tokens);
         let linear = after(
-            &mut *make(&model.clone().float("rope.scaling.factor", 4.0)),
+            &mut *make(&model.clone().float("rope.scaling.factor", 4.0), ROOM),
             &tokens,
         );
-        let yarn = after(&mut *make(&yarn(model)), &tokens);
+        let yarn = after(&mut *make(&yarn(model), ROOM), &tokens);
         assert!(
             apart(&usual, &yarn) > OTHER && apart(&linear, &yarn) > OTHER,
             "{executor}"
@@ -278,16 +181,7 @@ fn a_layer_with_a_window_does_not_see_beyond_it() {
             Family::Gemma3,
             Family::Phi3,
         ] {
-            let one_by_one = |engine: &mut dyn Engine, tokens: &[u32]| {
-                open(engine, 0, tokens.len());
-                let last = tokens
-                    .iter()
-                    .map(|token| step(engine, &[&[*token]]).remove(0))
-                    .last();
-                engine.close(SequenceId::new(0));
-                last.unwrap()
-            };
-            let mut engine = make(&all(family));
+            let mut engine = make(&all(family), ROOM);
             let tokens = text(sight + 3);
             let (usual, slow) = (
                 after(&mut *engine, &tokens),
@@ -304,8 +198,8 @@ fn a_layer_with_a_window_does_not_see_beyond_it() {
             }
         }
         // A third layer that sees everything does see the first token.
-        let mut engine =
-            make(&TinyModel::new(Family::Gemma3, 5).number("attention.sliding_window", 4));
+        let seeing = TinyModel::new(Family::Gemma3, 5).number("attention.sliding_window", 4);
+        let mut engine = make(&seeing, ROOM);
         let tokens = text(20);
         let mut other = tokens.clone();
         other[0] += 1;
@@ -325,10 +219,10 @@ fn fused_tensors_are_the_same_as_single_ones() {
             let fused = model
                 .clone()
                 .fuse(&["attn_q", "attn_k", "attn_v"], "attn_qkv");
-            let usual = after(&mut *make(&model), &tokens);
+            let usual = after(&mut *make(&model, ROOM), &tokens);
             assert_eq!(
                 usual,
-                after(&mut *make(&fused), &tokens),
+                after(&mut *make(&fused, ROOM), &tokens),
                 "{executor} {family:?}"
             );
         }
@@ -338,8 +232,8 @@ fn fused_tensors_are_the_same_as_single_ones() {
         let mut phi = TinyModel::new(Family::Phi3, 6).float("rope.scaling.attn_factor", 1.0);
         phi.tensors = single.tensors.clone();
         let phi = phi.fuse(&["ffn_gate", "ffn_up"], "ffn_up");
-        let usual = after(&mut *make(&single), &tokens);
-        assert_eq!(usual, after(&mut *make(&phi), &tokens), "{executor}");
+        let usual = after(&mut *make(&single, ROOM), &tokens);
+        assert_eq!(usual, after(&mut *make(&phi, ROOM), &tokens), "{executor}");
     }
 }
 
@@ -375,8 +269,9 @@ fn a_router_that_always_picks_one_expert_makes_a_dense_model() {
                 tensor.floats.fill(0.0);
             }
         }
-        let found = after(&mut *make(&model), &tokens);
-        let [first, second] = [0, 1].map(|at| after(&mut *make(&dense_of(&model, at)), &tokens));
+        let found = after(&mut *make(&model, ROOM), &tokens);
+        let [first, second] =
+            [0, 1].map(|at| after(&mut *make(&dense_of(&model, at), ROOM), &tokens));
         assert!(apart(&first, &found) < SAME, "{executor}");
         assert!(apart(&second, &found) > OTHER, "{executor}");
         // Weights of equal experts add up to one.
@@ -387,13 +282,13 @@ fn a_router_that_always_picks_one_expert_makes_a_dense_model() {
                 tensor.floats = tensor.floats[..len].repeat(4);
             }
         }
-        let found = after(&mut *make(&equal), &tokens);
+        let found = after(&mut *make(&equal, ROOM), &tokens);
         assert!(apart(&first, &found) < SAME, "{executor}");
     }
 }
 
 #[test]
-fn the_room_of_a_sequence_says_which_factors_turn_it() {
+fn the_room_for_sequences_says_which_factors_turn_them() {
     let tokens = text(24);
     let model = TinyModel::new(Family::Phi3, 8);
     let mut swapped = model.clone();
@@ -403,255 +298,23 @@ fn the_room_of_a_sequence_says_which_factors_turn_it() {
         .map(|name| swapped.tensor(name).floats.clone());
     swapped.tensor(&names[0]).floats = long;
     swapped.tensor(&names[1]).floats = short;
-    let (limit, more) = (CONTEXT as usize / 2, CONTEXT as usize / 2 + 1);
     for (executor, make) in EXECUTORS {
-        let (mut usual, mut other) = (make(&model), make(&swapped));
-        let short = after_within(&mut *usual, &tokens, limit);
-        let long = after_within(&mut *usual, &tokens, more);
+        let of = |model, room| after(&mut *make(model, room), &tokens);
+        let (short, long) = (of(&model, ROOM), of(&model, ROOM + 1));
         assert!(apart(&short, &long) > OTHER, "{executor}");
-        assert_eq!(
-            after_within(&mut *other, &tokens, limit),
-            long,
-            "{executor}"
-        );
-        assert_eq!(
-            after_within(&mut *other, &tokens, more),
-            short,
-            "{executor}"
-        );
+        assert_eq!(of(&swapped, ROOM), long, "{executor}");
+        assert_eq!(of(&swapped, ROOM + 1), short, "{executor}");
     }
 }
 
 #[test]
-fn what_does_not_fit_together_is_refused_by_name() {
-    const EPSILON: &str = "attention.layer_norm_rms_epsilon";
-    let cases: [(Family, &str, Meta, &str); 29] = [
-        (
-            Family::Llama,
-            "block_count",
-            Meta::Unsigned(0),
-            "llama.block_count is zero",
-        ),
-        (
-            Family::Llama,
-            "block_count",
-            Meta::Unsigned(u32::MAX),
-            "llama.block_count is too large",
-        ),
-        (
-            Family::Llama,
-            "block_count",
-            Meta::Text("three"),
-            "llama.block_count",
-        ),
-        (Family::Llama, "block_count", Meta::Unsigned(4), "\"blk.3."),
-        (Family::Llama, "block_count", Meta::Unsigned(2), "\"blk.2."),
-        (
-            Family::Qwen2,
-            "embedding_length",
-            Meta::Unsigned(0),
-            "qwen2.embedding_length is zero",
-        ),
-        (
-            Family::Qwen2,
-            "embedding_length",
-            Meta::Unsigned(32),
-            "token_embd.weight",
-        ),
-        (
-            Family::Qwen3,
-            "attention.head_count",
-            Meta::Unsigned(0),
-            "qwen3.attention.head_count",
-        ),
-        (
-            Family::Qwen3,
-            "attention.head_count_kv",
-            Meta::Unsigned(3),
-            "key-value heads do not",
-        ),
-        (
-            Family::Qwen3,
-            "attention.value_length",
-            Meta::Unsigned(8),
-            "attention.value_length",
-        ),
-        (
-            Family::Qwen3,
-            "attention.key_length",
-            Meta::Unsigned(1 << 20),
-            "attention.key_length",
-        ),
-        (
-            Family::Qwen3,
-            "feed_forward_length",
-            Meta::Unsigned(97),
-            "ffn_gate",
-        ),
-        (
-            Family::Qwen3,
-            "context_length",
-            Meta::Unsigned(0),
-            "qwen3.context_length is zero",
-        ),
-        (
-            Family::Qwen3,
-            "attention.causal",
-            Meta::Bool(false),
-            "qwen3.attention.causal",
-        ),
-        (
-            Family::Qwen2,
-            "attention.sliding_window",
-            Meta::Unsigned(8),
-            "attention.sliding_window",
-        ),
-        (
-            Family::Qwen3Moe,
-            "expert_count",
-            Meta::Unsigned(0),
-            "lacks qwen3moe.expert_count",
-        ),
-        (
-            Family::Qwen3Moe,
-            "expert_count",
-            Meta::Unsigned(1 << 30),
-            "qwen3moe.expert_count",
-        ),
-        (
-            Family::Qwen3Moe,
-            "expert_count",
-            Meta::Unsigned(3),
-            "ffn_gate_inp",
-        ),
-        (
-            Family::Qwen3Moe,
-            "expert_used_count",
-            Meta::Unsigned(5),
-            "qwen3moe.expert_used_count",
-        ),
-        (
-            Family::Qwen3Moe,
-            "expert_group_count",
-            Meta::Unsigned(2),
-            "expert_group_count",
-        ),
-        (
-            Family::Qwen3Moe,
-            "expert_shared_count",
-            Meta::Unsigned(1),
-            "expert_shared_count",
-        ),
-        (
-            Family::Llama,
-            EPSILON,
-            Meta::Float(f32::NAN),
-            "layer_norm_rms_epsilon",
-        ),
-        (
-            Family::Llama,
-            EPSILON,
-            Meta::Float(2.0),
-            "layer_norm_rms_epsilon",
-        ),
-        (
-            Family::Llama,
-            "rope.freq_base",
-            Meta::Float(-1.0),
-            "llama.rope.freq_base",
-        ),
-        (
-            Family::Llama,
-            "rope.dimension_count",
-            Meta::Unsigned(18),
-            "the rotated columns",
-        ),
-        (
-            Family::Llama,
-            "rope.scaling.factor",
-            Meta::Float(f32::INFINITY),
-            "scaling.factor",
-        ),
-        (
-            Family::Llama,
-            "rope.scaling.type",
-            Meta::Text("dynamic"),
-            "scaling.type = dynamic",
-        ),
-        (
-            Family::Gemma3,
-            "rope.scaling.type",
-            Meta::Text("longrope"),
-            "scaling.type = longrope",
-        ),
-        (
-            Family::Gemma3,
-            "attention.sliding_window_pattern",
-            Meta::Bools(vec![true, false, true, true, false]),
-            "sliding_window_pattern",
-        ),
-    ];
-    for (family, key, value, expected) in cases {
-        let said = refusal(&TinyModel::new(family, 9).set(key, value));
-        assert!(
-            said.contains(expected),
-            "{family:?} {key}: {said:?} and not {expected:?}"
-        );
-    }
-    for (family, key) in [
-        (Family::Llama, "embedding_length"),
-        (Family::Qwen2, "block_count"),
-        (Family::Qwen3, "attention.head_count"),
-        (Family::Phi3, "feed_forward_length"),
-        (Family::Gemma3, "context_length"),
-        (Family::Gemma3, EPSILON),
-        (Family::Qwen3Moe, "expert_used_count"),
-    ] {
-        let said = refusal(&TinyModel::new(family, 9).without(key));
-        assert_eq!(
-            said,
-            format!("the model's metadata lacks {}.{key}", family.name())
-        );
-    }
-}
-
-#[test]
-fn a_tensor_too_few_or_too_many_is_named() {
+fn executors_agree() {
+    let tokens = text(60);
     for family in Family::ALL {
-        let model = TinyModel::new(family, 10);
-        for name in model.tensors.keys() {
-            let mut lacking = model.clone();
-            lacking.tensors.remove(name);
-            // What may be left out: an output beside the embedding, a bias or factors of which all are left out.
-            let optional = ["output.weight", "rope_freqs.weight"].contains(&name.as_str());
-            let said = refusal(&lacking);
-            assert!(
-                optional && said.is_empty() || !said.is_empty(),
-                "{family:?} without {name}"
-            );
-            let named = said.contains(name.trim_end_matches(".weight"));
-            assert!(
-                optional || named || name.starts_with("blk.0."),
-                "{family:?} {name}: {said}"
-            );
-        }
-        let mut more = model.clone();
-        more.add("blk.1.attn_sinks.weight", &[4], 0.0, 1.0);
-        assert!(
-            refusal(&more).contains("\"blk.1.attn_sinks.weight\""),
-            "{family:?}"
-        );
-    }
-}
-
-#[test]
-fn supported_families_are_named() {
-    let mut model = TinyModel::new(Family::Llama, 11);
-    let key = "general.architecture".to_owned();
-    model.metadata.insert(key, Meta::Text("mamba"));
-    let said = refusal(&model);
-    assert!(said.contains("\"mamba\""), "{said}");
-    for family in Family::ALL {
-        assert!(said.contains(family.name()), "{said}");
+        let model = TinyModel::new(family, 12);
+        let [first, second] = EXECUTORS.map(|(_, make)| after(&mut *make(&model, ROOM), &tokens));
+        // Packed weights go with keys and values of 16-bit floats; the reference looks GELU up in a table of such.
+        let apart = apart(&first, &second);
+        assert!(apart < 5e-3, "{family:?}: {apart}");
     }
 }

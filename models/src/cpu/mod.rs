@@ -35,8 +35,6 @@ struct Sequence {
     pages: Vec<u32>,
     /// Tokens that went through the model.
     len: usize,
-    /// Tokens that there may be in the end.
-    capacity: usize,
     /// What the pages before `recent` hold.
     beginning: Beginning,
     /// Tokens behind the last page that may be found by others.
@@ -94,8 +92,9 @@ impl CpuEngine {
         let weights = DecoderWeights::<CpuMatrix>::load(&config, &pool, loader)?;
         let memory = KvPages::new(shape(&config, limits), pages(limits))
             .map_err(|error| WeightError::Io(std::io::Error::other(error)))?;
+        let capacity = config.context.min(limits.cache_tokens_max);
         Ok(Self {
-            network: Network::new(config, weights, pool),
+            network: Network::new(config, weights, pool, capacity),
             pages: Pages::new(memory),
             sequences: HashMap::new(),
         })
@@ -171,8 +170,7 @@ impl Engine for CpuEngine {
         let mut sequence = Sequence {
             pages: Vec::new(),
             len: 0,
-            capacity: opening.capacity,
-            beginning: pages::root(opening.tenant, self.network.is_long(opening.capacity)),
+            beginning: pages::root(opening.tenant),
             recent: Vec::new(),
         };
         // The last token is computed in any case: the next one is drawn from its logits.
@@ -228,13 +226,11 @@ impl Engine for CpuEngine {
         let mut wanted = Vec::new();
         let mut tokens = Vec::new();
         let mut spans = Vec::with_capacity(batch.len());
-        let mut capacities = Vec::with_capacity(batch.len());
         for work in batch {
             let sequence = self.sequences.get(&work.sequence);
             let sequence = sequence.ok_or_else(|| StepError("a sequence is not open".into()))?;
             tokens.extend_from_slice(work.tokens);
             wanted.extend(tokens.len() - work.logits.min(work.tokens.len())..tokens.len());
-            capacities.push(sequence.capacity);
             spans.push(Span {
                 pages: &sequence.pages,
                 before: sequence.len,
@@ -243,7 +239,7 @@ impl Engine for CpuEngine {
         }
         let memory = &mut self.pages.memory;
         self.network
-            .forward(memory, &spans, &capacities, &tokens, &wanted, logits)?;
+            .forward(memory, &spans, &tokens, &wanted, logits)?;
         for work in batch {
             if let Some(sequence) = self.sequences.get_mut(&work.sequence) {
                 sequence.len += work.tokens.len();

@@ -21,6 +21,8 @@ pub(super) struct Network {
     pool: Pool,
     /// Rotation in most layers, and in layers with a window.
     ropes: [Rope; 2],
+    /// Tokens that a sequence may have: it says which factors turn it, where there are two kinds.
+    capacity: usize,
     inputs: Inputs,
     rows: Rows,
 }
@@ -52,6 +54,7 @@ impl Network {
         config: DecoderConfig,
         weights: DecoderWeights<CpuMatrix>,
         pool: Pool,
+        capacity: usize,
     ) -> Self {
         let factors = weights.rope_factors.as_deref();
         let long = weights.rope_factors_long.as_deref();
@@ -63,6 +66,7 @@ impl Network {
         let local = own.map_or_else(|| rope.clone(), |own| Rope::new(own, None, None));
         Self {
             ropes: [rope, local],
+            capacity,
             config,
             weights,
             isa: Isa::detect(),
@@ -72,18 +76,11 @@ impl Network {
         }
     }
 
-    /// Whether a sequence of at most `capacity` tokens is computed as long ones are: what was computed of one that is
-    /// not does not serve it.
-    pub(super) fn is_long(&self, capacity: usize) -> bool {
-        self.ropes.iter().any(|rope| rope.is_long(capacity))
-    }
-
     pub(super) fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
-    /// Takes the rows of `spans`, whose tokens are `tokens`, through all blocks. `capacities` are the tokens that each
-    /// span's sequence may have in the end, and stores their keys and values in
+    /// Takes the rows of `spans`, whose tokens are `tokens`, through all blocks, and stores their keys and values in
     /// `pages`. `logits` then holds those of the rows numbered `wanted`, one after another.
     ///
     /// # Errors
@@ -92,7 +89,6 @@ impl Network {
         &mut self,
         pages: &mut KvPages,
         spans: &[Span<'_>],
-        capacities: &[usize],
         tokens: &[u32],
         wanted: &[usize],
         logits: &mut Vec<f32>,
@@ -105,10 +101,8 @@ impl Network {
             .collect();
         let turns = self.ropes.each_ref().map(|rope| {
             let mut turns = Vec::with_capacity(rows * rope.len());
-            for (span, capacity) in spans.iter().zip(capacities) {
-                for position in span.before..span.before + span.rows {
-                    rope.turns(position, *capacity, &mut turns);
-                }
+            for position in &positions {
+                rope.turns(*position, self.capacity, &mut turns);
             }
             turns
         });

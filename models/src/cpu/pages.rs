@@ -15,9 +15,9 @@ use crate::engine::Tenant;
 /// Names a beginning: a tenant and tokens.
 pub(super) type Beginning = [u8; 32];
 
-/// The beginning without tokens. Sequences that are `long` are computed in another way and have another one.
-pub(super) fn root(tenant: Tenant, long: bool) -> Beginning {
-    digest(b"casemate/prefix/v1", &tenant.0, &[u32::from(long)])
+/// The beginning without tokens.
+pub(super) fn root(tenant: Tenant) -> Beginning {
+    digest(b"casemate/prefix/v1", &tenant.0, &[])
 }
 
 /// The beginning that goes on with a page's tokens.

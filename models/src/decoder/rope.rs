@@ -63,16 +63,10 @@ impl Rope {
         self.factors.len()
     }
 
-    /// Whether a sequence of at most `capacity` tokens is turned by the factors of long ones.
-    pub(crate) fn is_long(&self, capacity: usize) -> bool {
-        let original = self.long.as_ref().map(|(original, _)| *original);
-        original.is_some_and(|original| capacity > original)
-    }
-
-    /// Appends cosine and sine of each pair at `position`, in a sequence of at most `capacity` tokens.
+    /// Appends cosine and sine of each pair at `position`, where sequences may have `capacity` tokens.
     pub(crate) fn turns(&self, position: usize, capacity: usize, out: &mut Vec<(f32, f32)>) {
         let factors = match &self.long {
-            Some((_, long)) if self.is_long(capacity) => long,
+            Some((original, long)) if capacity > *original => long,
             _ => &self.factors,
         };
         // Single precision and one multiplication per pair, as ggml does it.

@@ -7,6 +7,7 @@ mod rotation;
 
 use candle_core::{Device, Result as TensorResult, Tensor};
 
+use crate::engine::EngineLimits;
 use crate::gguf::TensorType;
 use crate::layers::{Linear, RmsNorm};
 use crate::weights::{Loader, WeightError};
@@ -113,17 +114,20 @@ pub enum WantedLogits {
 }
 
 impl Decoder {
-    /// Loads the weights.
+    /// Loads the weights. `limits` say how many tokens a sequence may have: where a model turns long sequences by other
+    /// factors than short ones, that decides.
     ///
     /// # Errors
     /// [`WeightError`] naming a tensor that is missing, misshapen or not part of the architecture.
     pub(crate) fn load(
         config: DecoderConfig,
+        limits: &EngineLimits,
         device: &Device,
         loader: &mut Loader<'_>,
     ) -> Result<Self, WeightError> {
         let weights = DecoderWeights::load(&config, device, loader)?;
-        let made = Self::from_weights(config, device, weights);
+        let capacity = config.context.min(limits.cache_tokens_max);
+        let made = Self::from_weights(config, capacity, device, weights);
         made.map_err(|error| WeightError::Tensor {
             name: "token_embd.weight".to_owned(),
             reason: error.to_string(),
@@ -132,10 +136,11 @@ impl Decoder {
 
     fn from_weights(
         config: DecoderConfig,
+        capacity: usize,
         device: &Device,
         weights: DecoderWeights<Linear>,
     ) -> TensorResult<Self> {
-        let rotations = Rotations::new(&config, &weights);
+        let rotations = Rotations::new(&config, &weights, capacity);
         let blocks = weights.blocks.into_iter().enumerate();
         let blocks = blocks.map(|(layer, block)| Block::new(&config, device, layer, block));
         Ok(Self {
@@ -154,8 +159,7 @@ impl Decoder {
         &self.config
     }
 
-    /// An empty cache with room for `capacity` tokens. Where a model rotates long sequences by other factors it is the
-    /// capacity that says which they are.
+    /// An empty cache with room for `capacity` tokens.
     ///
     /// # Errors
     /// When the device refuses memory.

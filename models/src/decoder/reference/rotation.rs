@@ -15,10 +15,16 @@ pub(super) struct Rotations {
     /// In layers that have another.
     windowed: Option<Rope>,
     growth: Option<QueryGrowth>,
+    /// Tokens that a sequence may have: it says which factors turn it, where there are two kinds.
+    capacity: usize,
 }
 
 impl Rotations {
-    pub(super) fn new<M>(config: &DecoderConfig, weights: &DecoderWeights<M>) -> Self {
+    pub(super) fn new<M>(
+        config: &DecoderConfig,
+        weights: &DecoderWeights<M>,
+        capacity: usize,
+    ) -> Self {
         let factors = weights.rope_factors.as_deref();
         let long = weights.rope_factors_long.as_deref();
         let windowed = config
@@ -29,6 +35,7 @@ impl Rotations {
             usual: Rope::new(&config.rope, factors, long),
             windowed: windowed.map(|rope| Rope::new(rope, None, None)),
             growth: config.query_growth.clone(),
+            capacity,
         }
     }
 
@@ -36,16 +43,16 @@ impl Rotations {
     pub(super) fn at(&self, batch: &[Rows<'_>], device: &Device) -> Result<BatchRotations> {
         let growth = self.growth.as_ref().map(|growth| {
             let positions = batch.iter().flat_map(Rows::positions);
-            let each = positions.map(|at| growth.at(at)).collect::<Vec<_>>();
+            let each = positions.map(|at| growth.factor(at)).collect::<Vec<_>>();
             let rows = each.len();
             Tensor::from_vec(each, (1, rows, 1), device)
         });
         Ok(BatchRotations {
-            usual: Rotation::new(&self.usual, batch, device),
+            usual: Rotation::new(&self.usual, self.capacity, batch, device),
             windowed: self
                 .windowed
                 .as_ref()
-                .map(|rope| Rotation::new(rope, batch, device)),
+                .map(|rope| Rotation::new(rope, self.capacity, batch, device)),
             growth: growth.transpose()?,
         })
     }
@@ -54,14 +61,6 @@ impl Rotations {
 impl Rows<'_> {
     fn positions(&self) -> std::ops::Range<usize> {
         self.cache.len..self.cache.len + self.tokens.len()
-    }
-}
-
-impl QueryGrowth {
-    /// What queries at a position are multiplied by.
-    pub(crate) fn at(&self, position: usize) -> f32 {
-        let steps = (position as f32 / self.every as f32).floor();
-        ((f64::from(steps) + 1.0).ln() * f64::from(self.scale) + 1.0) as f32
     }
 }
 
@@ -96,11 +95,11 @@ pub(super) struct Rotation {
 }
 
 impl Rotation {
-    fn new(rope: &Rope, batch: &[Rows<'_>], device: &Device) -> Self {
+    fn new(rope: &Rope, capacity: usize, batch: &[Rows<'_>], device: &Device) -> Self {
         let mut turns = Vec::new();
         for rows in batch {
             for position in rows.positions() {
-                rope.turns(position, rows.cache.capacity, &mut turns);
+                rope.turns(position, capacity, &mut turns);
             }
         }
         Self {
