@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
-use candle_core::quantized::GgmlDType;
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
 use casemate_models::LoadedModel;
 use casemate_models::engine::{
     Engine, EngineHandle, EngineLimits, Event, Executor, FinishReason, GenerateRequest, KvKind,
@@ -114,8 +115,25 @@ fn it_agrees_with_the_reference_for_every_family() {
     }
 }
 
+/// The same weights as floats: what a quantised model would say if activations were not rounded.
+fn unrounded(model: &TinyModel, kind: GgmlDType) -> TinyModel {
+    let mut exact = model.clone();
+    for tensor in exact
+        .tensors
+        .values_mut()
+        .filter(|tensor| tensor.shape.len() > 1)
+    {
+        let floats = std::mem::take(&mut tensor.floats);
+        let floats = Tensor::from_vec(floats, tensor.shape.clone(), &Device::Cpu).unwrap();
+        let rounded = QTensor::quantize(&floats, kind).unwrap();
+        let floats = rounded.dequantize(&Device::Cpu).unwrap().flatten_all();
+        tensor.floats = floats.unwrap().to_vec1().unwrap();
+    }
+    exact
+}
+
 #[test]
-fn it_agrees_with_the_reference_for_every_quantisation() {
+fn it_is_as_exact_as_the_reference_for_every_quantisation() {
     use GgmlDType::{BF16, F16, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
     let sizes = Sizes {
         width: 256,
@@ -123,28 +141,41 @@ fn it_agrees_with_the_reference_for_every_quantisation() {
         feed_forward: 512,
         ..Sizes::default()
     };
+    let spread = |exact: &[f32], found: &[f32]| {
+        let squares = exact.iter().zip(found).map(|(a, b)| (a - b).powi(2));
+        squares.sum::<f32>().sqrt()
+    };
     for kind in [
         F16, BF16, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
     ] {
-        let mut model = TinyModel::sized(Family::Llama, 2, sizes);
-        for tensor in model
-            .tensors
-            .values_mut()
-            .filter(|tensor| tensor.shape.len() > 1)
-        {
-            tensor.kind = kind;
+        let (mut ours, mut theirs) = (0.0, 0.0);
+        for seed in 0..3 {
+            let model = TinyModel::sized(Family::Llama, seed, sizes);
+            let mut quantised = model.clone();
+            for tensor in quantised
+                .tensors
+                .values_mut()
+                .filter(|tensor| tensor.shape.len() > 1)
+            {
+                tensor.kind = kind;
+            }
+            let tokens = text(2, 40);
+            let exact = after(
+                &unrounded(&model, kind),
+                limits(Executor::Reference),
+                &tokens,
+            );
+            let reference = after(&quantised, limits(Executor::Reference), &tokens);
+            let packed = after(&quantised, limits(Executor::Packed), &tokens);
+            theirs += spread(&exact, &reference);
+            ours += spread(&exact, &packed);
         }
-        let tokens = text(2, 40);
-        let exact = after(&model, limits(Executor::Reference), &tokens);
-        let found = after(&model, limits(Executor::Packed), &tokens);
-        let difference = apart(&exact, &found);
-        // Activations are rounded to 8 bits; a last bit before that step is a whole step behind it.
-        let bar = if matches!(kind, Q2K | Q3K) {
-            6e-2
-        } else {
-            3e-2
-        };
-        assert!(difference < bar, "{kind:?}: {difference}");
+        println!("{kind:?}: packed is {ours:.4} from exact, the reference {theirs:.4}");
+        // F16 keys and values are all that is rounded beside F16 weights, of which the reference rounds activations too.
+        assert!(
+            ours < 1.5 * theirs + 0.05,
+            "{kind:?}: {ours} where the reference has {theirs}"
+        );
     }
 }
 
