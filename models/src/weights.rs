@@ -1,5 +1,7 @@
-//! Where weights come from: a plain GGUF file, or a sealed package. Tensors are read whole, one at a time, through
-//! one staging buffer that is wiped afterwards: there are never two plaintext copies of a model.
+//! Where weights come from: a plain GGUF file, or a sealed package. Matrices are made as their bytes are read, some
+//! megabytes at a time: there are never two plaintext copies of a model, nor of a tensor.
+
+mod bytes;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -10,12 +12,13 @@ use std::path::Path;
 use candle_core::Device;
 use candle_core::quantized::{QStorage, QTensor};
 use rayon::prelude::*;
-use zeroize::{Zeroize, Zeroizing};
 
-use crate::gguf::{GgufError, GgufHeader, TensorInfo, TensorType, finite};
+pub(crate) use bytes::Rows;
+
+use crate::gguf::{GgufError, GgufHeader, TensorInfo};
 
 /// A model's header and the bytes of its tensors.
-pub trait WeightSource {
+pub trait WeightSource: Sync {
     /// Metadata and tensor infos.
     fn header(&self) -> &GgufHeader;
 
@@ -31,7 +34,15 @@ pub trait WeightSource {
     ///
     /// # Errors
     /// [`WeightError`]; what `into` holds is then undefined and is not used.
-    fn read_tensor(&self, index: usize, into: &mut [u8]) -> Result<(), WeightError>;
+    fn read_tensor(&self, index: usize, into: &mut [u8]) -> Result<(), WeightError> {
+        self.read_part(index, 0, into)
+    }
+
+    /// Fills `into` with what tensor `index` holds from `offset` on. Threads may read at once.
+    ///
+    /// # Errors
+    /// As [`Self::read_tensor`], also when the tensor ends before.
+    fn read_part(&self, index: usize, offset: u64, into: &mut [u8]) -> Result<(), WeightError>;
 }
 
 /// Why a tensor could not be had.
@@ -74,6 +85,9 @@ pub enum WeightError {
     /// A sealed source refused: a chunk was altered, or its package closed.
     #[error("sealed weights are refused: {0}")]
     Sealed(String),
+    /// It cannot be packed.
+    #[error(transparent)]
+    Packing(#[from] casemate_kernels::PackError),
     /// The tensor library refused.
     #[error("tensor {name:?} cannot be made: {reason}")]
     Tensor {
@@ -131,20 +145,40 @@ impl WeightSource for GgufFile {
         &self.name
     }
 
-    fn read_tensor(&self, index: usize, into: &mut [u8]) -> Result<(), WeightError> {
-        let tensors = self.header.tensors();
-        let tensor = tensors
-            .get(index)
-            .ok_or(WeightError::Missing(index.to_string()))?;
-        let start = self.header.data_offset() + tensor.offset();
-        into.par_chunks_mut(READ_PIECE)
-            .enumerate()
-            .try_for_each(|(piece, bytes)| {
-                let offset = start + piece as u64 * READ_PIECE as u64;
-                self.file
-                    .read_exact_at(bytes, offset)
-                    .map_err(WeightError::Io)
-            })
+    fn read_part(&self, index: usize, offset: u64, into: &mut [u8]) -> Result<(), WeightError> {
+        let start = self.header.data_offset() + place(&self.header, index, offset, into.len())?;
+        let read = |(piece, bytes): (usize, &mut [u8])| {
+            let offset = start + piece as u64 * READ_PIECE as u64;
+            let read = self.file.read_exact_at(bytes, offset);
+            read.map_err(WeightError::Io)
+        };
+        // Whoever reads little at a time has threads of its own.
+        match into.len() <= READ_PIECE {
+            true => read((0, into)),
+            false => into
+                .par_chunks_mut(READ_PIECE)
+                .enumerate()
+                .try_for_each(read),
+        }
+    }
+}
+
+/// Where a part of a tensor begins, in bytes from the beginning of the tensor data; it must lie inside the tensor.
+pub(crate) fn place(
+    header: &GgufHeader,
+    index: usize,
+    offset: u64,
+    len: usize,
+) -> Result<u64, WeightError> {
+    let missing = || WeightError::Missing(index.to_string());
+    let tensor = header.tensors().get(index).ok_or_else(missing)?;
+    let end = offset.checked_add(len as u64);
+    match end.is_some_and(|end| end <= tensor.byte_len()) {
+        true => Ok(tensor.offset() + offset),
+        false => Err(WeightError::Tensor {
+            name: tensor.name().to_owned(),
+            reason: "it ends before the part that is read".to_owned(),
+        }),
     }
 }
 
@@ -174,23 +208,17 @@ pub type LoadProgress<'a> = &'a mut dyn FnMut(u64, u64);
 /// Takes tensors out of a source by name and shape, and counts.
 pub(crate) struct Loader<'a> {
     source: &'a dyn WeightSource,
-    staging: Zeroizing<Vec<u8>>,
     taken: HashSet<usize>,
     done: u64,
     total: u64,
     progress: LoadProgress<'a>,
 }
 
-/// Alignment that every block type is content with.
-const STAGING_ALIGNMENT: usize = 64;
-
 impl<'a> Loader<'a> {
     pub(crate) fn new(source: &'a dyn WeightSource, progress: LoadProgress<'a>) -> Self {
         let lens = source.header().tensors().iter().map(TensorInfo::byte_len);
-        let longest = lens.clone().max().unwrap_or_default() as usize;
         Self {
             source,
-            staging: Zeroizing::new(vec![0; longest.saturating_add(STAGING_ALIGNMENT)]),
             taken: HashSet::new(),
             done: 0,
             total: lens.sum(),
@@ -203,13 +231,15 @@ impl<'a> Loader<'a> {
         self.source.header().tensor_index(name).is_some()
     }
 
-    /// Reads a tensor that must be there with this shape, rows first, and has `make` make something of its bytes; they
-    /// are wiped afterwards.
-    pub(crate) fn with_tensor<T>(
+    /// Finds a tensor that must be there with this shape, rows first, and has `make` make something of its rows.
+    ///
+    /// # Errors
+    /// [`WeightError`].
+    pub(crate) fn take<T>(
         &mut self,
         name: &str,
         shape: &[usize],
-        make: impl FnOnce(TensorType, &[u8]) -> Result<T, String>,
+        make: impl FnOnce(Rows<'a>) -> Result<T, WeightError>,
     ) -> Result<T, WeightError> {
         let missing = || WeightError::Missing(name.to_owned());
         let header = self.source.header();
@@ -222,28 +252,24 @@ impl<'a> Loader<'a> {
                 expected: shape.to_vec(),
             });
         }
-        let start = self.staging.as_ptr().align_offset(STAGING_ALIGNMENT);
-        let end = start.saturating_add(info.byte_len() as usize);
-        let staging = self.staging.get_mut(start..end).ok_or_else(missing)?;
-        self.source.read_tensor(index, staging)?;
-        let made = finite::check(info.kind(), staging).and_then(|()| make(info.kind(), staging));
-        staging.zeroize();
+        let columns = shape.last().copied().unwrap_or_default();
+        let rows = Rows::all(self.source, index, columns).ok_or_else(missing)?;
+        let made = make(rows)?;
         self.taken.insert(index);
         self.done += info.byte_len();
         (self.progress)(self.done, self.total);
-        made.map_err(|reason| WeightError::Tensor {
-            name: name.to_owned(),
-            reason,
-        })
+        Ok(made)
     }
 
     /// A short vector of numbers.
     pub(crate) fn floats(&mut self, name: &str, len: usize) -> Result<Vec<f32>, WeightError> {
-        self.with_tensor(name, &[len], |kind, bytes| {
-            let storage = QStorage::from_data(bytes.into(), &Device::Cpu, kind);
-            let tensor = storage.and_then(|storage| QTensor::new(storage, len));
-            let floats = tensor.and_then(|tensor| tensor.dequantize(&Device::Cpu)?.to_vec1());
-            floats.map_err(|error| error.to_string())
+        self.take(name, &[len], |rows| {
+            rows.with_bytes(|bytes| {
+                let storage = QStorage::from_data(bytes.into(), &Device::Cpu, rows.kind());
+                let tensor = storage.and_then(|storage| QTensor::new(storage, len));
+                let floats = tensor.and_then(|tensor| tensor.dequantize(&Device::Cpu)?.to_vec1());
+                floats.map_err(|error| error.to_string())
+            })
         })
     }
 

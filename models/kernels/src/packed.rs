@@ -211,3 +211,9 @@ impl Packed {
         true
     }
 }
+
+impl Drop for Packed {
+    fn drop(&mut self) {
+        self.buffer.as_mut_slice().fill(0);
+    }
+}

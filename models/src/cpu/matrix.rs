@@ -5,6 +5,7 @@ use casemate_kernels::{Activations, Isa, Kind, Packed, Pool, Precision, Product,
 use crate::decoder::weights::Matrix;
 use crate::engine::StepError;
 use crate::gguf::TensorType;
+use crate::weights::{Rows, WeightError};
 
 /// A packed matrix.
 pub(crate) struct CpuMatrix(Packed);
@@ -54,16 +55,11 @@ impl Matrix for CpuMatrix {
         kind_of(kind).is_some_and(|kind| Packed::fits(kind, columns))
     }
 
-    fn make(
-        pool: &Pool,
-        kind: TensorType,
-        rows: usize,
-        columns: usize,
-        bytes: &[u8],
-    ) -> Result<Self, String> {
-        let kind = kind_of(kind).ok_or_else(|| format!("{kind:?} weights are not supported"))?;
-        let packed = Packed::new(kind, rows, columns, bytes, pool);
-        packed.map(Self).map_err(|error| error.to_string())
+    fn make(pool: &Pool, rows: &Rows<'_>) -> Result<Self, WeightError> {
+        let unsupported = || rows.error(format!("{:?} weights are not supported", rows.kind()));
+        let kind = kind_of(rows.kind()).ok_or_else(unsupported)?;
+        let read = |offset: usize, into: &mut [u8]| rows.read(offset, into);
+        Packed::read(kind, rows.rows(), rows.columns(), pool, read).map(Self)
     }
 }
 

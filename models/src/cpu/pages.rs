@@ -135,6 +135,15 @@ impl Pages {
         }
     }
 
+    /// Wipes all that is in use or kept.
+    fn wipe_all(&mut self) {
+        for (index, page) in self.pages.iter().enumerate() {
+            if page.users > 0 || page.holds.is_some() {
+                self.memory.wipe(index as u32);
+            }
+        }
+    }
+
     fn drop_oldest(&mut self) -> Option<u32> {
         let (_, index) = self.kept.pop_first()?;
         let page = self.pages.get_mut(index as usize)?;
@@ -144,5 +153,11 @@ impl Pages {
         }
         self.memory.wipe(index);
         Some(index)
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        self.wipe_all();
     }
 }

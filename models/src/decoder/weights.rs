@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::config::{DecoderConfig, Experts, RopeScaling};
 use crate::gguf::TensorType;
-use crate::weights::{Loader, WeightError};
+use crate::weights::{Loader, Rows, WeightError};
 
 /// A matrix of an executor's own kind.
 pub(crate) trait Matrix: Sized {
@@ -14,17 +14,11 @@ pub(crate) trait Matrix: Sized {
     /// Whether such a matrix can be made; a model with one that cannot is not loaded by this executor.
     fn fits(kind: TensorType, rows: usize, columns: usize) -> bool;
 
-    /// Makes a matrix of a file's bytes, rows first.
+    /// Makes a matrix of a tensor's rows, which it reads.
     ///
     /// # Errors
-    /// Why it cannot be made.
-    fn make(
-        maker: &Self::Maker,
-        kind: TensorType,
-        rows: usize,
-        columns: usize,
-        bytes: &[u8],
-    ) -> Result<Self, String>;
+    /// [`WeightError`].
+    fn make(maker: &Self::Maker, rows: &Rows<'_>) -> Result<Self, WeightError>;
 }
 
 /// All tensors of a decoder.
@@ -141,16 +135,13 @@ impl<M: Matrix> Source<'_, '_, M> {
         parts: &[Range<usize>],
     ) -> Result<Vec<M>, WeightError> {
         let maker = self.maker;
-        self.loader.with_tensor(name, shape, |kind, bytes| {
-            let columns = shape.last().copied().unwrap_or_default();
-            let row_len = columns / kind.block_size() * kind.type_size();
+        self.loader.take(name, shape, |all| {
             let make = |rows: &Range<usize>| {
-                if !M::fits(kind, rows.len(), columns) {
-                    return Err(format!("{kind:?} is not for this executor"));
+                if !M::fits(all.kind(), rows.len(), all.columns()) {
+                    return Err(all.error(format!("{:?} is not for this executor", all.kind())));
                 }
-                let bytes = bytes.get(rows.start * row_len..rows.end * row_len);
-                let bytes = bytes.ok_or_else(|| "it is shorter than its shape".to_owned())?;
-                M::make(maker, kind, rows.len(), columns, bytes)
+                let short = || all.error("it is shorter than its shape".to_owned());
+                M::make(maker, &all.part(rows).ok_or_else(short)?)
             };
             parts.iter().map(make).collect()
         })

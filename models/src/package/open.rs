@@ -16,7 +16,7 @@ use super::manifest::{Manifest, PublisherKey, VerifiedManifest};
 use super::read::PartReader;
 use super::tree::{Hash, finish};
 use crate::gguf::GgufHeader;
-use crate::weights::{WeightError, WeightSource};
+use crate::weights::{self, WeightError, WeightSource};
 
 /// A package file of the right length, read without a key. Nothing of it is authenticated yet.
 #[derive(Debug)]
@@ -210,10 +210,9 @@ impl WeightSource for UnlockedPackage {
         &self.name
     }
 
-    fn read_tensor(&self, index: usize, into: &mut [u8]) -> Result<(), WeightError> {
-        let tensor = self.gguf.tensors().get(index);
-        let tensor = tensor.ok_or_else(|| WeightError::Missing(index.to_string()))?;
-        let read = self.read_content(tensor.offset(), into);
+    fn read_part(&self, index: usize, offset: u64, into: &mut [u8]) -> Result<(), WeightError> {
+        let start = weights::place(&self.gguf, index, offset, into.len())?;
+        let read = self.read_content(start, into);
         read.map_err(|error| WeightError::Sealed(error.to_string()))
     }
 }

@@ -19,6 +19,9 @@ use super::error::PackageError;
 /// Staging buffers kept for reuse; more exist only while more threads read.
 const STAGING_KEPT: usize = 8;
 
+/// Chunks that a thread opens by itself: whoever reads so little at a time has threads of its own.
+const PIECES_ALONE: usize = 6;
+
 /// One sealed part of an open package.
 pub(super) struct PartReader {
     file: File,
@@ -69,7 +72,7 @@ impl PartReader {
         }
         let pieces = pieces(offset, into);
         let done = match pieces.len() {
-            0 | 1 => pieces.into_iter().try_for_each(|piece| self.fill(piece)),
+            ..=PIECES_ALONE => pieces.into_iter().try_for_each(|piece| self.fill(piece)),
             _ => pieces
                 .into_par_iter()
                 .try_for_each(|piece| self.fill(piece)),

@@ -10,7 +10,7 @@ use candle_core::{Device, Result as TensorResult, Tensor};
 use crate::engine::EngineLimits;
 use crate::gguf::TensorType;
 use crate::layers::{Linear, RmsNorm};
-use crate::weights::{Loader, WeightError};
+use crate::weights::{Loader, Rows as TensorRows, WeightError};
 
 use super::config::DecoderConfig;
 use super::weights::{self, DecoderWeights, Matrix};
@@ -25,14 +25,12 @@ impl Matrix for Linear {
         true
     }
 
-    fn make(
-        device: &Device,
-        kind: TensorType,
-        rows: usize,
-        columns: usize,
-        bytes: &[u8],
-    ) -> Result<Self, String> {
-        Self::from_bytes(device, kind, (rows, columns), bytes).map_err(|error| error.to_string())
+    fn make(device: &Device, rows: &TensorRows<'_>) -> Result<Self, WeightError> {
+        let shape = (rows.rows(), rows.columns());
+        rows.with_bytes(|bytes| {
+            let made = Self::from_bytes(device, rows.kind(), shape, bytes);
+            made.map_err(|error| error.to_string())
+        })
     }
 }
 
