@@ -209,7 +209,7 @@ impl TinyModel {
                 .map(|part| self.tensors.remove(&name(part)).unwrap());
             let fused = parts.reduce(|mut all, part| {
                 all.floats.extend(part.floats);
-                all.shape[0] += part.shape[0];
+                *all.shape.first_mut().unwrap() += part.shape.first().unwrap();
                 all
             });
             self.tensors.insert(name(whole), fused.unwrap());
