@@ -26,6 +26,19 @@ pub struct Scoring {
     pub sight: usize,
 }
 
+/// What is attended to.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention<'a> {
+    /// With which set.
+    pub isa: Isa,
+    /// In which layer.
+    pub layer: usize,
+    /// By which rows.
+    pub spans: &'a [Span<'a>],
+    /// How scores are made.
+    pub scoring: Scoring,
+}
+
 /// A part of the work: some rows of a span, one head of keys and values.
 struct Part {
     span: usize,
@@ -50,14 +63,14 @@ impl KvPages {
     /// [`ShapeError`] when lengths differ or a page is missing.
     pub fn attend(
         &self,
-        isa: Isa,
-        layer: usize,
-        spans: &[Span<'_>],
+        attention: &Attention<'_>,
         queries: &[f32],
         out: &mut [f32],
-        scoring: Scoring,
         pool: &Pool,
     ) -> Result<(), ShapeError> {
+        let Attention {
+            isa, layer, spans, ..
+        } = *attention;
         let KvShape {
             heads, head_width, ..
         } = self.shape();
@@ -91,7 +104,7 @@ impl KvPages {
             for (query, own) in own_queries.chunks_exact_mut(head_width).enumerate() {
                 own.copy_from_slice(&queries[offset(query)..][..head_width]);
             }
-            self.attend_part(isa, layer, span, part, own_queries, own_out, scoring);
+            self.attend_part(attention, span, part, own_queries, own_out);
             for (query, own) in own_out.chunks_exact(head_width).enumerate() {
                 // SAFETY: the row and the heads lie inside `out` (its length was checked), and are this part's alone.
                 // JUSTIFICATION: parts own columns of a row-major matrix, which no safe split can express.
@@ -109,14 +122,18 @@ impl KvPages {
     /// All queries of a part: scores, softmax, weighted values.
     fn attend_part(
         &self,
-        isa: Isa,
-        layer: usize,
+        attention: &Attention<'_>,
         span: &Span<'_>,
         part: &Part,
         queries: &[f32],
         out: &mut [f32],
-        scoring: Scoring,
     ) {
+        let Attention {
+            isa,
+            layer,
+            scoring,
+            ..
+        } = *attention;
         let shape = self.shape();
         let count = queries.len() / shape.head_width;
         let group = count / part.rows;

@@ -19,7 +19,7 @@ mod pool;
 mod product;
 
 pub use activations::Activations;
-pub use attention::Scoring;
+pub use attention::{Attention, Scoring};
 pub use buffer::{Buffer, OutOfMemory};
 pub use format::{Kind, Precision};
 pub use isa::{Isa, TILE};

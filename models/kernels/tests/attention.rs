@@ -2,10 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use casemate_kernels::{Isa, KvKind, KvPages, KvShape, PAGE, Pool, Scoring, Span};
+use casemate_kernels::{Attention, Isa, KvKind, KvPages, KvShape, PAGE, Pool, Scoring, Span};
 
 const HEADS: usize = 2;
 const GROUP: usize = 3;
+
+fn attention<'a>(isa: Isa, layer: usize, spans: &'a [Span<'a>], scoring: Scoring) -> Attention<'a> {
+    Attention {
+        isa,
+        layer,
+        spans,
+        scoring,
+    }
+}
 
 /// Numbers from -1 to 1 that only their place decides.
 fn number(at: usize) -> f32 {
@@ -125,7 +134,12 @@ fn run(isa: Isa, kind: KvKind, head_width: usize, scoring: Scoring) {
         let queries = rows(|s| &s.queries, qw);
         let mut out = vec![f32::NAN; queries.len()];
         cache
-            .attend(isa, 1, &spans, &queries, &mut out, scoring, &pool)
+            .attend(
+                &attention(isa, 1, &spans, scoring),
+                &queries,
+                &mut out,
+                &pool,
+            )
             .unwrap();
         let (first, second) = out.split_at(chunk[0] * qw);
         results[0].extend_from_slice(first);
@@ -162,12 +176,9 @@ fn run(isa: Isa, kind: KvKind, head_width: usize, scoring: Scoring) {
     let mut out = vec![f32::NAN; results[0].len()];
     cache
         .attend(
-            isa,
-            1,
-            &span,
+            &attention(isa, 1, &span, scoring),
             &sequences[0].queries,
             &mut out,
-            scoring,
             &pool,
         )
         .unwrap();
@@ -272,12 +283,9 @@ fn a_wiped_page_holds_nothing() {
         };
         cache
             .attend(
-                Isa::detect(),
-                0,
-                &span,
+                &attention(Isa::detect(), 0, &span, scoring),
                 &[1.0; 16],
                 &mut out,
-                scoring,
                 &pool,
             )
             .unwrap();

@@ -5,7 +5,7 @@
 use casemate_kernels::elementwise::{
     add, add_scaled, gelu_product, rms_norm, rms_norm_in_place, rotate, silu_product, soft_cap,
 };
-use casemate_kernels::{Isa, KvPages, Pool, Scoring, Span};
+use casemate_kernels::{Attention, Isa, KvPages, Pool, Scoring, Span};
 
 use super::matrix::{CpuMatrix, Inputs};
 use crate::decoder::config::{Activation, DecoderConfig, Experts, RopePairs};
@@ -46,7 +46,12 @@ fn resize(rows: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if rows.len() < len {
         rows.resize(len, 0.0);
     }
-    &mut rows[..len]
+    rows.get_mut(..len).unwrap_or_default()
+}
+
+/// A row of a matrix that stands row by row.
+fn row_of<T>(all: &[T], row: usize, width: usize) -> &[T] {
+    all.get(row * width..(row + 1) * width).unwrap_or_default()
 }
 
 impl Network {
@@ -99,7 +104,7 @@ impl Network {
             .iter()
             .flat_map(|span| span.before..span.before + span.rows)
             .collect();
-        let turns = self.ropes.each_ref().map(|rope| {
+        let [usual, windowed] = self.ropes.each_ref().map(|rope| {
             let mut turns = Vec::with_capacity(rows * rope.len());
             for position in &positions {
                 rope.turns(*position, self.capacity, &mut turns);
@@ -107,8 +112,11 @@ impl Network {
             turns
         });
         for layer in 0..self.config.layers {
-            let local = usize::from(self.config.window_of(layer).is_some());
-            self.attention(layer, pages, spans, &positions, &turns[local])?;
+            let turns = match self.config.window_of(layer) {
+                Some(_) => &windowed,
+                None => &usual,
+            };
+            self.attention(layer, pages, spans, &positions, turns)?;
             self.feed_forward(layer, rows)?;
         }
         self.logits(wanted, logits)
@@ -156,14 +164,14 @@ impl Network {
         let Some(block) = weights.blocks.get(layer) else {
             return Err(StepError("a layer is missing".into()));
         };
-        let x = &mut buffers.x[..rows * width];
+        let x = resize(&mut buffers.x, rows * width);
         let queries = resize(&mut buffers.queries, rows * query_width);
         let keys = resize(&mut buffers.keys, rows * key_width);
         let values = resize(&mut buffers.values, rows * key_width);
         let normed = |row: usize, out: &mut [f32]| {
             rms_norm(
                 isa,
-                &x[row * width..][..width],
+                row_of(x, row, width),
                 &block.attention_norm,
                 epsilon,
                 out,
@@ -189,7 +197,7 @@ impl Network {
                 if let Some(norm) = norm {
                     rms_norm_in_place(isa, head, norm, epsilon);
                 }
-                rotate(head, &turns[row * pairs..][..pairs], halves);
+                rotate(head, row_of(turns, row, pairs), halves);
             }
         };
         let norms = block.head_norms.as_ref();
@@ -213,18 +221,23 @@ impl Network {
         pages
             .store(layer, spans, keys, values, pool)
             .map_err(failed)?;
-        let scoring = Scoring {
-            scale: config.score_scale,
-            cap: config.score_cap,
-            sight: config.sight(layer),
+        let attention = Attention {
+            isa,
+            layer,
+            spans,
+            scoring: Scoring {
+                scale: config.score_scale,
+                cap: config.score_cap,
+                sight: config.sight(layer),
+            },
         };
         let attended = resize(&mut buffers.attended, rows * query_width);
         pages
-            .attend(isa, layer, spans, queries, attended, scoring, pool)
+            .attend(&attention, queries, attended, pool)
             .map_err(failed)?;
         let delta = resize(&mut buffers.delta, rows * width);
         let input = |row: usize, out: &mut [f32]| {
-            out.copy_from_slice(&attended[row * query_width..][..query_width]);
+            out.copy_from_slice(row_of(attended, row, query_width));
         };
         inputs.multiply(
             (isa, pool),
@@ -256,7 +269,7 @@ impl Network {
             up: &mut self.rows.up,
         };
         let width = self.config.width;
-        let x = &mut self.rows.x[..rows * width];
+        let x = resize(&mut self.rows.x, rows * width);
         let delta = resize(&mut self.rows.delta, rows * width);
         match &block.feed_forward {
             FeedForward::Dense(gated) => {
@@ -293,7 +306,7 @@ impl Network {
         let (x, norm) = (&self.rows.x, &self.weights.norm);
         let normed = |row: usize, out: &mut [f32]| {
             let row = wanted.get(row).copied().unwrap_or_default();
-            rms_norm(isa, &x[row * width..][..width], norm, epsilon, out);
+            rms_norm(isa, row_of(x, row, width), norm, epsilon, out);
         };
         let shape = (wanted.len(), width);
         let products = vec![(output, logits.as_mut_slice())];
@@ -323,9 +336,7 @@ fn add_rows(
         });
     }
     let delta = &*delta;
-    pool.each_mut(x, width, |row, x| {
-        add(isa, x, &delta[row * width..][..width])
-    });
+    pool.each_mut(x, width, |row, x| add(isa, x, row_of(delta, row, width)));
 }
 
 /// What the second half of a block works with.
@@ -356,7 +367,7 @@ impl Half<'_> {
             let row = chosen.get(row).copied().unwrap_or_default();
             rms_norm(
                 isa,
-                &x[row * width..][..width],
+                row_of(x, row, width),
                 &block.feed_forward_norm,
                 epsilon,
                 out,
@@ -367,7 +378,7 @@ impl Half<'_> {
             .multiply((isa, self.pool), (rows, width), normed, products)?;
         let activation = self.config.feed_forward.activation;
         let bent = |row: usize, out: &mut [f32]| {
-            let (gate, up) = (&gate[row * wide..][..wide], &up[row * wide..][..wide]);
+            let (gate, up) = (row_of(gate, row, wide), row_of(up, row, wide));
             match activation {
                 Activation::Silu => silu_product(isa, gate, up, out),
                 Activation::Gelu => gelu_product(isa, gate, up, out),
@@ -396,7 +407,7 @@ impl Half<'_> {
         let normed = |row: usize, out: &mut [f32]| {
             rms_norm(
                 isa,
-                &x[row * width..][..width],
+                row_of(x, row, width),
                 &block.feed_forward_norm,
                 epsilon,
                 out,
@@ -427,7 +438,9 @@ impl Half<'_> {
             self.gated(block, gated, x, &chosen, results)?;
             for ((row, share), result) in chosen.iter().zip(shares).zip(results.chunks_exact(width))
             {
-                add_scaled(isa, &mut out[row * width..][..width], result, share);
+                if let Some(out) = out.get_mut(row * width..(row + 1) * width) {
+                    add_scaled(isa, out, result, share);
+                }
             }
         }
         Ok(())
