@@ -111,15 +111,35 @@ impl Network {
             }
             turns
         });
-        for layer in 0..self.config.layers {
+        let singles = singles(spans, wanted);
+        let last = self.config.layers - 1;
+        for layer in 0..=last {
             let turns = match self.config.window_of(layer) {
                 Some(_) => &windowed,
                 None => &usual,
             };
-            self.attention(layer, pages, spans, &positions, turns)?;
-            self.feed_forward(layer, rows)?;
+            self.project(layer, pages, spans, &positions, turns)?;
+            // Behind the last keys and values only the rows count that are asked for.
+            let (spans, rows) = match layer == last {
+                true => (singles.as_slice(), self.keep(wanted)),
+                false => (spans, rows),
+            };
+            if rows > 0 {
+                self.attend(layer, pages, spans, rows)?;
+                self.feed_forward(layer, rows)?;
+            }
         }
-        self.logits(wanted, logits)
+        self.logits(wanted.len(), logits)
+    }
+
+    /// Puts the wanted rows, which stand in rising order, in front of all others; answers how many there are.
+    fn keep(&mut self, wanted: &[usize]) -> usize {
+        let query_width = self.config.query_width();
+        for (to, from) in wanted.iter().enumerate() {
+            copy_row(&mut self.rows.x, self.config.width, *from, to);
+            copy_row(&mut self.rows.queries, query_width, *from, to);
+        }
+        wanted.len()
     }
 
     fn embed(&mut self, tokens: &[u32]) -> Result<(), StepError> {
@@ -141,7 +161,8 @@ impl Network {
         Ok(())
     }
 
-    fn attention(
+    /// Queries, keys and values of all rows; keys and values are stored.
+    fn project(
         &mut self,
         layer: usize,
         pages: &mut KvPages,
@@ -217,10 +238,33 @@ impl Network {
             pool.each_mut(values, key_width, |_, values| add(isa, values, bias));
         }
 
-        let failed = |error: casemate_kernels::ShapeError| StepError(error.to_string());
         pages
             .store(layer, spans, keys, values, pool)
-            .map_err(failed)?;
+            .map_err(|error| StepError(error.to_string()))?;
+        Ok(())
+    }
+
+    /// What the rows' queries find, added to the residual stream.
+    fn attend(
+        &mut self,
+        layer: usize,
+        pages: &KvPages,
+        spans: &[Span<'_>],
+        rows: usize,
+    ) -> Result<(), StepError> {
+        let Self {
+            config,
+            weights,
+            isa,
+            pool,
+            inputs,
+            rows: buffers,
+            ..
+        } = self;
+        let (isa, width, query_width) = (*isa, config.width, config.query_width());
+        let Some(block) = weights.blocks.get(layer) else {
+            return Err(StepError("a layer is missing".into()));
+        };
         let attention = Attention {
             isa,
             layer,
@@ -231,10 +275,12 @@ impl Network {
                 sight: config.sight(layer),
             },
         };
+        let x = resize(&mut buffers.x, rows * width);
+        let queries = resize(&mut buffers.queries, rows * query_width);
         let attended = resize(&mut buffers.attended, rows * query_width);
         pages
             .attend(&attention, queries, attended, pool)
-            .map_err(failed)?;
+            .map_err(|error| StepError(error.to_string()))?;
         let delta = resize(&mut buffers.delta, rows * width);
         let input = |row: usize, out: &mut [f32]| {
             out.copy_from_slice(row_of(attended, row, query_width));
@@ -251,7 +297,7 @@ impl Network {
             delta,
             width,
             block.attention_post_norm.as_deref(),
-            epsilon,
+            config.norm_epsilon,
         );
         Ok(())
     }
@@ -292,23 +338,23 @@ impl Network {
         Ok(())
     }
 
-    fn logits(&mut self, wanted: &[usize], logits: &mut Vec<f32>) -> Result<(), StepError> {
+    /// Logits of the first `rows` rows.
+    fn logits(&mut self, rows: usize, logits: &mut Vec<f32>) -> Result<(), StepError> {
         let (isa, width, epsilon) = (self.isa, self.config.width, self.config.norm_epsilon);
         let output = self
             .weights
             .output
             .as_ref()
             .unwrap_or(&self.weights.embedding);
-        logits.resize(wanted.len() * output.rows(), 0.0);
-        if wanted.is_empty() {
+        logits.resize(rows * output.rows(), 0.0);
+        if rows == 0 {
             return Ok(());
         }
         let (x, norm) = (&self.rows.x, &self.weights.norm);
         let normed = |row: usize, out: &mut [f32]| {
-            let row = wanted.get(row).copied().unwrap_or_default();
             rms_norm(isa, row_of(x, row, width), norm, epsilon, out);
         };
-        let shape = (wanted.len(), width);
+        let shape = (rows, width);
         let products = vec![(output, logits.as_mut_slice())];
         self.inputs
             .multiply((isa, &self.pool), shape, normed, products)?;
@@ -318,6 +364,27 @@ impl Network {
             });
         }
         Ok(())
+    }
+}
+
+/// The wanted rows of some spans, each as a span of its own.
+fn singles<'a>(spans: &[Span<'a>], wanted: &[usize]) -> Vec<Span<'a>> {
+    let all = spans.iter().flat_map(|span| {
+        (0..span.rows).map(|row| Span {
+            pages: span.pages,
+            before: span.before + row,
+            rows: 1,
+        })
+    });
+    let kept = all
+        .enumerate()
+        .filter(|(row, _)| wanted.binary_search(row).is_ok());
+    kept.map(|(_, span)| span).collect()
+}
+
+fn copy_row(rows: &mut [f32], width: usize, from: usize, to: usize) {
+    if from != to && (from.max(to) + 1) * width <= rows.len() {
+        rows.copy_within(from * width..(from + 1) * width, to * width);
     }
 }
 
