@@ -12,9 +12,9 @@ use crate::isa::Isa;
 use crate::pool::{Pool, Start};
 
 /// Rows that one kernel takes at once.
-pub(crate) const GROUP_MAX: usize = 12;
+pub(crate) const GROUP_MAX: usize = 8;
 /// Numbers of rows that kernels exist for.
-pub(crate) const GROUPS: [usize; 7] = [1, 2, 3, 4, 6, 8, 12];
+pub(crate) const GROUPS: [usize; 6] = [1, 2, 3, 4, 6, 8];
 
 /// Rounded rows, for weights of one [`Precision`].
 #[derive(Debug)]

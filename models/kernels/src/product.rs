@@ -482,8 +482,7 @@ mod table {
                 3 => $set::<$kind, 3>,
                 4 => $set::<$kind, 4>,
                 6 => $set::<$kind, 6>,
-                8 => $set::<$kind, 8>,
-                _ => $set::<$kind, 12>,
+                _ => $set::<$kind, 8>,
             }
         };
     }
