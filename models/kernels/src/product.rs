@@ -460,7 +460,7 @@ mod table {
         out: *mut f32,
     ) {
         // SAFETY: the kernel type's conditions are handed on.
-        // JUSTIFICATION: twice AVX2's speed, and 32 registers for twelve rows at once.
+        // JUSTIFICATION: twice AVX2's speed, and 32 registers for eight rows at once.
         unsafe { any::<Avx512, K, M>(tile, words, blocks, out) }
     }
 
