@@ -220,6 +220,28 @@ fn what_is_not_sealed_leaves_nothing() {
 }
 
 #[test]
+fn a_vocabulary_alone_is_refused_as_malformed() {
+    let place = Place::new();
+    // The header of a GGUF file of version 3: no tensors, one metadata value.
+    let mut file = b"GGUF\x03\0\0\0".to_vec();
+    file.extend(0_u64.to_le_bytes());
+    file.extend(1_u64.to_le_bytes());
+    for text in ["general.architecture", "llama"] {
+        if text == "llama" {
+            file.extend(8_u32.to_le_bytes());
+        }
+        file.extend((text.len() as u64).to_le_bytes());
+        file.extend(text.as_bytes());
+    }
+    fs::write(place.path("vocabulary.gguf"), file).unwrap();
+    let words = ["seal", "vocabulary.gguf", "--org", "acme", "--name", "v"];
+    let more = ["--version", "1", "--epoch", "1", "--out", "v.casemate"];
+    let sealed = place.model(&[&words[..], &more].concat());
+    sealed.fails(30, "holds no tensors");
+    assert!(!place.path("v.casemate").exists());
+}
+
+#[test]
 fn k08_no_key_is_printed_or_left_in_the_clear() {
     let place = Place::new();
     let sealed = place.seal("1", "m.casemate");

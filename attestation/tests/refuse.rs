@@ -7,9 +7,15 @@
     reason = "a test that cannot go on should stop"
 )]
 
+#[path = "refuse/certificates.rs"]
+mod certificates;
 mod common;
+#[path = "refuse/documents.rs"]
+mod documents;
 #[path = "refuse/policy.rs"]
 mod policy_rules;
+#[path = "refuse/turin.rs"]
+mod turin;
 
 use casemate_attestation::rejection::{CertificateRole as Role, TcbField};
 use casemate_attestation::snp::{PinnedRoot, SnpVerdict, VMPL_HOST, verify_snp_report};
@@ -154,6 +160,15 @@ fn s2_reserved_bytes_signed_or_not() {
     for offset in [0x18b, 0x19f, 0x1eb, 0x1ef, 0x1f8, 0x207, 0x208, 0x29f] {
         assert_eq!(resigned(offset, 1), Rejection::ReservedNotZero(offset));
     }
+    // Version 2 has no processor identity.
+    let refused = evidence(|chip, evidence| {
+        let mut report = chip.template();
+        (report.version, report.cpuid) = (2, [0; 3]);
+        *evidence = chip.evidence_for(&report);
+        evidence.report[0x188] = 0x19;
+        chip.sign_bytes(&mut evidence.report);
+    });
+    assert_eq!(refused, Rejection::ReservedNotZero(0x188));
     assert_eq!(resigned(0x48, 0x20), Rejection::ReservedNotZero(0x48));
     assert_eq!(resigned(0x3a, 1), Rejection::ReservedNotZero(0x38));
     assert_eq!(resigned(0x182, 1), Rejection::ReservedNotZero(0x180));
@@ -387,6 +402,25 @@ fn s6_validity_to_the_second() {
         }
     );
     let chip = chip();
+    // A root that ended while what it vouches for goes on.
+    let now = VALID_UNTIL.plus(1);
+    let not_after = now;
+    let mut evidence = chip.evidence_for(&chip.template());
+    evidence.vek = chip.issue_vek(&VekTemplate {
+        not_after,
+        ..chip.vek_template()
+    });
+    evidence.intermediate = chip.issue_intermediate(&IntermediateTemplate {
+        not_after,
+        ..IntermediateTemplate::default()
+    });
+    let judged = verify_snp_report(&evidence, &REPORT_DATA, &policy(&chip), &roots(&chip), now);
+    let (role, until) = (Role::Root, VALID_UNTIL);
+    assert_eq!(
+        judged.unwrap_err(),
+        Rejection::CertificateExpired { role, until, now }
+    );
+
     let mut evidence = chip.evidence_for(&chip.template());
     let (not_before, not_after) = (NOW, NOW);
     evidence.vek = chip.issue_vek(&VekTemplate {

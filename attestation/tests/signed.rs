@@ -229,6 +229,33 @@ fn o4_reference_values_have_the_documented_form() {
 }
 
 #[test]
+fn o4_payloads_hold_nothing_more_at_any_depth() {
+    let key = release_key();
+    let reads = |payload: &str, read: fn(&[u8]) -> bool| {
+        let read = |text: &str| read(text.as_bytes());
+        assert!(read(payload), "{payload}");
+        let more = |opening: &str| payload.replacen(opening, &format!("{opening}\"more\":1,"), 1);
+        assert!(!read(&more("{")), "{payload}");
+        assert!(!payload.contains("[{") || !read(&more("[{")), "{payload}");
+    };
+    let fleet = fleet(Platform::Snp, &chip()).to_payload().unwrap();
+    let reference = reference(Platform::Snp).to_payload().unwrap();
+    let revocations = revocations().to_payload().unwrap();
+    let text = |payload| String::from_utf8(payload).unwrap();
+    reads(&text(fleet), |b| FleetList::from_payload(b).is_ok());
+    reads(&text(reference), |b| {
+        ReferenceValues::from_payload(b).is_ok()
+    });
+    reads(&text(revocations), |b| Revocations::from_payload(b).is_ok());
+    // Nor is there a document that could not be opened again.
+    let long = PolicyPayload(vec![0; casemate_attestation::signed::SIGNED_BYTES_MAX]);
+    assert!(matches!(
+        SignedDocument::sign(&long, ISSUE, &key),
+        Err(SignedError::Json(JsonError::TooLong { .. }))
+    ));
+}
+
+#[test]
 fn keys_are_read_strictly_and_never_printed() {
     let key = release_key();
     let pkcs8 = key.to_pkcs8();

@@ -69,7 +69,10 @@ fn b25_envelopes_are_read_strictly() {
         duplicate,
         "escaped twin"
     );
-    assert!(malformed(&replaced("{", "{\"note\":1,")), "unknown field");
+    for before in ["{", "\"collateral\":{", "\"context\":{", "\"batch\":{"] {
+        let unknown = replaced(before, &format!("{before}\"note\":1,"));
+        assert!(malformed(&unknown), "unknown field after {before}");
+    }
     assert!(malformed(&replaced("\"crl\":\"BAQE\"", "\"crl\":null")));
     assert!(
         malformed(&replaced(",\"crl\":\"BAQE\"", "")),

@@ -101,6 +101,16 @@ fn vectors_are_refused_by_their_rule() {
 }
 
 #[test]
+fn a_clear_header_is_read_from_exactly_its_own_bytes() {
+    let bytes = Case::new(32).bytes;
+    ClearHeader::parse(&bytes[..125]).unwrap();
+    for len in [124, 126] {
+        let error = ClearHeader::parse(&bytes[..len]).unwrap_err();
+        assert_eq!(variant(&error), "MalformedHeader", "{len} bytes");
+    }
+}
+
+#[test]
 fn k04_every_flipped_bit_is_refused() {
     let case = Case::new(32);
     for at in 0..case.bytes.len() {

@@ -236,6 +236,17 @@ fn sources_that_are_no_whole_model_are_refused() {
     );
 }
 
+#[test]
+fn a_vocabulary_without_tensors_is_refused_by_name() {
+    // With the padding that some writers put behind the header, and without it.
+    let padded = tiny_gguf(0);
+    let whole = padded.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    for len in [padded.len(), whole] {
+        let mut source = Cursor::new(padded[..len].to_vec());
+        fails_with("NoTensors", &mut source, &options(1));
+    }
+}
+
 /// A file whose length, as told by seeking, is not the number of bytes that it yields.
 struct Changing {
     inner: Cursor<Vec<u8>>,

@@ -405,3 +405,54 @@ fn tls_config(
     config.resumption = rustls::client::Resumption::disabled();
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(byte: u8) -> PackageRequest {
+        PackageRequest {
+            id: PackageId::from_bytes([byte; 16]),
+            epoch: 1,
+            key_id: "file:00".into(),
+            digest: Sha256Digest::of(&[byte]),
+        }
+    }
+
+    fn answer(keys: &[(u8, usize)]) -> wire::KeysAnswer {
+        let key = |(id, length): &(u8, usize)| wire::KeyAnswer {
+            id: [*id; 16],
+            key: vec![*id; *length],
+        };
+        wire::KeysAnswer {
+            leaf: String::new(),
+            policy_bundle: Vec::new(),
+            revocations: Vec::new(),
+            keys: keys.iter().map(key).collect(),
+        }
+    }
+
+    #[test]
+    fn a_broker_must_answer_with_one_key_for_each_package_in_order() {
+        let request = ReleaseRequest {
+            names: Vec::new(),
+            packages: vec![package(1), package(2)],
+            configuration: Sha256Digest::of(b""),
+        };
+        let identity = authority::self_signed(1_790_000_000).unwrap();
+        let read = |keys| read_answer(answer(keys), &request, &identity.key_pem);
+        let released = read(&[(1, 32), (2, 32)]).unwrap();
+        assert_eq!(released.keys[1].1.expose(), &[2; 32]);
+        let wrong: [&[(u8, usize)]; 5] = [
+            &[(2, 32), (1, 32)],
+            &[(1, 32)],
+            &[],
+            &[(1, 32), (2, 32), (3, 32)],
+            &[(1, 32), (2, 31)],
+        ];
+        for keys in wrong {
+            let error = read(keys).unwrap_err();
+            assert!(matches!(error, ReleaseError::Malformed(_)), "{error}");
+        }
+    }
+}

@@ -119,6 +119,11 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("limits.connections"), "{error}");
+        for field in ["connections", "request_seconds", "unattested_seconds"] {
+            let text = format!("{GOOD}[limits]\n{field} = 70000\n");
+            let error = read(&text).unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
     }
 
     #[test]

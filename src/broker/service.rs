@@ -125,9 +125,7 @@ impl Connection {
         challenge: Option<(Nonce, Instant)>,
         request: Request<Incoming>,
     ) -> Result<wire::KeysAnswer, Refusal> {
-        let spent = Refusal::ChallengeSpent(CHALLENGE_SECONDS);
-        let fresh = |(_, at): &(Nonce, Instant)| at.elapsed().as_secs() < CHALLENGE_SECONDS;
-        let (nonce, _) = challenge.filter(fresh).ok_or(spent)?;
+        let nonce = still_open(challenge, Instant::now())?;
         let request: wire::KeysRequest = self.read(request).await?;
         let connection = Arc::clone(self);
         // Verification and disk writes take milliseconds: not on the network's threads.
@@ -169,10 +167,7 @@ impl Connection {
 
     fn updates(&self, have: &wire::UpdatesRequest) -> Result<wire::UpdatesAnswer, Refusal> {
         let attested = self.state().attested.clone();
-        let (evidence, since) = attested.ok_or(Refusal::NotAttested)?;
-        if since.elapsed().as_secs() >= SERVER_SECONDS_MAX {
-            return Err(Refusal::Stale);
-        }
+        let evidence = still_attested(attested, Instant::now())?;
         self.shared.desk.updates(&evidence, have, now())
     }
 
@@ -189,6 +184,28 @@ impl Connection {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Rule P-50: the nonce of a challenge that was given and is not yet too old.
+fn still_open(challenge: Option<(Nonce, Instant)>, now: Instant) -> Result<Nonce, Refusal> {
+    let open = |given: Instant| seconds_since(given, now) < CHALLENGE_SECONDS;
+    match challenge {
+        Some((nonce, given)) if open(given) => Ok(nonce),
+        _ => Err(Refusal::ChallengeSpent(CHALLENGE_SECONDS)),
+    }
+}
+
+/// Rule P-52: what attested this connection, for as long as a server's leaf lives.
+fn still_attested<E>(attested: Option<(E, Instant)>, now: Instant) -> Result<E, Refusal> {
+    match attested {
+        None => Err(Refusal::NotAttested),
+        Some((_, since)) if seconds_since(since, now) >= SERVER_SECONDS_MAX => Err(Refusal::Stale),
+        Some((evidence, _)) => Ok(evidence),
+    }
+}
+
+fn seconds_since(then: Instant, now: Instant) -> u64 {
+    now.saturating_duration_since(then).as_secs()
 }
 
 pub(super) fn now() -> UnixTime {
@@ -218,5 +235,28 @@ fn refuse(refusal: &Refusal) -> http::Result<Answer> {
     match json(status, &wire::ErrorAnswer { error }) {
         Ok(answer) => answer,
         Err(_) => Response::builder().status(status).body(Full::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k06_a_challenge_is_open_for_a_minute_and_an_attestation_for_a_day() {
+        let given = Instant::now();
+        let after = |seconds| given + Duration::from_secs(seconds);
+        let nonce = Nonce::from_bytes([3; 32]);
+        let open = |now| still_open(Some((nonce, given)), now);
+        assert_eq!(open(after(59)).unwrap(), nonce);
+        assert!(matches!(open(after(60)), Err(Refusal::ChallengeSpent(60))));
+        let none = still_open(None, given);
+        assert!(matches!(none, Err(Refusal::ChallengeSpent(_))));
+
+        let attested = |now| still_attested(Some(((), given)), now);
+        assert!(attested(after(86_399)).is_ok());
+        assert!(matches!(attested(after(86_400)), Err(Refusal::Stale)));
+        let none = still_attested::<()>(None, given);
+        assert!(matches!(none, Err(Refusal::NotAttested)));
     }
 }

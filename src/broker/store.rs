@@ -431,20 +431,112 @@ mod tests {
         ));
     }
 
+    /// Puts another store of the same key-encryption key beside this witness.
+    fn with_store_of(place: &Place, other: &Place) -> StoreError {
+        fs::copy(other.file(), place.file()).unwrap();
+        place.open().unwrap_err()
+    }
+
     #[test]
-    fn an_edited_store_does_not_open() {
+    fn k12_another_store_of_the_same_age_or_one_commit_older_is_not_taken_for_ours() {
+        let (place, other) = (Place::new(), Place::new());
+        place.open().unwrap().raise([("a", 5)]).unwrap();
+        other.open().unwrap().raise([("a", 1)]).unwrap();
+        let error = with_store_of(&place, &other);
+        assert!(matches!(error, StoreError::Witness { .. }), "{error}");
+        other.open().unwrap().raise([("a", 2)]).unwrap();
+        let error = with_store_of(&place, &other);
+        assert!(matches!(error, StoreError::Witness { .. }), "{error}");
+    }
+
+    #[test]
+    fn k12_opening_after_a_crash_is_witnessed() {
         let place = Place::new();
-        place.open().unwrap().raise([("epoch", 7)]).unwrap();
-        let database = Database::open(place.file()).unwrap();
-        let transaction = database.begin_write().unwrap();
-        transaction
-            .open_table(MARKS)
-            .unwrap()
-            .insert("epoch", 1)
-            .unwrap();
-        transaction.commit().unwrap();
-        drop(database);
-        assert!(matches!(place.open().unwrap_err(), StoreError::Edited(_)));
+        place.open().unwrap().raise([("a", 1)]).unwrap();
+        let (store, witness) = (place.file(), fs::read(place.witness()).unwrap());
+        let before = fs::read(&store).unwrap();
+        place.open().unwrap().raise([("a", 2)]).unwrap();
+        fs::write(place.witness(), witness).unwrap();
+        drop(place.open().unwrap());
+        fs::write(&store, before).unwrap();
+        let error = place.open().unwrap_err();
+        assert!(matches!(error, StoreError::RolledBack { .. }), "{error}");
+    }
+
+    #[test]
+    fn k12_a_store_is_made_once_and_for_its_owner() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let place = Place::new();
+        place.open().unwrap().raise([("a", 1)]).unwrap();
+        let again = Store::create(&place.state(), &place.witness(), &place.kek);
+        assert!(matches!(again.unwrap_err(), StoreError::Exists(_)));
+        assert_eq!(place.open().unwrap().highest("a"), 1);
+        let mode = fs::metadata(place.state()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn k12_an_edited_store_does_not_open() {
+        type Edit = fn(&redb::WriteTransaction);
+        let edits: [(&str, Edit); 8] = [
+            ("lower", |t| {
+                t.open_table(MARKS).unwrap().insert("epoch", 1).unwrap();
+            }),
+            ("higher", |t| {
+                t.open_table(MARKS).unwrap().insert("epoch", 8).unwrap();
+            }),
+            ("removed", |t| {
+                t.open_table(MARKS).unwrap().remove("epoch").unwrap();
+            }),
+            ("renamed", |t| {
+                t.open_table(MARKS).unwrap().remove("epoch").unwrap();
+                t.open_table(MARKS).unwrap().insert("epocj", 7).unwrap();
+            }),
+            // Without lengths these two marks and that one would read alike.
+            ("joined", |t| {
+                let mut marks = t.open_table(MARKS).unwrap();
+                marks.remove("epoch").unwrap();
+                marks.remove("next").unwrap();
+                marks.insert("epoch\0\0\0\0\0\0\0\x07next", 9).unwrap();
+            }),
+            ("younger", |t| {
+                let mut seals = t.open_table(SEALS).unwrap();
+                seals
+                    .insert("generation", 9_u64.to_be_bytes().as_slice())
+                    .unwrap();
+            }),
+            ("unchained", |t| {
+                let mut seals = t.open_table(SEALS).unwrap();
+                seals.insert("previous", [0; 32].as_slice()).unwrap();
+            }),
+            ("unsealed", |t| {
+                let mut seals = t.open_table(SEALS).unwrap();
+                seals.insert("seal", [0; 32].as_slice()).unwrap();
+            }),
+        ];
+        for (what, edit) in edits {
+            let place = Place::new();
+            let mut store = place.open().unwrap();
+            store.raise([("epoch", 7), ("next", 9)]).unwrap();
+            drop(store);
+            let database = Database::open(place.file()).unwrap();
+            let transaction = database.begin_write().unwrap();
+            edit(&transaction);
+            transaction.commit().unwrap();
+            drop(database);
+            let error = place.open().unwrap_err();
+            assert!(matches!(error, StoreError::Edited(_)), "{what}: {error}");
+        }
+    }
+
+    #[test]
+    fn k12_a_store_sealed_under_another_key_encryption_key_does_not_open() {
+        let place = Place::new();
+        let path = place.folder.path().join("other.key");
+        write_secret_file(&path, &[6; 32]).unwrap();
+        let other = FileKek::open(&path).unwrap();
+        let error = Store::open(&place.state(), &place.witness(), &other).unwrap_err();
+        assert!(matches!(error, StoreError::Edited(_)), "{error}");
     }
 
     #[test]

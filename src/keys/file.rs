@@ -194,6 +194,34 @@ mod tests {
         ));
     }
 
+    /// Values of another implementation (Python's `hmac` and `cryptography`). Other ones would lock every organisation
+    /// out of its packages and its broker's store.
+    #[test]
+    fn k09_derived_and_wrapped_keys_equal_the_known_answers() {
+        let kek = FileKek::from_bytes(&std::array::from_fn(|i| i as u8)).unwrap();
+        assert_eq!(kek.key_id(), "file:d581c924f330af3f");
+        let derived = kek.derive("casemate/broker-store/v1").unwrap();
+        assert_eq!(
+            hex::encode(derived.expose()),
+            "33f2b72e81ce8b3adb126347874d2af5cc973c8c1889873f8580ee182c102c46"
+        );
+        let wrapped = "000102030405060708090a0ba529e698d1e73543c75404350f160ebb\
+            031ee2ca33993c1dab25df768b8d553878f9517d695fec213beed4a3d4c6fe67";
+        let key = kek.unwrap(&subject(), &hex::decode(wrapped).unwrap());
+        assert_eq!(key.unwrap().expose(), &[9; 32]);
+    }
+
+    #[test]
+    fn a_key_encryption_key_has_32_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kek.key");
+        for length in [0, 31, 33] {
+            crate::secrets::write_secret_file(&path, &vec![5; length]).unwrap();
+            let error = FileKek::open(&path).unwrap_err();
+            assert!(matches!(error, KeyError::BadKek(_)), "{length}: {error}");
+        }
+    }
+
     #[test]
     fn every_bit_of_a_wrapped_key_counts_and_short_ones_are_refused() {
         let kek = kek(1);

@@ -267,6 +267,31 @@ mod tests {
     }
 
     #[test]
+    fn names_that_cannot_be_shown_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let kek = kek(folder.path());
+        let key = DataKey::from_bytes(&mut [3; 32]);
+        for name in ["", "a\nb", "a\u{1b}[2J", &"n".repeat(129)] {
+            let error = register(folder.path(), &kek, subject(), name, [1; 32], &key);
+            assert!(matches!(error, Err(KeyFolderError::BadName)), "{name:?}");
+        }
+        assert!(list(folder.path()).unwrap().is_empty());
+        let longest = "n".repeat(128);
+        register(folder.path(), &kek, subject(), &longest, [1; 32], &key).unwrap();
+    }
+
+    #[test]
+    fn k08_a_wrapped_key_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let kek = kek(folder.path());
+        let key = DataKey::from_bytes(&mut [3; 32]);
+        let path = register(folder.path(), &kek, subject(), "tiny", [1; 32], &key).unwrap();
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
     fn damaged_and_misnamed_files_are_reported_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let kek = kek(folder.path());
@@ -280,6 +305,7 @@ mod tests {
             good.replace("abab", "acac"),
             good.replace("key/v1", "key/v2"),
             format!("{good}x"),
+            format!("{good}{}", " ".repeat(4096)),
             String::new(),
         ];
         for text in spoiled {

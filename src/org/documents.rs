@@ -251,3 +251,103 @@ fn renew_one<T: Payload>(
     let payload = open_for_editing::<T>(organisation)?.into_payload();
     Ok((T::KIND, sign_next(organisation, &payload, days, now)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::org::{InitOptions, init};
+    use casemate_attestation::{ChipId, Measurement, Platform};
+
+    const NOW: UnixTime = UnixTime::from_secs(1_790_000_000);
+    const DAYS: u32 = 90;
+
+    fn organisation(parent: &Path) -> Organisation {
+        let options = InitOptions {
+            name: "example".parse().unwrap(),
+            broker_names: vec!["localhost".into()],
+            test_chip: false,
+            days: DAYS,
+        };
+        init(&parent.join("org"), &options, NOW).unwrap()
+    }
+
+    fn chip(platform: Platform, names: &[&str]) -> FleetChip {
+        FleetChip {
+            platform,
+            chip_id: ChipId::from_bytes([7; 64]),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            label: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_chip_is_enrolled_once_and_with_a_name() {
+        let parent = tempfile::tempdir().unwrap();
+        let organisation = organisation(parent.path());
+        let add = |chip| enrol(&organisation, chip, DAYS, NOW);
+        let nameless = add(chip(Platform::Snp, &[])).unwrap_err();
+        assert!(matches!(nameless, OrgError::NoNames), "{nameless}");
+        assert_eq!(add(chip(Platform::Snp, &["a"])).unwrap(), 2);
+        let again = add(chip(Platform::Snp, &["b"])).unwrap_err();
+        assert!(matches!(again, OrgError::ChipEnrolled(_)), "{again}");
+        assert_eq!(add(chip(Platform::TestChip, &["b"])).unwrap(), 3);
+    }
+
+    #[test]
+    fn a_measurement_is_listed_once_for_each_platform() {
+        let parent = tempfile::tempdir().unwrap();
+        let organisation = organisation(parent.path());
+        let add = |platform| {
+            let measurement = ReferenceMeasurement {
+                platform,
+                measurement: Measurement::from_bytes([3; 48]),
+                label: String::new(),
+            };
+            add_measurement(&organisation, measurement, DAYS, NOW)
+        };
+        assert_eq!(add(Platform::Snp).unwrap(), 2);
+        let again = add(Platform::Snp).unwrap_err();
+        assert!(matches!(again, OrgError::MeasurementListed(_)), "{again}");
+        assert_eq!(add(Platform::TestChip).unwrap(), 3);
+    }
+
+    #[test]
+    fn what_is_revoked_stays_in_the_list_and_is_revoked_once() {
+        let parent = tempfile::tempdir().unwrap();
+        let organisation = organisation(parent.path());
+        let certificate = Sha256Digest::of(b"leaf");
+        let principal = "spiffe://example/team/a/b".to_owned();
+        for what in [
+            Revocation::Certificate(certificate),
+            Revocation::Principal(principal.clone()),
+        ] {
+            revoke(&organisation, what.clone(), DAYS, NOW).unwrap();
+            let again = revoke(&organisation, what, DAYS, NOW).unwrap_err();
+            assert!(matches!(again, OrgError::RevokedAlready(_)), "{again}");
+        }
+        let list = open_for_editing::<Revocations>(&organisation).unwrap();
+        assert_eq!(list.payload().certificates, [certificate]);
+        assert_eq!(list.payload().principals, [principal]);
+    }
+
+    #[test]
+    fn k02_a_document_below_the_floor_is_not_in_force() {
+        let parent = tempfile::tempdir().unwrap();
+        let organisation = organisation(parent.path());
+        let renewed = renew(&organisation, DAYS, NOW).unwrap();
+        assert!(
+            renewed.iter().all(|(_, number)| *number == 2),
+            "{renewed:?}"
+        );
+        let (folder, key) = (organisation.folder(), organisation.release_key());
+        let read = |floor, now| in_force::<FleetList>(folder, key, floor, now).map(drop);
+        read(2, NOW).unwrap();
+        let older = read(3, NOW).unwrap_err().to_string();
+        assert!(
+            older.contains("fleet.json") && older.contains("older than"),
+            "{older}"
+        );
+        let expired = read(2, NOW.plus(u64::from(DAYS) * DAY)).unwrap_err();
+        assert!(expired.to_string().contains("expired"), "{expired}");
+    }
+}

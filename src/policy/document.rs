@@ -145,3 +145,25 @@ impl Payload for PolicyDocument {
         strict_json::to_vec(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn o4_a_policy_holds_nothing_more_at_any_depth() {
+        let text = format!(
+            r#"{{"format":"{POLICY_FORMAT}","cedar":"","models":{{}},"teams":{{"red":{{
+            "principals":[],"shared":BUDGET,"each":BUDGET,"output_tokens_max":1,
+            "session_seconds":1}}}}}}"#
+        );
+        let budget = r#"{"window_seconds":1,"requests":1,"tokens":1,"concurrency":1}"#;
+        let text = text.replace("BUDGET", budget);
+        let read = |text: &str| PolicyDocument::from_payload(text.as_bytes());
+        read(&text).unwrap();
+        for before in ["{", "\"red\":{", "\"shared\":{"] {
+            let more = text.replacen(before, &format!("{before}\"more\":1,"), 1);
+            assert!(read(&more).is_err(), "after {before}");
+        }
+    }
+}

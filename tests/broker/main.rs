@@ -10,7 +10,9 @@
     reason = "a test that cannot go on should stop"
 )]
 
+mod connection;
 mod place;
+mod raw;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -21,7 +23,8 @@ use casemate::broker::client::{PackageRequest, ReleaseClient, ReleaseError, Rele
 use casemate::keys::PackageId;
 use casemate::org::{Organisation, documents};
 use casemate_attestation::{
-    EvidenceProvider, FleetList, Measurement, ReferenceValues, Revocations, UnixTime,
+    EvidenceProvider, FleetList, Issue, Measurement, Platform, ReferenceValues, Revocations,
+    SignedDocument, UnixTime,
 };
 
 use place::*;
@@ -56,10 +59,41 @@ fn an_attested_server_gets_leaf_documents_and_keys() {
         now(),
     )
     .unwrap();
+    assert_eq!(refused_update(&mut client), "evidence_rejected");
+}
+
+fn refused_update(client: &mut ReleaseClient) -> String {
     match runtime().block_on(client.updates(0, 0)).unwrap_err() {
-        ReleaseError::Refused { code, .. } => assert_eq!(code, "evidence_rejected"),
+        ReleaseError::Refused { code, .. } => code,
         other => panic!("{other}"),
     }
+}
+
+#[test]
+fn b01_b13_updates_end_when_chip_or_measurement_no_longer_count() {
+    let place = Place::new();
+    let broker = place.start();
+    let (_, mut client) = broker.release(place.chip.clone(), &place.request).unwrap();
+    let organisation = place.organisation();
+    let values = documents::open_for_editing::<ReferenceValues>(&organisation).unwrap();
+    let fleet = documents::open_for_editing::<FleetList>(&organisation).unwrap();
+    let (values, fleet) = (values.into_payload(), fleet.into_payload());
+    let mut updates = |values: &ReferenceValues, fleet: &FleetList| {
+        documents::sign_next(&organisation, values, 90, now()).unwrap();
+        documents::sign_next(&organisation, fleet, 90, now()).unwrap();
+        runtime().block_on(client.updates(0, 0)).map(drop)
+    };
+    updates(&values, &fleet).unwrap();
+    let mut other = values.clone();
+    other.measurements[0].measurement = Measurement::from_bytes([1; 48]);
+    assert!(updates(&other, &fleet).is_err(), "another measurement");
+    let mut elsewhere = values.clone();
+    elsewhere.measurements[0].platform = Platform::Snp;
+    assert!(updates(&elsewhere, &fleet).is_err(), "on another platform");
+    let mut moved = fleet.clone();
+    moved.chips[0].platform = Platform::Snp;
+    assert!(updates(&values, &moved).is_err(), "a chip of another one");
+    updates(&values, &fleet).unwrap();
 }
 
 #[test]
@@ -147,6 +181,11 @@ fn names_packages_and_epochs_are_checked_and_nothing_is_released_in_part() {
         "package_unknown"
     );
     assert_eq!(ask(&|r| r.packages[0].epoch = 0), "epoch_below_floor");
+    assert_eq!(ask(&|r| r.packages[0].epoch = 2), "package_unknown");
+    let many = |r: &mut ReleaseRequest| r.names = vec!["localhost".into(); 65];
+    assert_eq!(ask(&many), "malformed");
+    let many = |r: &mut ReleaseRequest| r.packages = vec![r.packages[0].clone(); 65];
+    assert_eq!(ask(&many), "malformed");
     let unknown = PackageRequest {
         id: PackageId::from_bytes([9; 16]),
         digest: digest_of(9, 1),
@@ -168,6 +207,63 @@ fn names_packages_and_epochs_are_checked_and_nothing_is_released_in_part() {
     assert_eq!(ask(&|_| {}), "epoch_below_floor");
     fs::remove_file(place.path("org/keys").join(format!("{}.json", newer.id))).unwrap();
     assert_eq!(ask(&|_| {}), "epoch_below_floor");
+}
+
+/// Edits the file of the package `id` in the organisation's folder.
+fn edit_key(place: &Place, id: u8, from: &str, to: &str) {
+    let id = PackageId::from_bytes([id; 16]);
+    let path = place.path("org/keys").join(format!("{id}.json"));
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{text}");
+    fs::write(&path, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn k02_a_package_under_another_name_does_not_pass_below_its_own_floor() {
+    let place = Place::new();
+    let broker = place.start();
+    let old = place.register(1, 9);
+    let path = place.path("org/keys").join(format!("{}.json", old.id));
+    let bytes = fs::read(&path).unwrap();
+    let new = place.register(2, 9);
+    let ask = |package: &PackageRequest| {
+        let packages = vec![package.clone()];
+        let request = ReleaseRequest {
+            packages,
+            ..place.request.clone()
+        };
+        broker.release(place.chip.clone(), &request)
+    };
+    ask(&new).unwrap();
+    // The file of the older epoch, genuine but for the name, which is for people.
+    fs::write(&path, bytes).unwrap();
+    edit_key(&place, 9, "\"story\"", "\"history\"");
+    match ask(&old).unwrap_err() {
+        ReleaseError::Refused { code, .. } => assert_eq!(code, "epoch_below_floor"),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_key_that_another_key_encryption_key_wrapped_is_not_registered_here() {
+    let place = Place::new();
+    let broker = place.start();
+    let here = place.request.packages[0].key_id.clone();
+    let other = "file:0000000000000000";
+    edit_key(&place, 7, &here, other);
+    let mut request = place.request.clone();
+    request.packages[0].key_id = other.into();
+    let (code, message) = broker.refusal(place.chip.clone(), &request);
+    assert_eq!(code, "package_unknown", "{message}");
+}
+
+#[test]
+fn b04_configuration_and_not_evidence_chooses_the_roots() {
+    let place = Place::new();
+    place.configure("platform = \"snp\"");
+    let (status, text) = place.refuses_to_start();
+    assert_eq!(status, 12);
+    assert!(text.contains("for this platform"), "{text}");
 }
 
 #[test]
@@ -241,6 +337,40 @@ fn b06_an_expired_document_ends_releases() {
 }
 
 #[test]
+fn b06_a_document_that_expires_ends_releases_and_updates_of_a_running_broker() {
+    let place = Place::new();
+    let organisation = place.organisation();
+    let values = documents::open_for_editing::<ReferenceValues>(&organisation).unwrap();
+    let issue = Issue {
+        number: values.number() + 1,
+        issued: now().minus(60),
+        expires: now().plus(6),
+    };
+    let key = organisation.release_secret().unwrap();
+    let bytes = SignedDocument::sign(values.payload(), issue, &key).unwrap();
+    fs::write(place.path("org/reference.json"), bytes).unwrap();
+    let broker = place.start();
+    let (_, mut client) = broker.release(place.chip.clone(), &place.request).unwrap();
+    runtime().block_on(client.updates(0, 0)).unwrap();
+    while now() < issue.expires {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    let (code, message) = broker.refusal(place.chip.clone(), &place.request);
+    assert_eq!(code, "policy_expired");
+    assert!(message.contains("reference.json"), "{message}");
+    assert_eq!(refused_update(&mut client), "policy_expired");
+}
+
+#[test]
+fn a_broker_without_a_policy_does_not_start() {
+    let place = Place::new();
+    fs::remove_file(place.path("org/policy.json")).unwrap();
+    let (status, text) = place.refuses_to_start();
+    assert_ne!(status, 0);
+    assert!(text.contains("policy.json"), "{text}");
+}
+
+#[test]
 fn k12_a_broker_whose_state_was_lost_or_rolled_back_does_not_start() {
     let place = Place::new();
     place
@@ -272,6 +402,8 @@ fn k12_a_broker_whose_state_was_lost_or_rolled_back_does_not_start() {
     assert!(text.contains("--new-state"), "{text}");
 
     fs::write(place.path("state/broker.redb"), good).unwrap();
+    let again = place.command().arg("--new-state").output().unwrap();
+    assert_eq!(again.status.code(), Some(3), "a store is made once");
     place
         .start()
         .release(place.chip.clone(), &place.request)

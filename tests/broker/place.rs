@@ -201,11 +201,32 @@ impl Place {
 
     /// A broker that must not start: its exit code and what it says.
     pub fn refuses_to_start(&self) -> (i32, String) {
-        let output = self.command().output().unwrap();
+        let mut command = self.command();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut said = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut said).unwrap();
+        if !said.is_empty() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("it did start: {said}");
+        }
+        let output = child.wait_with_output().unwrap();
         (
             output.status.code().unwrap(),
             String::from_utf8(output.stderr).unwrap(),
         )
+    }
+
+    /// Writes a line into the broker's configuration, instead of the one that begins alike if there is one.
+    pub fn configure(&self, line: &str) {
+        let path = self.path("broker.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let (name, _) = line.split_once('=').unwrap();
+        let mut lines: Vec<&str> = text.lines().filter(|l| !l.starts_with(name)).collect();
+        lines.push(line);
+        fs::write(&path, lines.join("\n") + "\n").unwrap();
     }
 
     pub fn audit(&self) -> String {

@@ -190,6 +190,14 @@ impl TestChip {
         ]);
         self.keys().sign(template.signer, &tbs)
     }
+
+    /// Signs a certificate's or a list's inner part as it is, well-formed or not. `algorithm` is what stands outside;
+    /// whatever it says, the signature is RSA-PSS with SHA-384.
+    #[must_use]
+    pub fn sign_der(&self, signer: Authority, inner: &[u8], algorithm: &[u8]) -> Vec<u8> {
+        let signature = self.keys().signature(signer, inner);
+        sequence(&[inner, algorithm, &bits(&signature)])
+    }
 }
 
 impl Keys {
@@ -240,11 +248,14 @@ impl Keys {
     }
 
     fn sign(&self, signer: Authority, tbs: &[u8]) -> Vec<u8> {
-        let signature = match signer {
-            Authority::Root => self.root.sign(tbs),
-            Authority::Intermediate => self.intermediate.sign(tbs),
-        };
-        sequence(&[tbs, &pss_sha384(), &bits(&signature)])
+        sequence(&[tbs, &pss_sha384(), &bits(&self.signature(signer, tbs))])
+    }
+
+    fn signature(&self, signer: Authority, message: &[u8]) -> Vec<u8> {
+        match signer {
+            Authority::Root => self.root.sign(message),
+            Authority::Intermediate => self.intermediate.sign(message),
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the tests share: one seed's chips, signed documents over them, and the shared evidence.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod der;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -169,8 +169,25 @@ fn s14_platform() {
     assert_eq!(
         refusal_or_none(|report| report.platform_info |= 1 << 40),
         None,
-        "unknown bits are shown"
+        "unknown bits are no reason to refuse"
     );
+}
+
+#[test]
+fn b14_what_policy_tolerates_of_the_platform_is_shown() {
+    let chip = chip();
+    let mut report = chip.template();
+    report.platform_info = report.platform_info & !(1 << 5) | 1 << 40;
+    let tolerant = policy(&chip).tolerating_missing_alias_check();
+    let evidence = chip.evidence_for(&report);
+    let verdict = verify_snp_report(&evidence, &REPORT_DATA, &tolerant, &roots(&chip), NOW);
+    let verdict = verdict.unwrap();
+    for text in ["aliased memory", "0x10000000000"] {
+        let shown = |check: &casemate_attestation::Check| {
+            check.id == "S14" && check.result.as_str() == "INFO" && check.text.contains(text)
+        };
+        assert!(verdict.checks().iter().any(shown), "{text}");
+    }
 }
 
 #[test]

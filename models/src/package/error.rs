@@ -109,6 +109,9 @@ pub enum SealError {
     /// Rule PK-31: header or content beyond the format's bounds.
     #[error("the model file's {0} is too large for a package")]
     TooLarge(&'static str),
+    /// Rule PK-31: a vocabulary alone is no model.
+    #[error("the model file holds no tensors: a vocabulary alone is no model")]
+    NoTensors,
     /// Rule PK-31: tensors end beyond the file.
     #[error("the model file is truncated: tensor data of {expected} bytes, {found} there")]
     SourceTruncated {

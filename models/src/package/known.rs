@@ -134,9 +134,18 @@ fn whole_packages_are_byte_for_byte_the_known_ones() {
         let out = folder.path().join("known.casemate");
         let fresh = FreshKey::fixed(known.input("package_id"), known.input("data_key"));
         let mut reader = Cursor::new(source);
-        let digest = seal_under(fresh, &mut reader, &out, &options, &publisher, &|_| ())
-            .unwrap()
-            .digest;
+        let header = source::read_header(&mut reader).unwrap();
+        let silent = |_| ();
+        let made = seal_under(
+            fresh,
+            &header,
+            &mut reader,
+            &out,
+            &options,
+            &publisher,
+            &silent,
+        );
+        let digest = made.unwrap().digest;
         assert_eq!(digest.as_bytes().to_vec(), bytes(&case["package_digest"]));
         let package = std::fs::read(&out).unwrap();
         assert_eq!(package.len() as u64, case["package_len"].as_u64().unwrap());

@@ -65,30 +65,28 @@ pub fn seal(
     publisher: &Publisher<'_>,
     progress: &Progress<'_>,
 ) -> Result<Sealed, SealError> {
-    seal_under(
-        FreshKey::generate()?,
-        source,
-        out,
-        options,
-        publisher,
-        progress,
-    )
-}
-
-/// Seals under a given id and key, which it uses up.
-pub(super) fn seal_under(
-    fresh: FreshKey,
-    source: &mut (impl Read + Seek),
-    out: &Path,
-    options: &SealOptions,
-    publisher: &Publisher<'_>,
-    progress: &Progress<'_>,
-) -> Result<Sealed, SealError> {
     check_options(options)?;
     if out.exists() {
         return Err(SealError::OutputExists(out.display().to_string()));
     }
     let header = source::read_header(source)?;
+    if header.tensors == 0 {
+        return Err(SealError::NoTensors);
+    }
+    let fresh = FreshKey::generate()?;
+    seal_under(fresh, &header, source, out, options, publisher, progress)
+}
+
+/// Seals the content behind `header`, where `source` stands, under a given id and key, which it uses up.
+pub(super) fn seal_under(
+    fresh: FreshKey,
+    header: &SourceHeader,
+    source: &mut impl Read,
+    out: &Path,
+    options: &SealOptions,
+    publisher: &Publisher<'_>,
+    progress: &Progress<'_>,
+) -> Result<Sealed, SealError> {
     let weights = Cut::of_plain(header.content_len).ok_or(SealError::TooLarge("tensor data"))?;
     let FreshKey { id, key } = fresh;
     let draft = header::Draft {
@@ -97,7 +95,7 @@ pub(super) fn seal_under(
         key_id: &options.key_id,
         weights,
     };
-    let layout = Layout::plan(&draft, options, &header, publisher)?;
+    let layout = Layout::plan(&draft, options, header, publisher)?;
     let target = Target::create(out)?;
     let subkey =
         |part| ChunkKey::derive(&key, id, options.epoch, part).map_err(|_| SealError::Crypto);
@@ -110,7 +108,7 @@ pub(super) fn seal_under(
     sealer.source_hash.update(&header.bytes);
     sealer.seal_content(source, progress)?;
     let (tree_hash, source_hash) = sealer.finish();
-    let manifest = manifest_draft(options, &header, publisher, &tree_hash, &source_hash);
+    let manifest = manifest_draft(options, header, publisher, &tree_hash, &source_hash);
     let plain = signed_manifest(&draft, &manifest, publisher)?;
     let sealed = seal_manifest(&subkey(Part::Manifest)?, layout.manifest, &plain)?;
     let clear = draft.finish(layout.manifest, &tree::sha256(&[&sealed]));

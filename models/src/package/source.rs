@@ -15,6 +15,7 @@ const FIRST_READ: u64 = 1 << 20;
 pub(super) struct SourceHeader {
     pub(super) bytes: Zeroizing<Vec<u8>>,
     pub(super) content_len: u64,
+    pub(super) tensors: usize,
 }
 
 /// Reads the header of a GGUF file and leaves `source` where the tensor data begins.
@@ -32,6 +33,7 @@ pub(super) fn read_header(source: &mut (impl Read + Seek)) -> Result<SourceHeade
     Ok(SourceHeader {
         bytes,
         content_len: found,
+        tensors: gguf.tensors().len(),
     })
 }
 
@@ -50,6 +52,10 @@ fn parse_growing(
             Ok(gguf) if gguf.data_offset() <= len => {
                 bytes.truncate(gguf.data_offset() as usize);
                 return Ok((gguf, bytes));
+            }
+            // Nothing follows such a header, not even padding: the file is whole.
+            Ok(gguf) if gguf.tensors().is_empty() && len == file_len => {
+                return Err(SealError::NoTensors);
             }
             Ok(gguf) if len == file_len => {
                 let expected = gguf.data_len();

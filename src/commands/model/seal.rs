@@ -180,7 +180,9 @@ fn seal_error(error: SealError) -> CommandError {
     use SealError as E;
     let code = match &error {
         E::BadKeyId | E::BadText(_) | E::OutputExists(_) => ExitCode::Usage,
-        E::Gguf(_) | E::TooLarge(_) | E::SourceTruncated { .. } => ExitCode::Malformed,
+        E::Gguf(_) | E::TooLarge(_) | E::NoTensors | E::SourceTruncated { .. } => {
+            ExitCode::Malformed
+        }
         E::BadSignature => ExitCode::Configuration,
         _ => ExitCode::Unexpected,
     };
