@@ -31,7 +31,7 @@ use crate::load::{Load, Target, Turn};
 use crate::options::{Options, RowKind, Task, USAGE};
 use crate::peer::Peer;
 use crate::place::{Place, Product};
-use crate::prompts::Words;
+use crate::prompts::{Length, Words};
 use crate::row::Row;
 use crate::rows::Measured;
 
@@ -108,10 +108,10 @@ async fn plain_rows(
         if !options.rows.contains(&kind) {
             continue;
         }
-        let streams = match kind {
-            RowKind::Clients => options.clients,
-            RowKind::One => 1,
-            _ => COST_STREAMS,
+        let (streams, length) = match kind {
+            RowKind::Clients => (options.clients, Length::Asked),
+            RowKind::One => (1, Length::Asked),
+            _ => (COST_STREAMS, Length::Short),
         };
         let other = match kind {
             RowKind::Cost => Other::Bare(bare.as_ref()),
@@ -119,8 +119,15 @@ async fn plain_rows(
         };
         let mut rounds = Vec::new();
         for round in 0..options.rounds {
-            let load = Load::new(words.prompts(streams * options.requests), streams, options);
-            let turns = take_turns(round, &ours, &other, &load).await?;
+            let prompts = words.prompts(streams * options.requests, length);
+            let load = Load::new(prompts, streams, options);
+            let turns = take_turns(
+                round + usize::from(options.peer_first),
+                &product,
+                &other,
+                &load,
+            )
+            .await?;
             eprintln!(
                 "{}, round {} of {}: {turns}",
                 kind.name(),
@@ -154,19 +161,32 @@ impl Other<'_> {
 }
 
 async fn take_turns(
-    round: usize,
-    ours: &Target,
+    turn: usize,
+    product: &Product,
     other: &Other<'_>,
     load: &Load,
 ) -> anyhow::Result<Measured> {
-    let (ours, other) = if round.is_multiple_of(2) {
-        let first = load.run(ours).await.context("ours")?;
+    let target = product.target();
+    let ours_turn = async || -> anyhow::Result<_> {
+        let before = product.cpu()?;
+        let turn = load.run(&target).await.context("ours")?;
+        Ok((turn, before, product.cpu()?))
+    };
+    let (ours, other) = if turn.is_multiple_of(2) {
+        let first = ours_turn().await?;
         (first, other.turn(load).await.context("the other")?)
     } else {
         let first = other.turn(load).await.context("the other")?;
-        (load.run(ours).await.context("ours")?, first)
+        (ours_turn().await?, first)
     };
-    Ok(Measured { ours, other })
+    let (ours, before, after) = ours;
+    let mut measured = Measured {
+        ours,
+        other,
+        beside_engine: None,
+    };
+    measured.note_cpu(before, after);
+    Ok(measured)
 }
 
 /// The same repetitive requests with guesses and without.
@@ -184,7 +204,7 @@ async fn guess_rounds(place: &Place, options: &Options) -> anyhow::Result<Vec<Me
             }
         }
         let other = without.target();
-        let turns = take_turns(round, &with.target(), &Other::Without(&other), &load).await?;
+        let turns = take_turns(round, &with, &Other::Without(&other), &load).await?;
         eprintln!("guess, round {} of {}: {turns}", round + 1, options.rounds);
         if !turns.same_text() {
             bail!("guesses changed an answer");

@@ -16,6 +16,7 @@ usage: bench-serve --model FILE.gguf [options]
   --answer N           tokens of an answer (64)
   --threads N          threads of both engines (2)
   --rounds N           rounds in which both take turns (3)
+  --peer-first         the other side begins the first round
   --rows A,B,...       clients, one, cost, guess (all)
   --guess-model FILE   another model for the row guess: one whose answers repeat
   --json               rows for machines
@@ -90,6 +91,8 @@ pub struct Options {
     pub threads: usize,
     /// Rounds.
     pub rounds: usize,
+    /// Whether the other side begins the first round.
+    pub peer_first: bool,
     /// What.
     pub rows: Vec<RowKind>,
     /// Whether the answer is for machines.
@@ -113,6 +116,7 @@ pub fn parse(words: &[String]) -> anyhow::Result<Task> {
         answer: 64,
         threads: 2,
         rounds: 3,
+        peer_first: false,
         rows: RowKind::ALL.to_vec(),
         json: false,
     };
@@ -138,6 +142,7 @@ pub fn parse(words: &[String]) -> anyhow::Result<Task> {
                 let kinds = names.split(',').map(RowKind::named);
                 options.rows = kinds.collect::<anyhow::Result<_>>()?;
             }
+            "--peer-first" => options.peer_first = true,
             "--json" => options.json = true,
             other => bail!("{other:?} means nothing here\n{USAGE}"),
         }

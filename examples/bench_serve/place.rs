@@ -14,7 +14,7 @@ use tokio::process::Command;
 use crate::COST_STREAMS;
 use crate::load::Target;
 use crate::options::{Options, RowKind};
-use crate::process::Process;
+use crate::process::{Cpu, Process};
 
 /// Requests that may wait.
 pub const QUEUE: usize = 256;
@@ -193,7 +193,8 @@ impl Place {
             .await?;
         let alias = package.trim_end_matches(".casemate").to_owned();
         Ok(Product {
-            _parts: (server, connect),
+            server,
+            connect,
             port: port_in(&ready)?,
             alias,
         })
@@ -227,12 +228,25 @@ fn client_toml(server: u16) -> String {
 
 /// A server and the way to it.
 pub struct Product {
-    _parts: (Process, Process),
+    server: Process,
+    connect: Process,
     port: u16,
     alias: String,
 }
 
 impl Product {
+    /// CPU time that server and connect have taken so far.
+    ///
+    /// # Errors
+    /// When one has ended.
+    pub fn cpu(&self) -> anyhow::Result<Cpu> {
+        let (server, connect) = (self.server.cpu()?, self.connect.cpu()?);
+        Ok(Cpu {
+            all: server.all + connect.all,
+            computing: server.computing,
+        })
+    }
+
     /// Where its plain API is.
     pub fn target(&self) -> Target {
         Target {

@@ -23,6 +23,15 @@ pub struct Words {
     words: usize,
 }
 
+/// How long a text is.
+#[derive(Debug, Clone, Copy)]
+pub enum Length {
+    /// As the command line says.
+    Asked,
+    /// An eighth of that: what matters is the answer.
+    Short,
+}
+
 impl Words {
     /// Asks `target` how many tokens a text of words has, which also warms it up.
     ///
@@ -33,7 +42,7 @@ impl Words {
             state: 0x5eed,
             words: FIRST_TRY,
         };
-        let load = Load::new(words.prompts(1), 1, options).answers_of(1);
+        let load = Load::new(words.prompts(1, Length::Asked), 1, options).answers_of(1);
         let turn = load.run(target).await?;
         let tokens = turn
             .answers
@@ -44,12 +53,16 @@ impl Words {
     }
 
     /// So many texts that were never given out before.
-    pub fn prompts(&mut self, count: usize) -> Vec<String> {
-        (0..count).map(|_| self.prompt()).collect()
+    pub fn prompts(&mut self, count: usize, length: Length) -> Vec<String> {
+        let words = match length {
+            Length::Asked => self.words,
+            Length::Short => self.words.div_ceil(8),
+        };
+        (0..count).map(|_| self.prompt(words)).collect()
     }
 
-    fn prompt(&mut self) -> String {
-        let words: Vec<&str> = (0..self.words).map(|_| self.word()).collect();
+    fn prompt(&mut self, words: usize) -> String {
+        let words: Vec<&str> = (0..words).map(|_| self.word()).collect();
         words.join(" ")
     }
 
@@ -74,7 +87,11 @@ pub fn repetitive(round: usize, count: usize) -> Vec<String> {
         let start: Vec<&str> = passage.split(' ').take(12).collect();
         format!("{passage}.\n{passage}.\n{}", start.join(" "))
     };
-    words.prompts(count).into_iter().map(text).collect()
+    words
+        .prompts(count, Length::Asked)
+        .into_iter()
+        .map(text)
+        .collect()
 }
 
 #[cfg(test)]
@@ -88,7 +105,7 @@ mod tests {
                 state: 1,
                 words: 40,
             };
-            words.prompts(16)
+            words.prompts(16, Length::Asked)
         };
         let texts = make();
         let mut different = texts.clone();
@@ -97,6 +114,12 @@ mod tests {
         assert_eq!(different.len(), 16);
         assert_eq!(texts, make());
         assert!(texts.iter().all(|text| text.split(' ').count() == 40));
+        let short = Words {
+            state: 1,
+            words: 40,
+        }
+        .prompts(1, Length::Short);
+        assert_eq!(short.concat().split(' ').count(), 5);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use anyhow::bail;
 
 use crate::load::Turn;
 use crate::options::{Options, RowKind};
+use crate::process::Cpu;
 use crate::row::{Bar, Pair, Row};
 
 /// A round: ours, and whom it is compared with.
@@ -14,6 +15,18 @@ pub struct Measured {
     pub ours: Turn,
     /// The peer, the bare engine, or the product without guesses; none without a peer.
     pub other: Option<Turn>,
+    /// What part of the product's CPU time was not the engine's, where that was looked at.
+    pub beside_engine: Option<f64>,
+}
+
+impl Measured {
+    /// Notes what came of the CPU times before and after ours had its turn.
+    pub fn note_cpu(&mut self, before: Cpu, after: Cpu) {
+        let all = after.all - before.all;
+        let computing = after.computing - before.computing;
+        // Both are counted differently: a little less than nothing is nothing.
+        self.beside_engine = (all > 0.0).then(|| ((all - computing) / all).max(0.0));
+    }
 }
 
 impl Measured {
@@ -59,7 +72,11 @@ impl fmt::Display for Measured {
         )?;
         write!(f, "ours {}", self.ours)?;
         match &self.other {
-            Some(other) => write!(f, "; other {other}"),
+            Some(other) => write!(f, "; other {other}")?,
+            None => {}
+        }
+        match self.beside_engine {
+            Some(share) => write!(f, "; {:.2} % of CPU beside the engine", share * 100.0),
             None => Ok(()),
         }
     }
@@ -111,12 +128,23 @@ pub fn of(kind: RowKind, rounds: &[Measured], options: &Options) -> Vec<Row> {
                 pairs(rounds, Turn::first),
             ),
         ],
-        RowKind::Cost => vec![row(
-            "16 streams (peer: our engine alone)",
-            "tok/s",
-            vec![Bar::RatioAtLeast(0.98)],
-            speeds(),
-        )],
+        RowKind::Cost => {
+            let share = rounds.iter().map(|round| (round.beside_engine, None));
+            vec![
+                row(
+                    "16 streams (peer: our engine alone)",
+                    "tok/s",
+                    vec![Bar::RatioAtLeast(0.98)],
+                    speeds(),
+                ),
+                row(
+                    "16 streams, CPU time beside the engine's",
+                    "of 1",
+                    vec![Bar::AtMost(0.02)],
+                    share.collect(),
+                ),
+            ]
+        }
         RowKind::Guess => vec![row(
             "repetitive text, guesses (peer: without)",
             "tok/s",
