@@ -6,6 +6,7 @@
 
 mod bare;
 mod load;
+mod looping;
 mod options;
 mod peer;
 mod place;
@@ -30,7 +31,7 @@ use crate::bare::Bare;
 use crate::load::{Load, Target, Turn};
 use crate::options::{Options, RowKind, Task, USAGE};
 use crate::peer::Peer;
-use crate::place::{Place, Product};
+use crate::place::{GUESS, MODEL, Place, Product};
 use crate::prompts::{Length, Words};
 use crate::row::Row;
 use crate::rows::Measured;
@@ -91,7 +92,7 @@ async fn plain_rows(
     place: &Place,
     options: &Options,
 ) -> anyhow::Result<Vec<(RowKind, Vec<Measured>)>> {
-    let product = place.start_product(&options.model, "plain", false).await?;
+    let product = place.start_product(MODEL, "plain", false).await?;
     let ours = product.target();
     let with_peer = options.rows.iter().any(|kind| kind.has_peer());
     let peer = match &options.llama_cpp {
@@ -191,18 +192,19 @@ async fn take_turns(
 
 /// The same repetitive requests with guesses and without.
 async fn guess_rounds(place: &Place, options: &Options) -> anyhow::Result<Vec<Measured>> {
-    let model = options.guess_model.as_ref().unwrap_or(&options.model);
-    let with: Product = place.start_product(model, "guess", true).await?;
-    let without: Product = place.start_product(model, "no-guess", false).await?;
+    let with: Product = place.start_product(GUESS, "guess", true).await?;
+    let without: Product = place.start_product(GUESS, "no-guess", false).await?;
+    for target in [with.target(), without.target()] {
+        // Not a text that counts: beginnings are kept.
+        let prompts = prompts::repetitive(options.rounds, 1);
+        let load = Load::new(prompts, 1, options);
+        load.run(&target).await.context("warm-up")?;
+    }
     let mut rounds = Vec::new();
     for round in 0..options.rounds {
         let prompts = prompts::repetitive(round, options.requests);
-        let load = Load::new(prompts, 1, options);
-        for target in [with.target(), without.target()] {
-            if round == 0 {
-                load.run(&target).await.context("warm-up")?;
-            }
-        }
+        // A quotation is about as long as what it quotes.
+        let load = Load::new(prompts, 1, options).answers_of(2 * options.answer);
         let other = without.target();
         let turns = take_turns(round, &with, &Other::Without(&other), &load).await?;
         eprintln!("guess, round {} of {}: {turns}", round + 1, options.rounds);

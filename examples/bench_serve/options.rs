@@ -18,7 +18,7 @@ usage: bench-serve --model FILE.gguf [options]
   --rounds N           rounds in which both take turns (3)
   --peer-first         the other side begins the first round
   --rows A,B,...       clients, one, cost, guess (all)
-  --guess-model FILE   another model for the row guess: one whose answers repeat
+  --guess-model FILE   a model whose answers repeat, for the row guess (the model with layers that add nothing)
   --json               rows for machines
 Exit code 1 when a bar is missed.";
 

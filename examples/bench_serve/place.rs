@@ -1,6 +1,5 @@
 //! A temporary organisation with the sealed model, and the product's parts as processes of it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,8 +12,13 @@ use tokio::process::Command;
 
 use crate::COST_STREAMS;
 use crate::load::Target;
+use crate::looping;
 use crate::options::{Options, RowKind};
 use crate::process::{Cpu, Process};
+
+/// Names of the models: the one that is measured, and the one whose answers repeat.
+pub const MODEL: &str = "default";
+pub const GUESS: &str = "guess";
 
 /// Requests that may wait.
 pub const QUEUE: usize = 256;
@@ -34,8 +38,6 @@ pub struct Place {
     folder: TempDir,
     casemate: PathBuf,
     broker: Option<(Process, u16)>,
-    /// Names of the sealed packages by the models that they were made of.
-    packages: BTreeMap<PathBuf, String>,
     sequences: usize,
     cache_tokens: usize,
     threads: usize,
@@ -51,7 +53,6 @@ impl Place {
             folder: tempfile::tempdir()?,
             casemate: built_casemate()?,
             broker: None,
-            packages: BTreeMap::new(),
             sequences: sequences(options),
             cache_tokens: cache_tokens(options),
             threads: options.threads,
@@ -63,15 +64,20 @@ impl Place {
         ] {
             place.command(&words.split(' ').collect::<Vec<_>>()).await?;
         }
-        let mut models = vec![("default", &options.model)];
-        if let (true, Some(model)) = (options.rows.contains(&RowKind::Guess), &options.guess_model)
-            && *model != options.model
-        {
-            models.push(("guess", model));
-        }
         let mut tables = String::from("[models]\n");
-        for (name, model) in models {
-            tables += &place.seal(name, model).await?;
+        if options.rows.iter().any(|kind| *kind != RowKind::Guess) {
+            tables += &place.seal(MODEL, &options.model).await?;
+        }
+        if options.rows.contains(&RowKind::Guess) {
+            let own = place.path("looping.gguf");
+            let model = match &options.guess_model {
+                Some(model) => model,
+                None => {
+                    looping::write(&options.model, &own)?;
+                    &own
+                }
+            };
+            tables += &place.seal(GUESS, model).await?;
         }
         let budget = "{ window_seconds = 86400, requests = 1000000, tokens = 1000000000, concurrency = 256 }";
         tables += &format!(
@@ -98,7 +104,7 @@ impl Place {
     }
 
     /// Seals a model; answers its line of the policy.
-    async fn seal(&mut self, name: &str, model: &Path) -> anyhow::Result<String> {
+    async fn seal(&self, name: &str, model: &Path) -> anyhow::Result<String> {
         let model = model
             .canonicalize()
             .with_context(|| format!("{} is not there", model.display()))?;
@@ -118,7 +124,6 @@ impl Place {
         self.command(&[from.as_slice(), &to].concat()).await?;
         let opened = SealedPackage::open(&self.path(&package))?;
         let digest = opened.header().digest();
-        self.packages.insert(model, package);
         Ok(format!("{name} = \"{digest}\"\n"))
     }
 
@@ -166,22 +171,21 @@ impl Place {
         Ok((process, ready))
     }
 
-    /// Starts a server of `model`, guessing or not, and connect beside it.
+    /// Starts a server of the model `alias`, guessing or not, and connect beside it.
     ///
     /// # Errors
     /// When one does not start, with its words.
     pub async fn start_product(
         &self,
-        model: &Path,
+        alias: &'static str,
         name: &str,
         guess: bool,
     ) -> anyhow::Result<Product> {
-        let package = self.packages.get(&model.canonicalize()?);
-        let package = package.context("a model that was not sealed")?;
+        let package = format!("{alias}.casemate");
         let broker = self.broker.as_ref().context("no broker")?.1;
         fs::create_dir_all(self.path(&format!("state-{name}")))?;
         let config = format!("server-{name}.toml");
-        let text = self.server_toml(name, package, broker, guess);
+        let text = self.server_toml(name, &package, broker, guess);
         fs::write(self.path(&config), text)?;
         let (server, ready) = self
             .start("serve", &config, &format!("serve-{name}"))
@@ -191,7 +195,6 @@ impl Place {
         let (connect, ready) = self
             .start("connect", &config, &format!("connect-{name}"))
             .await?;
-        let alias = package.trim_end_matches(".casemate").to_owned();
         Ok(Product {
             server,
             connect,
@@ -231,7 +234,7 @@ pub struct Product {
     server: Process,
     connect: Process,
     port: u16,
-    alias: String,
+    alias: &'static str,
 }
 
 impl Product {
