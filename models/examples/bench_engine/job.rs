@@ -100,27 +100,9 @@ pub fn context_key(tokens: usize) -> String {
     format!("decode after {tokens}")
 }
 
-/// The middle of some figures.
-pub fn median(mut figures: Vec<f64>) -> Option<f64> {
-    figures.sort_by(f64::total_cmp);
-    let middle = figures.len() / 2;
-    let upper = *figures.get(middle)?;
-    match figures.len() % 2 {
-        1 => Some(upper),
-        _ => figures.get(middle - 1).map(|lower| (lower + upper) / 2.0),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_median_is_the_middle_or_between_the_two_in_the_middle() {
-        assert_eq!(median(vec![]), None);
-        assert_eq!(median(vec![3.0, 1.0, 9.0]), Some(3.0));
-        assert_eq!(median(vec![4.0, 1.0, 9.0, 2.0]), Some(3.0));
-    }
 
     #[test]
     fn every_job_is_found_by_its_name() {

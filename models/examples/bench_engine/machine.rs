@@ -1,6 +1,5 @@
-//! What the machine allows and what it is busy with.
+//! What the machine allows.
 
-use std::fs;
 use std::hint::black_box;
 use std::thread;
 use std::time::Instant;
@@ -34,10 +33,4 @@ fn sum(numbers: &[u64]) -> u64 {
         }
     }
     sums.iter().copied().fold(0, u64::wrapping_add)
-}
-
-/// Processes that want to run, over the last minute.
-pub fn load_average() -> Option<f64> {
-    let text = fs::read_to_string("/proc/loadavg").ok()?;
-    text.split_whitespace().next()?.parse().ok()
 }

@@ -14,6 +14,7 @@ mod ours;
 mod peer;
 mod process;
 mod report;
+mod row;
 mod rows;
 #[path = "../bench_seal/throwaway.rs"]
 mod throwaway;

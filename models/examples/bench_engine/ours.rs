@@ -11,8 +11,9 @@ use casemate_models::weights::{GgufFile, WeightSource};
 
 use crate::job::{
     BATCH_DECODED, CONTEXT_DECODED, CONTEXTS, DECODED, Figures, Job, MEMORY_CONTEXT, PREFILL,
-    PROMPT, REPETITIONS, context_key, median,
+    PROMPT, REPETITIONS, context_key,
 };
+use crate::row::median;
 use crate::{Anyhow, process, throwaway};
 
 /// How children are started.

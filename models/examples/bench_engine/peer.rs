@@ -10,9 +10,10 @@ use serde::Deserialize;
 
 use crate::job::{
     BATCH_DECODED, CONTEXT_DECODED, CONTEXTS, DECODED, Figures, Job, MEMORY_CONTEXT, PREFILL,
-    PROMPT, REPETITIONS, context_key, median,
+    PROMPT, REPETITIONS, context_key,
 };
 use crate::process::Finished;
+use crate::row::median;
 use crate::{Anyhow, process};
 
 /// Where the programs are.

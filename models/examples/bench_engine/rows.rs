@@ -3,7 +3,8 @@
 use crate::facts::{Facts, Size};
 use crate::job::{CONTEXTS, Figures, Job, context_key};
 use crate::options::Options;
-use crate::report::{Bar, Round, Row};
+use crate::report::Round;
+use crate::row::{Bar, Row};
 
 /// The rows of a job.
 pub fn of(job: Job, facts: &Facts, rounds: &[Round], options: &Options) -> Vec<Row> {

@@ -44,16 +44,12 @@ impl Speculator {
             worth = 1;
         }
         let found = if worth == 0 { None } else { lookup(tokens) };
-        match found.and_then(|from| tokens.get(from..)) {
-            Some(follows) if !follows.is_empty() => {
-                self.silent = 0;
-                follows.iter().copied().take(worth).collect()
-            }
-            _ => {
-                self.silent = self.silent.saturating_add(1);
-                Vec::new()
-            }
-        }
+        let guesses = found.map_or(Vec::new(), |from| continued(tokens, from, worth));
+        self.silent = match guesses.is_empty() {
+            true => self.silent.saturating_add(1),
+            false => 0,
+        };
+        guesses
     }
 
     /// Learns how many of the guesses were right before the first wrong one.
@@ -80,6 +76,18 @@ impl Speculator {
     }
 }
 
+/// `count` tokens from place `from` on. Where the text ends it goes on with what is guessed: what repeats with a short
+/// period is guessed as far as anything else.
+fn continued(tokens: &[u32], from: usize, count: usize) -> Vec<u32> {
+    let mut guesses = Vec::with_capacity(count);
+    for at in from..from + count {
+        let known = tokens.get(at);
+        let next = known.or_else(|| guesses.get(at - tokens.len())).copied();
+        guesses.extend(next);
+    }
+    guesses
+}
+
 /// Where the text goes on after the latest earlier place that reads like its end.
 fn lookup(tokens: &[u32]) -> Option<usize> {
     MATCH.into_iter().find_map(|len| {
@@ -103,10 +111,21 @@ mod tests {
     fn what_followed_before_is_guessed() {
         let mut speculator = Speculator::default();
         assert_eq!(speculator.guess(&[1, 2, 3, 4, 5, 1, 2, 3], 3, 1), [4, 5]);
-        assert_eq!(speculator.guess(&[9, 9, 9, 9], 2, 1), [9]);
+        assert_eq!(speculator.guess(&[9, 9, 9, 9], 2, 1), [9, 9]);
         assert!(speculator.guess(&[1, 2, 3, 4, 5], 3, 1).is_empty());
         assert!(speculator.guess(&[], 3, 1).is_empty());
         assert!(speculator.guess(&[7], 3, 1).is_empty());
+    }
+
+    #[test]
+    fn a_short_period_is_guessed_beyond_the_end_of_the_text() {
+        let mut speculator = Speculator {
+            trust: 1.0,
+            silent: 0,
+        };
+        let guesses = speculator.guess(&[5, 1, 2, 3, 1, 2, 3, 1, 2], 7, 1);
+        assert_eq!(guesses, [3, 1, 2, 3, 1, 2, 3]);
+        assert_eq!(speculator.guess(&[9, 9, 9], 4, 1), [9; 4]);
     }
 
     #[test]

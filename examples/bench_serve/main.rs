@@ -1,0 +1,229 @@
+//! Measures the whole product over its own HTTP against llama.cpp's server; run by `scripts/bench-serve`.
+//!
+//! Broker, server, connect and the peer are processes of their own, joined by sockets. All are up during the whole run,
+//! and only the one whose turn it is has anything to do. In each round ours and the peer are given the same texts, and
+//! the first of the two changes from round to round.
+
+mod bare;
+mod load;
+mod looping;
+mod options;
+mod peer;
+mod place;
+mod process;
+mod prompts;
+#[allow(
+    dead_code,
+    reason = "bars of figures that have no peer are only in bench-engine"
+)]
+#[path = "../../models/examples/bench_engine/row.rs"]
+mod row;
+mod rows;
+mod sse;
+
+use std::alloc::System;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use zeroizing_alloc::ZeroAlloc;
+
+use crate::bare::Bare;
+use crate::load::{Load, Target, Turn};
+use crate::options::{Options, RowKind, Task, USAGE};
+use crate::peer::Peer;
+use crate::place::{GUESS, MODEL, Place, Product};
+use crate::prompts::{Length, Words};
+use crate::row::Row;
+use crate::rows::Measured;
+
+/// The product's allocator wipes what it frees, which costs time here as there.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+
+/// Streams at once where the bar on the product's own cost is.
+const COST_STREAMS: usize = 16;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let options = match options::parse(&arguments)? {
+        Task::Help => {
+            println!("{USAGE}");
+            return Ok(());
+        }
+        Task::Bench(options) => options,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let rows = runtime.block_on(bench(&options))?;
+    print(&rows, &options);
+    row::verdict(&rows).map_err(anyhow::Error::msg)
+}
+
+async fn bench(options: &Options) -> anyhow::Result<Vec<Row>> {
+    let place = Place::make(options).await.context("the organisation")?;
+    let mut measured = Vec::new();
+    let plain = [RowKind::Clients, RowKind::One, RowKind::Cost];
+    if plain.iter().any(|kind| options.rows.contains(kind)) {
+        measured.extend(plain_rows(&place, options).await?);
+    }
+    if options.rows.contains(&RowKind::Guess) {
+        measured.push((RowKind::Guess, guess_rounds(&place, options).await?));
+    }
+    let rows = measured
+        .iter()
+        .flat_map(|(kind, rounds)| rows::of(*kind, rounds, options));
+    Ok(rows.collect())
+}
+
+/// What is measured with texts that do not repeat. The product guesses nothing meanwhile: what random weights say may
+/// repeat, and guesses would then look better than they are.
+async fn plain_rows(
+    place: &Place,
+    options: &Options,
+) -> anyhow::Result<Vec<(RowKind, Vec<Measured>)>> {
+    let product = place.start_product(MODEL, "plain", false).await?;
+    let ours = product.target();
+    let with_peer = options.rows.iter().any(|kind| kind.has_peer());
+    let peer = match &options.llama_cpp {
+        Some(folder) if with_peer => Some(Peer::start(folder, place, options).await?),
+        _ => None,
+    };
+    let bare = match options.rows.contains(&RowKind::Cost) {
+        true => Some(Bare::load(&options.model, options).context("the bare engine")?),
+        false => None,
+    };
+    let mut words = Words::calibrated(&ours, options).await?;
+    let mut all = Vec::new();
+    for kind in [RowKind::Clients, RowKind::One, RowKind::Cost] {
+        if !options.rows.contains(&kind) {
+            continue;
+        }
+        let (streams, length) = match kind {
+            RowKind::Clients => (options.clients, Length::Asked),
+            RowKind::One => (1, Length::Asked),
+            _ => (COST_STREAMS, Length::Short),
+        };
+        let other = match kind {
+            RowKind::Cost => Other::Bare(bare.as_ref()),
+            _ => Other::Peer(peer.as_ref()),
+        };
+        let mut rounds = Vec::new();
+        for round in 0..options.rounds {
+            let prompts = words.prompts(streams * options.requests, length);
+            let load = Load::new(prompts, streams, options);
+            let turns = take_turns(
+                round + usize::from(options.peer_first),
+                &product,
+                &other,
+                &load,
+            )
+            .await?;
+            eprintln!(
+                "{}, round {} of {}: {turns}",
+                kind.name(),
+                round + 1,
+                options.rounds
+            );
+            turns.check(options)?;
+            rounds.push(turns);
+        }
+        all.push((kind, rounds));
+    }
+    Ok(all)
+}
+
+/// Whom the product is compared with.
+enum Other<'a> {
+    Peer(Option<&'a Peer>),
+    Bare(Option<&'a Bare>),
+    Without(&'a Target),
+}
+
+impl Other<'_> {
+    async fn turn(&self, load: &Load) -> anyhow::Result<Option<Turn>> {
+        match self {
+            Self::Peer(None) | Self::Bare(None) => Ok(None),
+            Self::Peer(Some(peer)) => load.run(&peer.target()).await.map(Some),
+            Self::Bare(Some(bare)) => bare.run(load).map(Some),
+            Self::Without(target) => load.run(target).await.map(Some),
+        }
+    }
+}
+
+async fn take_turns(
+    turn: usize,
+    product: &Product,
+    other: &Other<'_>,
+    load: &Load,
+) -> anyhow::Result<Measured> {
+    let target = product.target();
+    let ours_turn = async || -> anyhow::Result<_> {
+        let before = product.cpu()?;
+        let turn = load.run(&target).await.context("ours")?;
+        Ok((turn, before, product.cpu()?))
+    };
+    let (ours, other) = if turn.is_multiple_of(2) {
+        let first = ours_turn().await?;
+        (first, other.turn(load).await.context("the other")?)
+    } else {
+        let first = other.turn(load).await.context("the other")?;
+        (ours_turn().await?, first)
+    };
+    let (ours, before, after) = ours;
+    let mut measured = Measured {
+        ours,
+        other,
+        beside_engine: None,
+    };
+    measured.note_cpu(before, after);
+    Ok(measured)
+}
+
+/// The same repetitive requests with guesses and without.
+async fn guess_rounds(place: &Place, options: &Options) -> anyhow::Result<Vec<Measured>> {
+    let with: Product = place.start_product(GUESS, "guess", true).await?;
+    let without: Product = place.start_product(GUESS, "no-guess", false).await?;
+    for target in [with.target(), without.target()] {
+        // Not a text that counts: beginnings are kept.
+        let prompts = prompts::repetitive(options.rounds, 1);
+        let load = Load::new(prompts, 1, options);
+        load.run(&target).await.context("warm-up")?;
+    }
+    let mut rounds = Vec::new();
+    for round in 0..options.rounds {
+        let prompts = prompts::repetitive(round, options.requests);
+        // A quotation is about as long as what it quotes.
+        let load = Load::new(prompts, 1, options).answers_of(2 * options.answer);
+        let other = without.target();
+        let turns = take_turns(round, &with, &Other::Without(&other), &load).await?;
+        eprintln!("guess, round {} of {}: {turns}", round + 1, options.rounds);
+        if !turns.same_text() {
+            bail!("guesses changed an answer");
+        }
+        rounds.push(turns);
+    }
+    Ok(rounds)
+}
+
+fn print(rows: &[Row], options: &Options) {
+    if options.json {
+        let all: Vec<serde_json::Value> = rows.iter().map(Row::json).collect();
+        let document = serde_json::json!({"rows": all, "threads": options.threads, "rounds": options.rounds,
+            "clients": options.clients, "requests_per_client": options.requests,
+            "prompt_tokens": options.prompt, "answer_tokens": options.answer, "load_average": row::load_average()});
+        println!("{document:#}");
+    } else {
+        row::print_table(rows);
+    }
+}
