@@ -9,7 +9,7 @@ use anyhow::{anyhow, bail};
 pub const USAGE: &str = "\
 usage: bench-serve --model FILE.gguf [options]
   --llama-cpp DIR      folder with llama-server; without it the peer's columns are empty
-  --llama-args WORDS   more arguments of llama-server, such as --no-repack
+  --llama-args WORDS   more arguments of llama-server, such as --no-repack; try both settings
   --clients N          clients that stream at once (8)
   --requests N         requests of each client, one after the other (1)
   --prompt N           tokens of a prompt, about (256)

@@ -71,9 +71,8 @@ impl fmt::Display for Measured {
             most.unwrap_or(0)
         )?;
         write!(f, "ours {}", self.ours)?;
-        match &self.other {
-            Some(other) => write!(f, "; other {other}")?,
-            None => {}
+        if let Some(other) = &self.other {
+            write!(f, "; other {other}")?;
         }
         match self.beside_engine {
             Some(share) => write!(f, "; {:.2} % of CPU beside the engine", share * 100.0),
