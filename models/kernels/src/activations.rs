@@ -170,7 +170,12 @@ fn round_any(precision: Precision, exact: &[f32], at: usize, size: usize, words:
             for (exact, words) in blocks.zip(words) {
                 let mut bytes = [0; 32];
                 let (scale, sum, both) = round_32(exact, &mut bytes);
-                let rest = [sum.wrapping_neg() as u32, scale.to_bits(), both.to_bits()];
+                let rest = [
+                    sum.wrapping_mul(-128) as u32,
+                    scale.to_bits(),
+                    both.to_bits(),
+                    sum.wrapping_mul(-8) as u32,
+                ];
                 put(words, at, size, quads(&bytes).chain(rest));
             }
         }
@@ -185,8 +190,8 @@ fn round_any(precision: Precision, exact: &[f32], at: usize, size: usize, words:
                 });
                 let twos = sums.as_chunks::<2>().0.iter();
                 let of_16 = twos.map(|sums| pair_of(sums[0], sums[1]));
-                let negative = sums.iter().map(|sum| sum.wrapping_neg() as u32);
-                let rest = of_32.chain(of_16).chain(negative).chain([scale.to_bits()]);
+                let starts = sums.iter().map(|sum| sum.wrapping_mul(-32) as u32);
+                let rest = of_32.chain(of_16).chain(starts).chain([scale.to_bits()]);
                 let (first, last) = words.split_at_mut(64 * size);
                 put(first, at, size, quads(&bytes));
                 put(last, at, size, rest);

@@ -166,10 +166,10 @@ impl Precision {
     /// 32-bit words that one row's block takes in [`crate::Activations`].
     pub(crate) const fn words(self) -> usize {
         match self {
-            // Bytes; pairs of sums over 32, over 16; negative sums over 16; the scale.
+            // Bytes; pairs of sums over 32, over 16; -32 times the sums over 16; the scale.
             Self::Bytes256 => 64 + 4 + 8 + 16 + 1,
-            // Bytes; the negative sum; the scale; scale · sum.
-            Self::Bytes32 => 8 + 3,
+            // Bytes; -128 times the sum; the scale; scale · sum; -8 times the sum.
+            Self::Bytes32 => 8 + 4,
             Self::Float => 1,
         }
     }

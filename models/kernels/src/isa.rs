@@ -91,10 +91,13 @@ pub(crate) trait Lanes: Copy {
     /// The same for unsigned bytes of any size: 128 more than the weight that is meant. Begins with
     /// [`Self::dot_wide_start`].
     unsafe fn dot_wide(sum: Self::I, weights: Self::I, activations: i32) -> Self::I;
-    /// What takes the offset of 128 away again; `sum` is the negative sum of the activations.
-    unsafe fn dot_wide_start(sum: i32) -> Self::I;
+    /// What takes the offset of 128 away again, if it is not taken away otherwise: `start` is -128 times the activations'
+    /// sum.
+    unsafe fn dot_wide_start(start: i32) -> Self::I;
     /// `sum` and the two products of 16-bit numbers.
     unsafe fn dot_pairs(sum: Self::I, weights: Self::I, activations: i32) -> Self::I;
+    /// `sum + a · b`, of integers; all of them fit 32 bits.
+    unsafe fn mul_add(a: Self::I, b: Self::I, sum: Self::I) -> Self::I;
     /// As `f32`.
     unsafe fn to_float(a: Self::I) -> Self::F;
     /// `a · b`.

@@ -150,15 +150,8 @@ unsafe fn superblock_32<S: Lanes, const M: usize, const BITS: usize>(
             };
             let words = words.add(block * step * M);
             let scale = S::load_f16(source.per_row(0, 2));
-            let minimum = S::load_f16(source.per_row(2 * TILE, 2));
-            let mut minima = [S::int(0); M];
-            for pair in 0..4 {
-                let pairs = S::load_u8_pairs(source.per_row(MINIMA + pair * 2 * TILE, 2));
-                for (row, sum) in minima.iter_mut().enumerate() {
-                    *sum = S::dot_pairs(*sum, pairs, int::<M>(words, 64 + pair, row));
-                }
-            }
-            let mut partial = [S::float(0.0); M];
+            // Scales of sub-blocks are integers: their products are added up exactly, and become floats once a block.
+            let mut partial = [S::int(0); M];
             for sub in 0..8 {
                 let unit = source.block.add(UNITS + sub * BITS * VECTOR);
                 ahead::<S, M, BITS>(unit);
@@ -170,13 +163,21 @@ unsafe fn superblock_32<S: Lanes, const M: usize, const BITS: usize>(
                     }
                 }
                 let own = S::load_u8(source.per_row(4 * TILE + sub * TILE, 1));
-                let own = S::mul(scale, S::to_float(own));
                 for (partial, dot) in partial.iter_mut().zip(dots) {
-                    *partial = S::fma(S::to_float(dot), own, *partial);
+                    *partial = S::mul_add(dot, own, *partial);
+                }
+            }
+            let minimum = S::load_f16(source.per_row(2 * TILE, 2));
+            let mut minima = [S::int(0); M];
+            for pair in 0..4 {
+                let pairs = S::load_u8_pairs(source.per_row(MINIMA + pair * 2 * TILE, 2));
+                for (row, sum) in minima.iter_mut().enumerate() {
+                    *sum = S::dot_pairs(*sum, pairs, int::<M>(words, 64 + pair, row));
                 }
             }
             for (row, sum) in sums.iter_mut().enumerate() {
-                let whole = S::fnma(S::to_float(minima[row]), minimum, partial[row]);
+                let whole = S::mul(S::to_float(partial[row]), scale);
+                let whole = S::fnma(S::to_float(minima[row]), minimum, whole);
                 *sum = S::fma(whole, float::<S, M>(words, 92, row), *sum);
             }
         }
@@ -213,20 +214,7 @@ unsafe fn superblock_16<S: Lanes, const M: usize, const BITS: usize>(
             };
             let words = words.add(block * step * M);
             let scale = S::load_f16(source.per_row(0, 2));
-            let mut partial = [S::float(0.0); M];
-            if minimum {
-                let minimum = S::load_f16(source.per_row(2 * TILE, 2));
-                let mut minima = [S::int(0); M];
-                for pair in 0..8 {
-                    let pairs = S::load_u8_pairs(source.per_row(minima_at + pair * 2 * TILE, 2));
-                    for (row, sum) in minima.iter_mut().enumerate() {
-                        *sum = S::dot_pairs(*sum, pairs, int::<M>(words, 68 + pair, row));
-                    }
-                }
-                for (partial, minima) in partial.iter_mut().zip(minima) {
-                    *partial = S::fnma(S::to_float(minima), minimum, *partial);
-                }
-            }
+            let mut partial = [S::int(0); M];
             for sub in 0..8 {
                 let unit = source.block.add(units + sub * BITS * VECTOR);
                 ahead::<S, M, BITS>(unit);
@@ -234,11 +222,9 @@ unsafe fn superblock_16<S: Lanes, const M: usize, const BITS: usize>(
                     let mut dots = [S::int(0); M];
                     if !minimum {
                         for (row, dot) in dots.iter_mut().enumerate() {
-                            let sum = int::<M>(words, 76 + 2 * sub + half, row);
-                            *dot = match BITS {
-                                6 => S::int(sum.wrapping_mul(32)),
-                                _ => S::int(sum.wrapping_mul(4)),
-                            };
+                            // What takes an offset of 32 away; Q3_K's is 4.
+                            let start = int::<M>(words, 76 + 2 * sub + half, row);
+                            *dot = S::int(if BITS == 6 { start } else { start >> 3 });
                         }
                     }
                     for at in 4 * half..4 * half + 4 {
@@ -253,14 +239,28 @@ unsafe fn superblock_16<S: Lanes, const M: usize, const BITS: usize>(
                     } else {
                         S::load_i8(own)
                     };
-                    let own = S::mul(scale, S::to_float(own));
                     for (partial, dot) in partial.iter_mut().zip(dots) {
-                        *partial = S::fma(S::to_float(dot), own, *partial);
+                        *partial = S::mul_add(dot, own, *partial);
                     }
                 }
             }
+            let mut lowered = [S::float(0.0); M];
+            if minimum {
+                let minimum = S::load_f16(source.per_row(2 * TILE, 2));
+                let mut minima = [S::int(0); M];
+                for pair in 0..8 {
+                    let pairs = S::load_u8_pairs(source.per_row(minima_at + pair * 2 * TILE, 2));
+                    for (row, sum) in minima.iter_mut().enumerate() {
+                        *sum = S::dot_pairs(*sum, pairs, int::<M>(words, 68 + pair, row));
+                    }
+                }
+                for (lowered, minima) in lowered.iter_mut().zip(minima) {
+                    *lowered = S::fnma(S::to_float(minima), minimum, *lowered);
+                }
+            }
             for (row, sum) in sums.iter_mut().enumerate() {
-                *sum = S::fma(partial[row], float::<S, M>(words, 92, row), *sum);
+                let whole = S::fma(S::to_float(partial[row]), scale, lowered[row]);
+                *sum = S::fma(whole, float::<S, M>(words, 92, row), *sum);
             }
         }
         for (row, sum) in sums.into_iter().enumerate() {
@@ -293,11 +293,11 @@ unsafe fn block_32<S: Lanes, const M: usize, const BITS: usize, const MINIMUM: b
             let mut dots = [S::int(0); M];
             if !MINIMUM {
                 for (row, dot) in dots.iter_mut().enumerate() {
-                    let sum = int::<M>(words, 8, row);
+                    // What takes an offset of 128, or of 8, away; Q5_0's is 16.
                     *dot = match BITS {
-                        8 => S::dot_wide_start(sum),
-                        5 => S::int(sum.wrapping_mul(16)),
-                        _ => S::int(sum.wrapping_mul(8)),
+                        8 => S::dot_wide_start(int::<M>(words, 8, row)),
+                        5 => S::int(int::<M>(words, 11, row).wrapping_mul(2)),
+                        _ => S::int(int::<M>(words, 11, row)),
                     };
                 }
             }

@@ -63,10 +63,11 @@ impl Lanes for Avx2 {
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(signed), moved);
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
-        fn dot_wide_start(_sum: i32) -> __m256i { _mm256_setzero_si256() }
+        fn dot_wide_start(_start: i32) -> __m256i { _mm256_setzero_si256() }
         fn dot_pairs(sum: __m256i, weights: __m256i, activations: i32) -> __m256i {
             _mm256_add_epi32(sum, _mm256_madd_epi16(weights, _mm256_set1_epi32(activations)))
         }
+        fn mul_add(a: __m256i, b: __m256i, sum: __m256i) -> __m256i { _mm256_add_epi32(sum, _mm256_mullo_epi32(a, b)) }
         fn to_float(a: __m256i) -> __m256 { _mm256_cvtepi32_ps(a) }
         fn mul(a: __m256, b: __m256) -> __m256 { _mm256_mul_ps(a, b) }
         fn fma(a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fmadd_ps(a, b, c) }

@@ -54,10 +54,11 @@ impl Lanes for Avx512 {
         fn dot_wide(sum: __m512i, weights: __m512i, activations: i32) -> __m512i {
             _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(activations))
         }
-        fn dot_wide_start(sum: i32) -> __m512i { _mm512_slli_epi32::<7>(_mm512_set1_epi32(sum)) }
+        fn dot_wide_start(start: i32) -> __m512i { _mm512_set1_epi32(start) }
         fn dot_pairs(sum: __m512i, weights: __m512i, activations: i32) -> __m512i {
             _mm512_dpwssd_epi32(sum, weights, _mm512_set1_epi32(activations))
         }
+        fn mul_add(a: __m512i, b: __m512i, sum: __m512i) -> __m512i { _mm512_add_epi32(sum, _mm512_mullo_epi32(a, b)) }
         fn to_float(a: __m512i) -> __m512 { _mm512_cvtepi32_ps(a) }
         fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
         fn fma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }

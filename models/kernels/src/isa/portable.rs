@@ -141,8 +141,8 @@ impl Lanes for Portable {
         unsafe { Self::dot(sum, weights, activations) }
     }
     #[inline(always)]
-    unsafe fn dot_wide_start(sum: i32) -> [i32; N] {
-        [sum.wrapping_mul(128); N]
+    unsafe fn dot_wide_start(start: i32) -> [i32; N] {
+        [start; N]
     }
     #[inline(always)]
     unsafe fn dot_pairs(mut sum: [i32; N], weights: [i32; N], activations: i32) -> [i32; N] {
@@ -151,6 +151,13 @@ impl Lanes for Portable {
         for (sum, pair) in sum.iter_mut().zip(weights) {
             let products = i32::from(pair as i16) * low + (pair >> 16) * high;
             *sum = sum.wrapping_add(products);
+        }
+        sum
+    }
+    #[inline(always)]
+    unsafe fn mul_add(a: [i32; N], b: [i32; N], mut sum: [i32; N]) -> [i32; N] {
+        for ((sum, a), b) in sum.iter_mut().zip(a).zip(b) {
+            *sum = sum.wrapping_add(a.wrapping_mul(b));
         }
         sum
     }
