@@ -1,5 +1,5 @@
-//! Decoders: what families have in common ([`config`], [`rope`], [`weights`]), and how each family's metadata becomes a
-//! configuration ([`families`]). [`Decoder`] computes on candle's tensors.
+//! Decoders: what families have in common (`config`, `rope`, `weights`), and how each family's metadata becomes a
+//! configuration (`families`). [`Decoder`] computes on candle's tensors.
 
 pub(crate) mod config;
 mod error;
