@@ -226,6 +226,23 @@ fn k11_the_content_is_held_against_the_publishers_hash() {
 }
 
 #[test]
+fn a_file_of_another_length_is_seen_without_a_key() {
+    let case = Case::new(32);
+    let opened = |bytes: &[u8]| {
+        fs::write(case.path(), bytes).unwrap();
+        let opened = SealedPackage::open(&case.path());
+        opened.err().map(|error| variant(&error))
+    };
+    assert_eq!(opened(&case.bytes), None);
+    let (cut, longer) = (
+        &case.bytes[..case.bytes.len() - 1],
+        [&case.bytes[..], &[0]].concat(),
+    );
+    assert_eq!(opened(cut).as_deref(), Some("Truncated"));
+    assert_eq!(opened(&longer).as_deref(), Some("TrailingBytes"));
+}
+
+#[test]
 fn a_file_cut_anywhere_is_truncated() {
     let case = Case::new(32);
     for len in 0..case.bytes.len() {

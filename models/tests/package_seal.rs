@@ -131,6 +131,11 @@ fn an_id_and_a_key_are_never_the_same_twice() {
     let (two, two_key) = sealed(&source, &folder.path().join("two"), 1);
     assert_ne!(one, two);
     assert_ne!(one_key, two_key);
+    let id = |name| {
+        let package = SealedPackage::open(&folder.path().join(name)).unwrap();
+        package.header().id()
+    };
+    assert_ne!(id("one"), id("two"));
 }
 
 proptest! {

@@ -255,6 +255,9 @@ mod tests {
             format!("{:?}", DataKey::from_bytes(&mut [0x41; 32])),
             "DataKey(..)"
         );
-        assert!(!format!("{:?}", kek(0x41)).contains("414141"));
+        let kek = kek(0x41);
+        assert_eq!(format!("{kek:?}"), format!("FileKek({})", kek.key_id()));
+        let derived = kek.derive("store").unwrap();
+        assert_eq!(format!("{derived:?}"), "DerivedKey(..)");
     }
 }

@@ -274,4 +274,43 @@ mod tests {
             Organisation::open(&folder).unwrap();
         }
     }
+
+    #[test]
+    fn files_of_another_organisation_are_reported() {
+        let parent = tempfile::tempdir().unwrap();
+        let (folder, other) = (parent.path().join("org"), parent.path().join("other"));
+        init(&folder, &options(false), now()).unwrap();
+        init(&other, &options(false), now()).unwrap();
+        let organisation = || Organisation::open(&folder);
+        let mut swapped = 0;
+        for path in all_files(&folder) {
+            let name = path.strip_prefix(&folder).unwrap();
+            // Nothing else in the folder says which key-encryption key is ours, or when it was made.
+            if name == Path::new(files::KEK) || name == Path::new(files::ABOUT) {
+                continue;
+            }
+            let good = fs::read(&path).unwrap();
+            fs::copy(other.join(name), &path).unwrap();
+            let error = organisation().unwrap_err().to_string();
+            assert!(error.contains("damaged"), "{}: {error}", name.display());
+            fs::write(&path, good).unwrap();
+            organisation().unwrap();
+            swapped += 1;
+        }
+        assert!(swapped >= 11, "{swapped}");
+
+        let about = fs::read_to_string(folder.join(files::ABOUT)).unwrap();
+        let newer = about.replace("organisation/v1", "organisation/v2");
+        assert_ne!(about, newer);
+        fs::write(folder.join(files::ABOUT), newer).unwrap();
+        let error = organisation().unwrap_err().to_string();
+        assert!(error.contains("org.toml"), "{error}");
+        fs::write(folder.join(files::ABOUT), about).unwrap();
+
+        let keys = folder.join("keys");
+        fs::create_dir_all(&keys).unwrap();
+        fs::write(keys.join("00.json"), "{}").unwrap();
+        let error = organisation().unwrap_err().to_string();
+        assert!(error.contains("00.json"), "{error}");
+    }
 }

@@ -198,21 +198,18 @@ fn who_does_not_hurry_is_dropped() {
                 break peer;
             }
         };
-        let dropped = async {
-            loop {
-                if idle
-                    .call("POST", "/release/challenge", b"{}")
-                    .await
-                    .is_err()
-                {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        };
-        let in_time = tokio::time::timeout(Duration::from_secs(60), dropped).await;
-        assert!(in_time.is_ok(), "asked for challenges for ever");
         let have = json!({"policy_number": 0, "revocation_number": 0});
-        assert_eq!(attested.post(UPDATES, &have).await.0, 200);
+        let pause = || tokio::time::sleep(Duration::from_millis(200));
+        let started = Instant::now();
+        while idle.call("POST", "/release/challenge", b"{}").await.is_ok() {
+            let waited = started.elapsed();
+            assert!(waited < Duration::from_secs(60), "asks for ever");
+            assert_eq!(attested.post(UPDATES, &have).await.0, 200);
+            pause().await;
+        }
+        for _ in 0..12 {
+            assert_eq!(attested.post(UPDATES, &have).await.0, 200);
+            pause().await;
+        }
     });
 }

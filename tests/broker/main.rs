@@ -15,17 +15,21 @@ mod place;
 mod raw;
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use casemate::broker::client::{PackageRequest, ReleaseClient, ReleaseError, ReleaseRequest};
 use casemate::keys::PackageId;
-use casemate::org::{Organisation, documents};
+use casemate::org::{Organisation, authority, documents};
 use casemate_attestation::{
     EvidenceProvider, FleetList, Issue, Measurement, Platform, ReferenceValues, Revocations,
     SignedDocument, UnixTime,
 };
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 use place::*;
 
@@ -94,6 +98,29 @@ fn b01_b13_updates_end_when_chip_or_measurement_no_longer_count() {
     moved.chips[0].platform = Platform::Snp;
     assert!(updates(&values, &moved).is_err(), "a chip of another one");
     updates(&values, &fleet).unwrap();
+}
+
+#[test]
+fn a_server_takes_no_broker_but_the_pinned_one() {
+    let place = Place::new();
+    let names = ["localhost".to_owned()];
+    let (other, _) = authority::broker_identity("example", &names, now().secs()).unwrap();
+    let other = CertificateDer::from_pem_slice(other.as_bytes()).unwrap();
+    let mut broker = place.start();
+    let refused = |broker: &Running| {
+        let refused = broker.release(place.chip.clone(), &place.request);
+        assert!(matches!(refused, Err(ReleaseError::Connect { .. })));
+    };
+    let good = broker.address.clone();
+    broker.address.authority = other;
+    refused(&broker);
+    broker.address = good.clone();
+    // The broker's certificate has the name localhost only.
+    broker.address.name = "broker.example".into();
+    refused(&broker);
+    broker.address = good;
+    broker.release(place.chip.clone(), &place.request).unwrap();
+    assert!(!place.audit().contains("\"allowed\":false"));
 }
 
 #[test]
@@ -448,11 +475,12 @@ fn a_broker_killed_at_any_point_starts_again_and_forgets_no_epoch() {
 #[test]
 fn k08_no_key_is_in_arguments_environment_audit_or_readable_files() {
     let place = Place::new();
-    let broker = place.start();
+    let mut broker = place.start();
     broker.release(place.chip.clone(), &place.request).unwrap();
     let secrets: Vec<Vec<u8>> = vec![
         MARKER_KEY.to_vec(),
         hex::encode(MARKER_KEY).into_bytes(),
+        format!("{MARKER_KEY:?}").into_bytes(),
         fs::read(place.path("org/kek.key")).unwrap(),
         fs::read(place.path("org/test-chip/seed")).unwrap(),
     ];
@@ -467,6 +495,12 @@ fn k08_no_key_is_in_arguments_environment_audit_or_readable_files() {
     let process = PathBuf::from(format!("/proc/{}", broker.child.id()));
     clean("arguments", &fs::read(process.join("cmdline")).unwrap());
     clean("environment", &fs::read(process.join("environ")).unwrap());
+    let mut log = broker.child.stderr.take().unwrap();
+    broker.child.kill().unwrap();
+    let mut said = Vec::new();
+    log.read_to_end(&mut said).unwrap();
+    assert!(!said.is_empty());
+    clean("the log", &said);
     let mut pending = vec![place.folder.path().to_owned()];
     while let Some(folder) = pending.pop() {
         for entry in fs::read_dir(folder).unwrap() {

@@ -63,7 +63,7 @@ impl std::fmt::Debug for Identity {
 impl ResolvesClientCert for Identity {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let key = CertifiedKey::new(self.chain.clone(), Arc::clone(&self.key));
-        Some(Arc::new(key))
+        self.has_certs().then(|| Arc::new(key))
     }
 
     fn has_certs(&self) -> bool {

@@ -5,11 +5,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use casemate::keys::{self, FileKek, KeyEncryption};
+
 use super::place::{Part, Place, http};
 
 const PROMPT: &str = "MARKERprompt7f3a";
 
-/// Bytes that must stay where they are: as such, as hexadecimal, and as base64.
+/// Bytes that must stay where they are: as such, as hexadecimal, as base64, and as `Debug` shows them.
 struct Secret(String, Vec<Vec<u8>>);
 
 impl Secret {
@@ -21,6 +23,10 @@ impl Secret {
             hex::encode(bytes).into_bytes(),
             // Without the last characters, which depend on what follows.
             base64.as_bytes()[..base64.len() - 4].to_vec(),
+            format!("{bytes:?}")
+                .trim_matches(['[', ']'])
+                .as_bytes()
+                .to_vec(),
         ];
         Self(name.to_owned(), forms)
     }
@@ -115,6 +121,13 @@ fn k08_no_prompt_answer_or_key_is_in_logs_audit_arguments_environment_or_files()
         let middle = bytes.len() / 2;
         secrets.push(Secret::new(file, &bytes[middle..middle + 24]));
     }
+    let kek = FileKek::open(&place.path("org/kek.key")).unwrap();
+    let registered = keys::list(&place.path("org")).unwrap();
+    assert!(!registered.is_empty());
+    for package in registered {
+        let key = kek.unwrap(&package.subject, &package.wrapped).unwrap();
+        secrets.push(Secret::new("a data key", key.expose()));
+    }
     for part in [&broker, &server, &connect] {
         for what in ["cmdline", "environ"] {
             let bytes = fs::read(format!("/proc/{}/{what}", part.id())).unwrap();
@@ -125,7 +138,12 @@ fn k08_no_prompt_answer_or_key_is_in_logs_audit_arguments_environment_or_files()
         .into_iter()
         .map(Part::log)
         .collect();
-    assert!(logs.iter().all(|log| !log.is_empty()));
+    for log in &logs {
+        assert!(!log.is_empty());
+        clean(&secrets, "a log", log.as_bytes(), None);
+        // The server's own key, which nobody else has.
+        assert!(!log.contains("PRIVATE KEY"), "{log}");
+    }
     connect.stop();
     server.stop();
     broker.stop();

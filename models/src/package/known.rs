@@ -156,5 +156,16 @@ fn whole_packages_are_byte_for_byte_the_known_ones() {
         if let Some(whole) = case["package"].as_str() {
             assert_eq!(hex::encode(&package), whole);
         }
+        let verified = || {
+            let sealed = SealedPackage::open(&out).unwrap();
+            let open = sealed.unlock(known.key(), &public_key, 0).unwrap();
+            open.verify(&|_| ())
+        };
+        verified().unwrap();
+        // The last tag, which an empty content has too.
+        let mut altered = package.clone();
+        *altered.last_mut().unwrap() ^= 1;
+        std::fs::write(&out, altered).unwrap();
+        assert!(matches!(verified(), Err(PackageError::CannotOpen)));
     }
 }
