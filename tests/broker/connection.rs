@@ -172,7 +172,7 @@ async fn attest(place: &Place, broker: &Running) -> std::io::Result<Peer> {
 #[test]
 fn who_does_not_hurry_is_dropped() {
     let place = Place::new();
-    place.configure("limits = { request_seconds = 1, unattested_seconds = 2 }");
+    place.configure("limits = { request_seconds = 2, unattested_seconds = 4 }");
     let broker = place.start();
     // No handshake.
     let mut silent = TcpStream::connect(&broker.address.address).unwrap();
