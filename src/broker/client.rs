@@ -443,6 +443,9 @@ mod tests {
         let read = |keys| read_answer(answer(keys), &request, &identity.key_pem);
         let released = read(&[(1, 32), (2, 32)]).unwrap();
         assert_eq!(released.keys[1].1.expose(), &[2; 32]);
+        assert_eq!(format!("{released:?}"), "Released(..)");
+        let key = format!("{:?}", answer(&[(1, 32)]).keys);
+        assert_eq!(key, "[KeyAnswer(..)]");
         let wrong: [&[(u8, usize)]; 5] = [
             &[(2, 32), (1, 32)],
             &[(1, 32)],

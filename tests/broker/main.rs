@@ -101,6 +101,22 @@ fn b01_b13_updates_end_when_chip_or_measurement_no_longer_count() {
 }
 
 #[test]
+fn what_cannot_be_recorded_is_not_released() {
+    let place = Place::new();
+    let broker = place.start();
+    broker.release(place.chip.clone(), &place.request).unwrap();
+    // The log is moved away and something that is no file stands in its place.
+    fs::rename(place.path("audit"), place.path("audit.1")).unwrap();
+    fs::create_dir(place.path("audit")).unwrap();
+    let (code, message) = broker.refusal(place.chip.clone(), &place.request);
+    assert_eq!(code, "internal", "{message}");
+    assert!(!message.contains("audit"), "{message}");
+    fs::remove_dir(place.path("audit")).unwrap();
+    broker.release(place.chip.clone(), &place.request).unwrap();
+    assert!(place.audit().contains("released"));
+}
+
+#[test]
 fn a_server_takes_no_broker_but_the_pinned_one() {
     let place = Place::new();
     let names = ["localhost".to_owned()];

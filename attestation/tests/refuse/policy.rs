@@ -41,6 +41,8 @@ fn s10_revocation() {
     let chip = chip();
     let mut evidence = chip.evidence_for(&chip.template());
     evidence.crl = chip.issue_crl(&CrlTemplate {
+        this_update: NOW,
+        next_update: NOW.plus(1),
         revoked: vec![7],
         ..CrlTemplate::issued_at(NOW)
     });
