@@ -234,7 +234,15 @@ fn b09_firmware_in_the_certificate_is_read_strictly() {
 }
 
 #[test]
-fn b11_provider_key_must_name_its_provider() {
+fn b11_provider_key_must_name_its_provider_and_policy_allow_it() {
+    let csp_id = "CN=cloud".to_owned();
+    for allowed in ["CN=other", ""] {
+        let judged = provider(|_| (), |policy| policy.allowing_vlek_of(allowed));
+        let csp_id = csp_id.clone();
+        assert_eq!(judged.unwrap_err(), Rejection::VlekNotAllowed { csp_id });
+    }
+    let judged = provider(|_| (), |policy| policy);
+    assert_eq!(judged.unwrap_err(), Rejection::VlekNotAllowed { csp_id });
     let refused = provider_with(|template| template.csp_id = None);
     assert_eq!(refused, vek_malformed("has no CSP id"));
     let refused = provider_with(|template| template.hardware_id = Some(vec![0; 64]));
