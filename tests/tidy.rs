@@ -255,6 +255,24 @@ fn b02_one_function_says_yes_and_nothing_can_stand_in_for_it() {
         makers("SnpVerdict"),
         ["1 in attestation/src/snp/appraise.rs"]
     );
+    // Nor does either come out of an `impl` of its own, where it is called `Self`.
+    let makes_itself = ["VerifiedEvidence", "SnpVerdict"]
+        .into_iter()
+        .flat_map(|what| {
+            let own = sources.iter().filter(move |(_, text)| {
+                let mut lines = text.lines();
+                while lines.any(|l| l.starts_with("impl") && l.ends_with(&format!(" {what} {{"))) {
+                    let mut body = lines.by_ref().take_while(|line| *line != "}");
+                    if body.any(|line| line.contains("Self {")) {
+                        return true;
+                    }
+                }
+                false
+            });
+            own.map(move |(path, _)| format!("{what} in {path}"))
+        })
+        .collect();
+    assert_none("constructors of what only a check may return", makes_itself);
     // What judges is the same in every build: a feature or a test flag could weaken it.
     let judging = ["appraise", "chain", "crl", "policy", "report"]
         .map(|name| format!("attestation/src/snp/{name}.rs"))
