@@ -418,6 +418,38 @@ fn a_text_is_the_same_alone_beside_others_and_after_giving_way() {
 }
 
 #[test]
+fn giving_way_frees_no_page_that_others_share() {
+    let model = TinyModel::new(Family::Llama, 10);
+    // One tenant, one long beginning: most pages of a sequence are also the others'. All need their next page at once.
+    let of = |seed| GenerateRequest {
+        tenant: tenant(1),
+        ..request(seed, [text(10, 3 * PAGE), text(seed, 5)].concat(), 70)
+    };
+    let requests = || (1..9).map(of).collect::<Vec<_>>();
+    let quiet = |limits: EngineLimits| {
+        let bench = Bench::new(
+            &model,
+            EngineLimits {
+                speculate: false,
+                ..limits
+            },
+        );
+        // The first leaves the beginning for the others.
+        bench.all(vec![of(0)]);
+        bench.all(requests())
+    };
+    let expected = quiet(limits(Executor::Packed));
+    for pages in 12..18 {
+        let tight = EngineLimits {
+            cache_tokens_max: pages * PAGE,
+            sequences_max: 8,
+            ..limits(Executor::Packed)
+        };
+        assert_eq!(quiet(tight), expected, "{pages} pages");
+    }
+}
+
+#[test]
 fn guesses_change_no_text_and_save_steps() {
     let model = TinyModel::new(Family::Llama, 8);
     // A text that repeats itself, and draws that are sure enough to go on with it.

@@ -246,11 +246,13 @@ impl Worker {
         while let Some(arrival) = self.scheduler.admit(self.engine.pages_free()) {
             self.open(arrival);
         }
-        let plan = self.scheduler.plan(self.engine.pages_free());
-        for preempted in plan.preempted {
-            self.engine.close(preempted);
-        }
-        let planned = plan.work;
+        let planned = loop {
+            let plan = self.scheduler.plan(self.engine.pages_free());
+            match plan.preempted {
+                Some(preempted) => self.engine.close(preempted),
+                None => break plan.work,
+            }
+        };
         if planned.is_empty() {
             return;
         }

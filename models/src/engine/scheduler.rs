@@ -42,8 +42,9 @@ pub struct Planned {
 pub struct Plan {
     /// What is computed.
     pub work: Vec<Planned>,
-    /// Sequences whose pages are to be freed first. They wait again.
-    pub preempted: Vec<SequenceId>,
+    /// A sequence whose pages are to be freed before anything is computed; it waits again. Plan anew then: how many
+    /// pages that frees only the engine knows, since others may share them.
+    pub preempted: Option<SequenceId>,
 }
 
 struct Running {
@@ -157,7 +158,7 @@ impl Scheduler {
             } else if self.running.len() == 1 {
                 break;
             } else {
-                pages += self.preempt(&mut plan);
+                return self.preempt();
             }
         }
         let generating = self.running.iter().filter(|one| one.left() == 1);
@@ -169,10 +170,9 @@ impl Scheduler {
         }));
         let generating = plan.work.len();
         self.plan_prompts(&mut pages, &mut plan);
-        while plan.work.is_empty() && self.running.len() > 1 {
+        if plan.work.is_empty() && self.running.len() > 1 {
             // Prompts alone, and no memory for any: the last one makes room.
-            pages += self.preempt(&mut plan);
-            self.plan_prompts(&mut pages, &mut plan);
+            return self.preempt();
         }
         // Guesses may fill a sequence's last page, and a page more where every sequence can have one.
         let spare = if pages >= generating { PAGE } else { 0 };
@@ -217,17 +217,19 @@ impl Scheduler {
         self.served_last = first.or(self.served_last);
     }
 
-    /// Puts the sequence that was admitted last back; answers the pages that it gives up.
-    fn preempt(&mut self, plan: &mut Plan) -> usize {
-        let Some(one) = self.running.pop() else {
-            return 0;
-        };
-        plan.preempted.push(one.arrival.sequence);
-        if let Some(share) = self.shares.get_mut(&one.arrival.tenant) {
+    /// Puts the sequence that was admitted last back.
+    fn preempt(&mut self) -> Plan {
+        let last = self.running.pop().map(|one| one.arrival);
+        if let Some(arrival) = last
+            && let Some(share) = self.shares.get_mut(&arrival.tenant)
+        {
             share.running -= 1;
-            share.waiting.push_front(one.arrival);
+            share.waiting.push_front(arrival);
         }
-        one.done.div_ceil(PAGE)
+        Plan {
+            work: Vec::new(),
+            preempted: last.map(|arrival| arrival.sequence),
+        }
     }
 
     /// Notes that `computed` more of a sequence's tokens went through the model and that `drawn` new ones were drawn.
