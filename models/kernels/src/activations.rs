@@ -94,8 +94,7 @@ impl Activations {
         self.lay_out(rows, columns);
         let (isa, precision, groups) = (Isa::detect(), self.precision, &self.groups);
         let words = Start(self.words.as_mut_ptr());
-        let parts = if rows == 1 { 1 } else { self.groups.len() };
-        pool.run(parts, &|part| {
+        pool.run(groups.len(), &|part| {
             let Some(group) = groups.get(part) else {
                 return;
             };
@@ -126,7 +125,7 @@ impl Activations {
         while first < rows {
             let left = rows - first;
             let rows = match left.div_ceil(GROUP_MAX) {
-                // Two groups share what one could not take: 8 and 8 rather than 12 and 4.
+                // Two groups share what one could not take: 6 and 3 rather than 8 and 1.
                 2 => GROUPS
                     .into_iter()
                     .find(|size| 2 * size >= left)
