@@ -40,6 +40,11 @@ pub struct KvShape {
 }
 
 impl KvShape {
+    /// Whether heads of this width can be kept.
+    pub const fn supports(head_width: usize) -> bool {
+        head_width > 0 && head_width.is_multiple_of(16) && head_width <= HEAD_MAX
+    }
+
     /// Bytes of a page.
     pub fn page_bytes(&self) -> usize {
         self.layers * self.heads * self.head_bytes()
@@ -101,8 +106,7 @@ impl KvPages {
     /// [`OutOfMemory`], or the same when heads have a width that is not supported.
     pub fn new(shape: KvShape, pages: usize) -> Result<Self, OutOfMemory> {
         let len = shape.page_bytes().saturating_mul(pages);
-        let width = shape.head_width;
-        if !width.is_multiple_of(16) || width == 0 || width > HEAD_MAX {
+        if !KvShape::supports(shape.head_width) {
             return Err(OutOfMemory::of(usize::MAX));
         }
         Ok(Self {

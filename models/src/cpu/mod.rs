@@ -60,7 +60,7 @@ impl CpuEngine {
                 _ => None,
             });
         let mut fits = matrices.map(|(kind, rows, columns)| CpuMatrix::fits(kind, rows, columns));
-        config.head_width.is_multiple_of(16) && fits.all(|fits| fits)
+        KvShape::supports(config.head_width) && fits.all(|fits| fits)
     }
 
     /// Bytes of weights, and of keys and values, that a model takes here.
