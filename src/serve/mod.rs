@@ -163,9 +163,19 @@ impl Server {
             () = stop => None,
             kept = &mut keeping => Some(kept),
         };
+        let dismissed = match &kept {
+            Some(Ok(Err(error))) => {
+                tracing::error!(%error, "the broker counts on this machine no more; ending every connection");
+                true
+            }
+            _ => false,
+        };
+        // Before the listener stops, which closes idle connections without a reason; and after it, for those that came between.
+        if dismissed {
+            service.end_all("dismissed_by_broker");
+        }
         stopped.send_replace(true);
-        if let Some(Ok(Err(error))) = &kept {
-            tracing::error!(%error, "the broker counts on this machine no more; ending every connection");
+        if dismissed {
             service.end_all("dismissed_by_broker");
         }
         if !served {
