@@ -7,7 +7,7 @@ use candle_core::Device;
 
 use crate::cpu::CpuEngine;
 use crate::decoder::{ArchitectureError, Decoder, DecoderConfig};
-use crate::engine::{Engine, EngineHandle, EngineLimits, ReferenceEngine};
+use crate::engine::{Draft, Engine, EngineHandle, EngineLimits, ReferenceEngine};
 use crate::gguf::{GgufHeader, TensorInfo, TensorType};
 use crate::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -36,6 +36,19 @@ pub enum LoadError {
         rows: usize,
         /// Tokens of the vocabulary.
         tokens: usize,
+    },
+    /// A draft must say the same tokens as the model that it guesses for.
+    #[error(
+        "the draft has another vocabulary than the model: {tokens} tokens against {expected}, and token {differs} \
+         is another; take a draft of the same family"
+    )]
+    DraftVocabulary {
+        /// Tokens of the draft.
+        tokens: usize,
+        /// Tokens of the model.
+        expected: usize,
+        /// The first id that stands for something else.
+        differs: usize,
     },
     /// It needs more memory than it may have.
     #[error(
@@ -152,6 +165,9 @@ pub struct LoadedModel {
     network: Network,
     text: Arc<ModelText>,
     limits: EngineLimits,
+    /// Bytes of weights in memory.
+    weights: u64,
+    draft: Option<Draft>,
 }
 
 impl LoadedModel {
@@ -170,7 +186,7 @@ impl LoadedModel {
         if rows != tokens {
             return Err(LoadError::VocabularyMismatch { rows, tokens });
         }
-        check_memory(source.header(), &config, &limits)?;
+        let weights = check_memory(source.header(), &config, &limits)?;
         let mut loader = Loader::new(source, progress);
         let network = match CpuEngine::takes(&config, source.header(), limits.executor) {
             true => Network::Packed(Box::new(CpuEngine::load(config, &limits, &mut loader)?)),
@@ -183,7 +199,35 @@ impl LoadedModel {
             network,
             text: Arc::new(text),
             limits,
+            weights,
+            draft: None,
         })
+    }
+
+    /// Lets a smaller model guess for this one ([`Draft`]); it changes no text. A step reads all weights once, so what
+    /// a guess costs is taken to be the ratio of their sizes.
+    ///
+    /// # Errors
+    /// [`LoadError::DraftVocabulary`] when their tokens are not the same.
+    pub fn with_draft(mut self, draft: Self) -> Result<Self, LoadError> {
+        let (own, other) = (&self.text.tokenizer, &draft.text.tokenizer);
+        let (expected, tokens) = (own.len(), other.len());
+        let same = |id: &usize| {
+            let id = u32::try_from(*id).unwrap_or(u32::MAX);
+            own.token_bytes(id) == other.token_bytes(id)
+        };
+        let count = expected.min(tokens);
+        let differs = (0..count).find(|id| !same(id)).unwrap_or(count);
+        if differs < expected.max(tokens) {
+            return Err(LoadError::DraftVocabulary {
+                tokens,
+                expected,
+                differs,
+            });
+        }
+        let cost = draft.weights as f64 / self.weights.max(1) as f64;
+        self.draft = Some(Draft::new(draft.into_engine(), cost));
+        Ok(self)
     }
 
     /// What deals in text.
@@ -211,12 +255,13 @@ impl LoadedModel {
     ///
     /// # Errors
     /// When the system starts no thread.
-    pub fn spawn(self) -> std::io::Result<RunningModel> {
+    pub fn spawn(mut self) -> std::io::Result<RunningModel> {
+        let draft = self.draft.take();
         let text = self.text.clone();
         let limits = self.limits.clone();
         let engine = self.into_engine();
         let vocabulary = TextVocabulary(text.clone());
-        let engine = EngineHandle::spawn(engine, Arc::new(vocabulary), limits)?;
+        let engine = EngineHandle::spawn(engine, draft, Arc::new(vocabulary), limits)?;
         Ok(RunningModel { text, engine })
     }
 }
@@ -255,11 +300,12 @@ impl crate::engine::Vocabulary for TextVocabulary {
     }
 }
 
+/// Bytes that the weights will take, if they and the cache fit.
 fn check_memory(
     header: &GgufHeader,
     config: &DecoderConfig,
     limits: &EngineLimits,
-) -> Result<(), LoadError> {
+) -> Result<u64, LoadError> {
     let cache_tokens = limits.cache_tokens_max as u64;
     let (weights, cache) = if CpuEngine::takes(config, header, limits.executor) {
         CpuEngine::memory(config, header, limits)
@@ -270,7 +316,7 @@ fn check_memory(
     };
     let limit = limits.memory_bytes_max;
     match weights.checked_add(cache) {
-        Some(needed) if needed <= limit => Ok(()),
+        Some(needed) if needed <= limit => Ok(weights),
         _ => Err(LoadError::TooLarge {
             weights,
             cache,

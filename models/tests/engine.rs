@@ -145,7 +145,7 @@ impl Bench {
             pages: limits.cache_tokens_max.div_ceil(PAGE),
         };
         let letters = Letters((0..TOKENS as u8).map(|id| b'a' + id % 26).collect());
-        let engine = EngineHandle::spawn(Box::new(scripted), Arc::new(letters), limits);
+        let engine = EngineHandle::spawn(Box::new(scripted), None, Arc::new(letters), limits);
         Self {
             engine: engine.unwrap(),
             log,

@@ -8,54 +8,18 @@
     reason = "a test that cannot go on should stop"
 )]
 
+#[path = "support/bench.rs"]
+mod bench;
 #[path = "support/tiny_model.rs"]
 mod tiny_model;
 
-use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex};
-
+use bench::{Bench, engine, limits, request, tenant, text};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
-use casemate_models::LoadedModel;
 use casemate_models::engine::{
-    Engine, EngineHandle, EngineLimits, Event, Executor, FinishReason, GenerateRequest, KvKind,
-    Opening, PAGE, SamplingParams, SequenceId, StepError, Tenant, Ticket, Vocabulary, Work,
+    Engine, EngineLimits, Executor, GenerateRequest, KvKind, Opening, PAGE, SequenceId, Work,
 };
-use casemate_models::weights::GgufFile;
 use tiny_model::{Family, Sizes, TinyModel, VOCABULARY};
-
-fn limits(executor: Executor) -> EngineLimits {
-    EngineLimits {
-        executor,
-        threads: 2,
-        cache_tokens_max: 2048,
-        ..EngineLimits::default()
-    }
-}
-
-fn engine(model: &TinyModel, limits: EngineLimits) -> Box<dyn Engine> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tiny.gguf");
-    model.write(&path);
-    let file = GgufFile::open(&path).unwrap();
-    let executor = limits.executor;
-    let loaded = LoadedModel::load(&file, limits, &mut |_, _| {}).unwrap();
-    assert_eq!(loaded.reference().is_none(), executor == Executor::Packed);
-    loaded.into_engine()
-}
-
-/// Token ids that differ from place to place, and from seed to seed.
-fn text(seed: u32, len: usize) -> Vec<u32> {
-    (0..len as u32)
-        .map(|at| 4 + (at * 37 + seed * 101 + at * at % 7) % 251)
-        .collect()
-}
-
-fn tenant(name: u8) -> Tenant {
-    Tenant([name; 32])
-}
 
 /// Opens a sequence; answers how many of its tokens were known.
 fn open(engine: &mut dyn Engine, id: u64, name: u8, tokens: &[u32]) -> usize {
@@ -277,118 +241,6 @@ fn memory_that_runs_out_is_an_error_and_not_the_end() {
     assert_eq!(engine.pages_free(), 3);
 }
 
-/// Counts steps and rows of the engine behind it.
-struct Counted(Box<dyn Engine>, Arc<AtomicUsize>);
-
-impl Engine for Counted {
-    fn context_length(&self) -> usize {
-        self.0.context_length()
-    }
-    fn vocabulary(&self) -> usize {
-        self.0.vocabulary()
-    }
-    fn pages_free(&self) -> usize {
-        self.0.pages_free()
-    }
-    fn open(&mut self, sequence: SequenceId, opening: Opening<'_>) -> Result<usize, StepError> {
-        self.0.open(sequence, opening)
-    }
-    fn truncate(&mut self, sequence: SequenceId, len: usize) {
-        self.0.truncate(sequence, len);
-    }
-    fn close(&mut self, sequence: SequenceId) {
-        self.0.close(sequence);
-    }
-    fn forget(&mut self) {
-        self.0.forget();
-    }
-    fn step(&mut self, batch: &[Work<'_>], logits: &mut Vec<f32>) -> Result<(), StepError> {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        self.0.step(batch, logits)
-    }
-}
-
-/// Each token says its number.
-struct Numbers(Vec<String>);
-
-impl Vocabulary for Numbers {
-    fn token_bytes(&self, id: u32) -> &[u8] {
-        self.0[id as usize].as_bytes()
-    }
-
-    fn is_end(&self, _: u32) -> bool {
-        false
-    }
-}
-
-struct Bench {
-    handle: EngineHandle,
-    steps: Arc<AtomicUsize>,
-}
-
-impl Bench {
-    fn new(model: &TinyModel, limits: EngineLimits) -> Self {
-        let steps = Arc::<AtomicUsize>::default();
-        let counted = Counted(engine(model, limits.clone()), steps.clone());
-        let numbers = Numbers((0..VOCABULARY).map(|id| format!("{id} ")).collect());
-        let handle = EngineHandle::spawn(Box::new(counted), Arc::new(numbers), limits);
-        Self {
-            handle: handle.unwrap(),
-            steps,
-        }
-    }
-
-    fn submit(&self, request: GenerateRequest) -> (Receiver<Event>, Ticket) {
-        let (sender, events) = channel();
-        let sink = Box::new(move |event| {
-            let _ = sender.send(event);
-            ControlFlow::Continue(())
-        });
-        (events, self.handle.submit(request, sink).unwrap())
-    }
-
-    fn all(&self, requests: Vec<GenerateRequest>) -> Vec<String> {
-        let runs: Vec<_> = requests
-            .into_iter()
-            .map(|request| self.submit(request))
-            .collect();
-        runs.into_iter()
-            .map(|(events, _ticket)| said(&events))
-            .collect()
-    }
-}
-
-fn said(events: &Receiver<Event>) -> String {
-    let mut said = String::new();
-    loop {
-        match events.recv().unwrap() {
-            Event::Text { text, .. } => said += &text,
-            Event::Finished { reason, .. } => {
-                assert_eq!(reason, FinishReason::Length);
-                return said;
-            }
-            Event::Failed { reason, .. } => panic!("{reason}"),
-        }
-    }
-}
-
-fn request(seed: u32, prompt: Vec<u32>, tokens_max: usize) -> GenerateRequest {
-    GenerateRequest {
-        tenant: tenant(seed as u8 % 3),
-        weight: 1,
-        prompt,
-        sampling: SamplingParams {
-            temperature: 0.8,
-            top_p: 0.95,
-            ..SamplingParams::default()
-        },
-        tokens_max: Some(tokens_max),
-        stop: Vec::new(),
-        seed: Some(seed.into()),
-        deadline: None,
-    }
-}
-
 fn requests() -> Vec<GenerateRequest> {
     (0..7)
         .map(|seed| request(seed, text(seed, 20 + 9 * seed as usize), 40))
@@ -468,7 +320,7 @@ fn guesses_change_no_text_and_save_steps() {
             },
         );
         let said = bench.all(requests);
-        (said, bench.steps.load(Ordering::Relaxed))
+        (said, bench.steps())
     };
     let (plain, steps) = run(false, vec![repeating()]);
     let (guessed, fewer) = run(true, vec![repeating()]);
@@ -481,23 +333,8 @@ fn guesses_change_no_text_and_save_steps() {
 #[test]
 fn after_cancelled_and_broken_requests_every_page_is_back() {
     let model = TinyModel::new(Family::Llama, 9);
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tiny.gguf");
-    model.write(&path);
-    let free = Arc::new(Mutex::new(0));
-    let watched = Watched(engine(&model, limits(Executor::Packed)), free.clone());
-    let all = watched.pages_free();
-    let numbers = Numbers((0..VOCABULARY).map(|id| format!("{id} ")).collect());
-    let handle = EngineHandle::spawn(
-        Box::new(watched),
-        Arc::new(numbers),
-        limits(Executor::Packed),
-    )
-    .unwrap();
-    let bench = Bench {
-        handle,
-        steps: Arc::default(),
-    };
+    let bench = Bench::new(&model, limits(Executor::Packed));
+    let all = bench.pages_free();
     for round in 0..20 {
         let runs: Vec<_> = (0..6)
             .map(|seed| bench.submit(request(round * 6 + seed, text(seed, 50), 100)))
@@ -518,38 +355,5 @@ fn after_cancelled_and_broken_requests_every_page_is_back() {
     let mut last = request(1, text(77, 10), 3);
     last.deadline = None;
     bench.all(vec![last]);
-    let Bench { handle, .. } = bench;
-    drop(handle);
-    assert_eq!(*free.lock().unwrap(), all);
-}
-
-/// Notes the free pages whenever a sequence is closed.
-struct Watched(Box<dyn Engine>, Arc<Mutex<usize>>);
-
-impl Engine for Watched {
-    fn context_length(&self) -> usize {
-        self.0.context_length()
-    }
-    fn vocabulary(&self) -> usize {
-        self.0.vocabulary()
-    }
-    fn pages_free(&self) -> usize {
-        self.0.pages_free()
-    }
-    fn open(&mut self, sequence: SequenceId, opening: Opening<'_>) -> Result<usize, StepError> {
-        self.0.open(sequence, opening)
-    }
-    fn truncate(&mut self, sequence: SequenceId, len: usize) {
-        self.0.truncate(sequence, len);
-    }
-    fn close(&mut self, sequence: SequenceId) {
-        self.0.close(sequence);
-        *self.1.lock().unwrap() = self.0.pages_free();
-    }
-    fn forget(&mut self) {
-        self.0.forget();
-    }
-    fn step(&mut self, batch: &[Work<'_>], logits: &mut Vec<f32>) -> Result<(), StepError> {
-        self.0.step(batch, logits)
-    }
+    assert_eq!(bench.pages_free(), all);
 }

@@ -4,6 +4,7 @@
 //! plans steps with the [`scheduler`], has the [`Engine`] compute logits for a whole batch, draws tokens with the
 //! [`sampler`] and gives out text. Scheduler, sampler and stop strings are pure: no clock, no input or output.
 
+pub mod draft;
 pub mod gate;
 mod reference;
 mod request;
@@ -15,6 +16,7 @@ pub mod speculate;
 pub mod stop;
 
 pub use casemate_kernels::KvKind;
+pub use draft::Draft;
 pub use reference::ReferenceEngine;
 pub use request::{
     EngineLimits, Event, Executor, FinishReason, GenerateRequest, Sink, SubmitError, Tenant, Usage,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::draft::{Ask, Draft, Drafter};
 use super::gate::Gate;
 use super::request::{EngineLimits, FinishReason, GenerateRequest, Sink, SubmitError};
 use super::scheduler::{Arrival, Planned, Scheduler};
@@ -55,12 +56,13 @@ impl Drop for Ticket {
 }
 
 impl EngineHandle {
-    /// Starts a thread for `engine`.
+    /// Starts a thread for `engine`, and for a draft of the same vocabulary that guesses for it.
     ///
     /// # Errors
     /// When the system starts no thread.
     pub fn spawn(
         engine: Box<dyn Engine>,
+        draft: Option<Draft>,
         vocabulary: Arc<dyn Vocabulary>,
         limits: EngineLimits,
     ) -> std::io::Result<Self> {
@@ -74,6 +76,7 @@ impl EngineHandle {
             vocabulary,
             idle: limits.idle_s_max,
             speculate: limits.speculate,
+            drafter: draft.map(|draft| Drafter::new(draft, limits.prefill_tokens)),
             scheduler: Scheduler::new(limits),
             sequences: HashMap::new(),
             logits: Vec::new(),
@@ -183,6 +186,8 @@ struct Worker {
     idle: u64,
     /// Whether tokens are guessed.
     speculate: bool,
+    /// The model that guesses, if there is one.
+    drafter: Option<Drafter>,
     receiver: Receiver<Command>,
 }
 
@@ -236,6 +241,9 @@ impl Worker {
             Err(RecvTimeoutError::Disconnected) => Err(TryRecvError::Disconnected),
             Err(RecvTimeoutError::Timeout) => {
                 self.engine.forget();
+                if let Some(drafter) = &mut self.drafter {
+                    drafter.forget();
+                }
                 self.receiver.recv().map_err(|_| TryRecvError::Disconnected)
             }
         }
@@ -249,7 +257,7 @@ impl Worker {
         let planned = loop {
             let plan = self.scheduler.plan(self.engine.pages_free());
             match plan.preempted {
-                Some(preempted) => self.engine.close(preempted),
+                Some(preempted) => self.give_up_memory(preempted),
                 None => break plan.work,
             }
         };
@@ -289,15 +297,47 @@ impl Worker {
     }
 
     fn guess(&mut self, planned: &[Planned]) {
+        if !self.speculate {
+            return;
+        }
         let mut rows: usize = planned.iter().map(|planned| planned.range.len()).sum();
-        for planned in planned
-            .iter()
-            .filter(|planned| planned.last && self.speculate)
-        {
+        let drawing = planned.iter().filter(|planned| planned.last);
+        for planned in drawing.clone() {
             if let Some((_, sequence)) = self.sequences.get_mut(&planned.sequence) {
                 sequence.guess(planned.guesses_max, rows);
                 rows += sequence.guesses();
             }
+        }
+        let Some(drafter) = &mut self.drafter else {
+            return;
+        };
+        let asks = drawing.filter_map(|planned| {
+            let (tenant, sequence) = self.sequences.get(&planned.sequence)?;
+            let (count, draws) = sequence.ask(planned.guesses_max, rows, drafter)?;
+            rows += count.saturating_sub(sequence.guesses());
+            Some(Ask {
+                sequence: planned.sequence,
+                tenant: *tenant,
+                tokens: sequence.tokens(),
+                capacity: sequence.capacity(),
+                count,
+                sampling: sequence.sampling(),
+                draws,
+            })
+        });
+        let asks = asks.collect();
+        for (id, guesses) in drafter.guess(asks) {
+            if let Some((_, sequence)) = self.sequences.get_mut(&id) {
+                sequence.take_draft(guesses);
+            }
+        }
+    }
+
+    /// Frees the memory of a sequence that waits again.
+    fn give_up_memory(&mut self, id: SequenceId) {
+        self.engine.close(id);
+        if let Some(drafter) = &mut self.drafter {
+            drafter.close(id);
         }
     }
 
@@ -385,7 +425,7 @@ impl Worker {
     /// Takes a sequence out of everything that knows it.
     fn forget(&mut self, id: SequenceId) -> Option<Sequence> {
         self.scheduler.remove(id);
-        self.engine.close(id);
+        self.give_up_memory(id);
         self.sequences.remove(&id).map(|(_, sequence)| sequence)
     }
 

@@ -81,10 +81,14 @@ pub enum SamplingError {
 impl SamplingParams {
     /// Whether neither penalties nor bias change a logit.
     fn leaves_logits(&self) -> bool {
-        let unpenalised = self.repetition_penalty == 1.0
-            && self.frequency_penalty == 0.0
-            && self.presence_penalty == 0.0;
-        unpenalised && self.logit_bias.is_empty()
+        !self.looks_back() && self.logit_bias.is_empty()
+    }
+
+    /// Whether the tokens before matter.
+    pub(super) fn looks_back(&self) -> bool {
+        self.repetition_penalty != 1.0
+            || self.frequency_penalty != 0.0
+            || self.presence_penalty != 0.0
     }
 
     /// Whether no token is cut off.
@@ -350,6 +354,7 @@ fn softmax(tokens: &mut [(u32, f64)]) {
 
 /// Random numbers of a sequence: SplitMix64, which a seed makes repeatable. They decide which token is drawn and
 /// protect nothing.
+#[derive(Clone)]
 pub struct Draws(u64);
 
 impl Draws {

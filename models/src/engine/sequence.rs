@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::Vocabulary;
+use super::draft::Drafter;
 use super::gate::Place;
 use super::request::{Event, FinishReason, GenerateRequest, Sink, Usage};
 use super::sampler::{self, Draws, SamplingError, SamplingParams};
@@ -19,9 +20,14 @@ pub(super) struct Sequence {
     tokens_max: usize,
     sampling: SamplingParams,
     draws: Draws,
-    speculator: Speculator,
+    /// Experience with what the text itself suggests.
+    lookup: Speculator,
+    /// Experience with what a draft suggests.
+    draft: Speculator,
     /// Guesses at the end of `tokens`.
     guesses: usize,
+    /// Whether they are a draft's.
+    drafted: bool,
     stream: TextStream,
     stop: StopFilter,
     unsaid: Vec<u32>,
@@ -61,8 +67,10 @@ impl Sequence {
             tokens_max,
             sampling: request.sampling,
             draws: Draws::new(seed),
-            speculator: Speculator::default(),
+            lookup: Speculator::default(),
+            draft: Speculator::default(),
             guesses: 0,
+            drafted: false,
             stream: TextStream::default(),
             stop: StopFilter::new(request.stop),
             unsaid: Vec::new(),
@@ -83,13 +91,45 @@ impl Sequence {
         self.prompt + self.tokens_max
     }
 
-    /// Guesses what follows: at most `max` tokens. `rows` are computed anyway in the step.
+    /// Guesses what follows from the text so far: at most `max` tokens. `rows` are computed anyway in the step.
     pub(super) fn guess(&mut self, max: usize, rows: usize) {
-        // The last token that may be drawn needs no guess behind it.
-        let left = self.capacity().saturating_sub(self.tokens.len() + 1);
-        let guesses = self.speculator.guess(&self.tokens, max.min(left), rows);
+        let max = max.min(self.guesses_left());
+        let guesses = self.lookup.guess(&self.tokens, max, rows);
+        self.put(guesses, false);
+    }
+
+    /// Asks a draft what follows, unless the text itself has said what is more likely right.
+    pub(super) fn ask(&self, max: usize, rows: usize, drafter: &Drafter) -> Option<(usize, Draws)> {
+        let more_trusted = self.guesses > 0 && self.lookup.trust() >= self.draft.trust();
+        let room = drafter.context().checked_sub(self.tokens().len() + 1)?;
+        let max = max.min(self.guesses_left() + self.guesses).min(room);
+        let count = self.draft.count(max, rows, drafter.cost());
+        (count > 0 && !more_trusted).then(|| (count, self.draws.clone()))
+    }
+
+    /// Takes a draft's guesses instead of those that it has; none leave these in place.
+    pub(super) fn take_draft(&mut self, guesses: Vec<u32>) {
+        if !guesses.is_empty() {
+            self.draft.made(guesses.len());
+            self.tokens.truncate(self.tokens.len() - self.guesses);
+            self.put(guesses, true);
+        }
+    }
+
+    fn put(&mut self, guesses: Vec<u32>, drafted: bool) {
         self.guesses = guesses.len();
+        self.drafted = drafted;
         self.tokens.extend(guesses);
+    }
+
+    /// Guesses that there is room for. The last token that may be drawn needs no guess behind it.
+    fn guesses_left(&self) -> usize {
+        self.capacity().saturating_sub(self.tokens.len() + 1)
+    }
+
+    /// How its tokens are drawn.
+    pub(super) fn sampling(&self) -> &SamplingParams {
+        &self.sampling
     }
 
     /// What goes through the model: `range` of its tokens, and its guesses if those are the last.
@@ -143,7 +183,13 @@ impl Sequence {
                 break;
             }
         }
-        self.speculator.learn(guessed.len(), accepted.right);
+        match std::mem::take(&mut self.drafted) {
+            true => self.draft.learn(guessed.len(), accepted.right),
+            false => {
+                self.draft.made(0);
+                self.lookup.learn(guessed.len(), accepted.right);
+            }
+        }
         Ok(accepted)
     }
 

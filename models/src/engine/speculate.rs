@@ -1,5 +1,6 @@
-//! Speculative decoding without a second model: what followed the last tokens when they stood in the text before is
-//! guessed to follow again (prompt lookup). Pure.
+//! Speculative decoding: how many guesses pay, and guesses without a second model: what followed the last tokens when
+//! they stood in the text before is guessed to follow again (prompt lookup). Pure. A second model is in
+//! [`draft`](super::draft).
 //!
 //! A guess is taken only if the token that is drawn anyway, by the same logits and the same random number, is the one that
 //! was guessed. So a text is the same with and without guesses; they only save steps.
@@ -18,7 +19,7 @@ const ROW_COST: f64 = 0.17;
 /// Draws without a guess after which guessing is tried again.
 const PATIENCE: u32 = 32;
 
-/// A sequence's experience with guesses.
+/// A sequence's experience with guesses of one origin.
 #[derive(Debug, Clone)]
 pub struct Speculator {
     /// How likely a guessed token is right.
@@ -39,17 +40,32 @@ impl Default for Speculator {
 impl Speculator {
     /// What may follow `tokens`: at most `max` tokens, none where it would not pay. `rows` are computed anyway.
     pub fn guess(&mut self, tokens: &[u32], max: usize, rows: usize) -> Vec<u32> {
-        let mut worth = self.worth(max.min(GUESSES_MAX), rows);
-        if worth == 0 && self.silent >= PATIENCE && max > 0 {
-            worth = 1;
-        }
-        let found = if worth == 0 { None } else { lookup(tokens) };
-        let guesses = found.map_or(Vec::new(), |from| continued(tokens, from, worth));
-        self.silent = match guesses.is_empty() {
-            true => self.silent.saturating_add(1),
-            false => 0,
-        };
+        let count = self.count(max, rows, 0.0);
+        let found = if count == 0 { None } else { lookup(tokens) };
+        let guesses = found.map_or(Vec::new(), |from| continued(tokens, from, count));
+        self.made(guesses.len());
         guesses
+    }
+
+    /// How many guesses to make, `max` at most, when each costs `cost` beside its row, as a part of a step of one row.
+    pub fn count(&self, max: usize, rows: usize, cost: f64) -> usize {
+        match self.worth(max.min(GUESSES_MAX), rows, cost) {
+            0 if self.silent >= PATIENCE && max > 0 => 1,
+            count => count,
+        }
+    }
+
+    /// Notes how many guesses were made for a draw.
+    pub fn made(&mut self, guesses: usize) {
+        self.silent = match guesses {
+            0 => self.silent.saturating_add(1),
+            _ => 0,
+        };
+    }
+
+    /// How likely a guess is right, as far as is known.
+    pub fn trust(&self) -> f64 {
+        self.trust
     }
 
     /// Learns how many of the guesses were right before the first wrong one.
@@ -62,14 +78,14 @@ impl Speculator {
     }
 
     /// The number of guesses that yields most tokens for its time.
-    fn worth(&self, max: usize, rows: usize) -> usize {
+    fn worth(&self, max: usize, rows: usize, cost: f64) -> usize {
         let rows = rows.max(1) as f64;
         let without = 1.0 + ROW_COST * (rows - 1.0);
         let gain = |guesses: usize| {
             let yielded: f64 = (0..=guesses as i32)
                 .map(|power| self.trust.powi(power))
                 .sum();
-            yielded / (1.0 + ROW_COST * guesses as f64 / without)
+            yielded / (1.0 + (ROW_COST + cost) * guesses as f64 / without)
         };
         let best = (0..=max).max_by(|a, b| gain(*a).total_cmp(&gain(*b)).then(b.cmp(a)));
         best.unwrap_or(0)
