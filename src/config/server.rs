@@ -111,6 +111,10 @@ pub struct ModelSection {
     pub name: ModelName,
     /// The sealed package.
     pub package: ConfigPath,
+    /// The sealed package of a smaller model with the same vocabulary, which guesses what this one will say; it changes no
+    /// answer. Policy must name it, as it must name every model; it is served to nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<ConfigPath>,
 }
 
 /// `[limits]`: every bound of the server, each at least 1.

@@ -54,7 +54,7 @@ impl Generator for Served {
         let (sender, receiver) = mpsc::channel(job.tokens_max.saturating_add(2));
         let request = GenerateRequest {
             tenant: tenant(&job.tenant),
-            weight: 1,
+            weight: job.share,
             prompt: job.prompt.0,
             sampling: SamplingParams {
                 temperature: job.temperature,

@@ -1,5 +1,8 @@
 //! The sealed packages of the configuration, on their way to running models.
 
+use std::collections::HashSet;
+use std::io::Error;
+use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,9 +12,9 @@ use casemate_models::engine::EngineLimits;
 use casemate_models::package::{DataKey, PackageId, PublisherKey, SealedPackage};
 
 use super::ServeError;
-use super::model::Served;
+use super::model;
 use crate::broker::client::PackageRequest;
-use crate::config::{EngineSection, LimitsSection, ModelSection};
+use crate::config::{ConfigPath, EngineSection, LimitsSection, ModelSection};
 use crate::policy::ModelName;
 use crate::queue::Generator;
 
@@ -22,7 +25,13 @@ pub trait LoadWatch: Send + Sync {
 }
 
 /// Packages that were opened without a key.
-pub(super) struct Packages(Vec<Sealed>);
+pub(super) struct Packages(Vec<Served>);
+
+/// A model that is served, and the one that guesses for it.
+struct Served {
+    model: Sealed,
+    draft: Option<Sealed>,
+}
 
 struct Sealed {
     name: ModelName,
@@ -36,26 +45,27 @@ pub(super) type Models = Vec<(Sha256Digest, Arc<dyn Generator>)>;
 
 impl Packages {
     pub(super) fn open(sections: &[ModelSection]) -> Result<Self, ServeError> {
-        let mut packages: Vec<Sealed> = Vec::with_capacity(sections.len());
+        let mut packages = Self(Vec::with_capacity(sections.len()));
         for section in sections {
-            let package = SealedPackage::open(&section.package);
-            let package = package.map_err(|error| ServeError::Package {
-                model: section.name.clone(),
-                file: section.package.to_path_buf(),
-                error,
-            })?;
-            let digest = Sha256Digest::from_bytes(*package.header().digest().as_bytes());
-            if packages.iter().any(|other| other.digest == digest) {
+            let open = |file| Sealed::open(&section.name, file);
+            let served = Served {
+                model: open(&section.package)?,
+                draft: section.draft.as_ref().map(open).transpose()?,
+            };
+            packages.0.push(served);
+            let mut seen = HashSet::new();
+            if !packages.sealed().all(|one| seen.insert(one.digest)) {
                 return Err(ServeError::PackageTwice(section.name.clone()));
             }
-            packages.push(Sealed {
-                name: section.name.clone(),
-                file: section.package.to_path_buf(),
-                package,
-                digest,
-            });
         }
-        Ok(Self(packages))
+        Ok(packages)
+    }
+
+    /// Every package, each model's draft behind it.
+    fn sealed(&self) -> impl Iterator<Item = &Sealed> {
+        self.0
+            .iter()
+            .flat_map(|served| iter::once(&served.model).chain(&served.draft))
     }
 
     /// What the broker is asked for.
@@ -69,12 +79,12 @@ impl Packages {
                 digest: sealed.digest,
             }
         };
-        self.0.iter().map(request).collect()
+        self.sealed().map(request).collect()
     }
 
-    /// What the binding carries (P-20).
+    /// What the binding carries (P-20): the models that are served. A draft decides nothing that is said.
     pub(super) fn digests(&self) -> Vec<Sha256Digest> {
-        self.0.iter().map(|sealed| sealed.digest).collect()
+        self.0.iter().map(|served| served.model.digest).collect()
     }
 
     /// Opens each package with its key and starts its engine. Keys are wiped as soon as their package is open.
@@ -88,12 +98,15 @@ impl Packages {
     ) -> Result<Models, ServeError> {
         let load = move || {
             // The client of the broker has checked that keys come in the order asked for.
-            let pairs = self.0.into_iter().zip(keys);
-            pairs
-                .map(|(sealed, (_, key))| {
-                    sealed.load(key, publisher, limits.engine(&engine), &*watch)
-                })
-                .collect()
+            let mut keys = keys.into_iter().map(|(_, key)| key);
+            let mut load = |sealed: Sealed| {
+                let key = keys
+                    .next()
+                    .ok_or_else(|| Error::other("a package has no key"))?;
+                sealed.load(key, publisher, limits.engine(&engine), &*watch)
+            };
+            let served = self.0.into_iter();
+            served.map(|served| served.start(&mut load)).collect()
         };
         tokio::task::spawn_blocking(load)
             .await
@@ -101,19 +114,50 @@ impl Packages {
     }
 }
 
+impl Served {
+    /// Loads a model, then its draft, and starts the engine.
+    fn start(
+        self,
+        load: &mut dyn FnMut(Sealed) -> Result<LoadedModel, ServeError>,
+    ) -> Result<(Sha256Digest, Arc<dyn Generator>), ServeError> {
+        let (name, digest) = (self.model.name.clone(), self.model.digest);
+        let mut model = load(self.model)?;
+        if let Some(draft) = self.draft {
+            let drafted = model.with_draft(load(draft)?);
+            model = drafted.map_err(|error| ServeError::Load { model: name, error })?;
+        }
+        Ok((digest, Arc::new(model::Served::new(model.spawn()?))))
+    }
+}
+
 impl Sealed {
+    fn open(name: &ModelName, file: &ConfigPath) -> Result<Self, ServeError> {
+        let package = SealedPackage::open(file).map_err(|error| ServeError::Package {
+            model: name.clone(),
+            file: file.to_path_buf(),
+            error,
+        })?;
+        Ok(Self {
+            name: name.clone(),
+            file: file.to_path_buf(),
+            digest: Sha256Digest::from_bytes(*package.header().digest().as_bytes()),
+            package,
+        })
+    }
+
+    /// Opens a package with its key, which is wiped then, and loads the model.
     fn load(
         self,
         key: DataKey,
         publisher: ReleasePublicKey,
         limits: EngineLimits,
         watch: &dyn LoadWatch,
-    ) -> Result<(Sha256Digest, Arc<dyn Generator>), ServeError> {
+    ) -> Result<LoadedModel, ServeError> {
         let Self {
             name,
             file,
             package,
-            digest,
+            digest: _,
         } = self;
         // The broker knows the floor and releases no key below it.
         let epoch = package.header().epoch();
@@ -128,11 +172,9 @@ impl Sealed {
                 })?;
         let mut progress = |done, total| watch.loaded(&name, done, total);
         let loaded = LoadedModel::load(&unlocked, limits, &mut progress);
-        let loaded = loaded.map_err(|error| ServeError::Load {
+        loaded.map_err(|error| ServeError::Load {
             model: name.clone(),
             error,
-        })?;
-        let running = loaded.spawn()?;
-        Ok((digest, Arc::new(Served::new(running))))
+        })
     }
 }

@@ -118,7 +118,7 @@ fn packages_documents_and_files_that_are_not_right_stop_the_server_before_it_ser
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", text(&output));
-        name_in_policy(&place, out);
+        place.name_in_policy(out);
     };
     seal("other.gguf", "other", "1", "other.casemate");
     place.edit("server.toml", package, "other.casemate");
@@ -137,25 +137,6 @@ fn packages_documents_and_files_that_are_not_right_stop_the_server_before_it_ser
     assert!(said.contains("epoch_below_floor"), "{said}");
     place.edit("server.toml", package, "newer.casemate");
     let _server = place.start("serve", "server.toml");
-}
-
-/// Names a package in the policy, as an officer does, and signs it.
-fn name_in_policy(place: &Place, package: &str) {
-    let run = |words: &[&str]| {
-        let output = casemate()
-            .args(words)
-            .current_dir(place.path(""))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", text(&output));
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let about = run(&["model", "inspect", package, "--json"]);
-    let about: serde_json::Value = serde_json::from_str(&about).unwrap();
-    let digest = about["digest"].as_str().unwrap();
-    let line = format!("[models]\n\"{package}\" = \"{digest}\"");
-    place.edit("org/policy/policy.toml", "[models]", &line);
-    run(&["policy", "sign", "org", "--days", "30"]);
 }
 
 #[test]

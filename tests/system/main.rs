@@ -12,6 +12,7 @@
 
 mod by_hand;
 mod demo;
+mod draft;
 mod hostile;
 mod markers;
 mod openai;

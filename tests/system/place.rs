@@ -142,6 +142,27 @@ impl Place {
         fs::write(path, old.replace(from, to)).unwrap();
     }
 
+    /// Names a package in the policy, as an officer does, and signs it.
+    pub fn name_in_policy(&self, package: &str) {
+        let about = self.command(&["model", "inspect", package, "--json"]);
+        let about: serde_json::Value = serde_json::from_str(&about).unwrap();
+        let digest = about["digest"].as_str().unwrap();
+        let line = format!("[models]\n\"{package}\" = \"{digest}\"");
+        self.edit("org/policy/policy.toml", "[models]", &line);
+        self.command(&["policy", "sign", "org", "--days", "30"]);
+    }
+
+    /// What a command that must succeed says on stdout.
+    pub fn command(&self, words: &[&str]) -> String {
+        let output = casemate()
+            .args(words)
+            .current_dir(self.path(""))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Every file below the folder.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
