@@ -36,6 +36,8 @@ pub enum PromptError {
 pub struct Job {
     /// For whom: jobs of one tenant share turns, and later memory, with no other tenant's.
     pub tenant: TeamName,
+    /// The tenant's share beside others', at least 1.
+    pub share: u32,
     /// What to continue.
     pub prompt: Prompt,
     /// Tokens of the answer, at most.

@@ -107,6 +107,7 @@ async fn generate(
         .min(wanted);
     let job = Job {
         tenant: granted.team().clone(),
+        share: granted.limits().share,
         prompt,
         tokens_max,
         temperature: options.temperature.unwrap_or(1.0),

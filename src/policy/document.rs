@@ -40,6 +40,10 @@ pub struct Team {
     pub output_tokens_max: u32,
     /// Seconds after which a session must be attested again.
     pub session_seconds: u32,
+    /// Its share of the engine beside other teams' when all of them want more than there is: twice the share, twice the
+    /// tokens in the same time.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub share: u32,
     /// What all members together may use.
     pub shared: Budget,
     /// What each member may use.
@@ -59,6 +63,19 @@ pub struct Budget {
     /// Requests under way at once.
     pub concurrency: u32,
 }
+
+/// The share of a team that says nothing of it.
+const fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_one(share: &u32) -> bool {
+    *share == 1
+}
+
+/// The largest share.
+const SHARE_MAX: u32 = 1000;
 
 /// The longest window and the longest session: 31 days and 24 hours.
 const WINDOW_SECONDS_MAX: u32 = 31 * 86_400;
@@ -125,6 +142,9 @@ impl Team {
         }
         if !(1..=SESSION_SECONDS_MAX).contains(&self.session_seconds) {
             return Err("session_seconds is not 1 to 86400");
+        }
+        if !(1..=SHARE_MAX).contains(&self.share) {
+            return Err("share is not 1 to 1000");
         }
         let sound = |b: &Budget| (1..=WINDOW_SECONDS_MAX).contains(&b.window_seconds);
         if !sound(&self.shared) || !sound(&self.each) {

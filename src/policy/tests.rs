@@ -34,6 +34,7 @@ fn team(name: &str, tokens: u64) -> (TeamName, Team) {
         principals: vec![format!("spiffe://acme/team/{name}/*").parse().unwrap()],
         output_tokens_max: 100,
         session_seconds: 600,
+        share: 1,
         shared: budget(10, 10 * tokens, 4),
         each: budget(5, tokens, 2),
     };
@@ -530,7 +531,25 @@ fn sources_are_read_from_a_folder_and_complaints_have_a_place() {
         PolicySource::read(folder.path()).map_err(|error| error.to_string())
     };
     assert_eq!(read(&tables, rules).unwrap().document().teams.len(), 1);
+    let shared = tables.replace("session_seconds = 600", "session_seconds = 600\nshare = 7");
+    let team = |tables: &str| {
+        let source = read(tables, rules).unwrap();
+        source.document().teams.values().next().unwrap().clone()
+    };
+    assert_eq!((team(&tables).share, team(&shared).share), (1, 7));
     for (tables, rules, file, place) in [
+        (
+            shared.replace("share = 7", "share = 0"),
+            rules,
+            "policy.toml",
+            "share is not 1 to 1000",
+        ),
+        (
+            shared.replace("share = 7", "share = 1001"),
+            rules,
+            "policy.toml",
+            "share is not 1 to 1000",
+        ),
         (
             tables.replace("shared", "shard"),
             rules,

@@ -182,6 +182,7 @@ impl Organisation {
             principals: vec!["spiffe://example/team/writers/*".parse().unwrap()],
             output_tokens_max: 100_000,
             session_seconds: 3600,
+            share: SHARE,
             shared: budget,
             each: budget,
         };
@@ -201,6 +202,9 @@ impl Organisation {
         self.open(&self.sign(list, 1, life_s))
     }
 }
+
+/// The writers' share of the engine.
+pub const SHARE: u32 = 3;
 
 /// The identity of a writer.
 pub fn principal(member: &str) -> String {

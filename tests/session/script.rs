@@ -8,6 +8,8 @@ use casemate::queue::{Event, Events, Finish, Generator, Job, Prompt, PromptError
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use crate::organisation::SHARE;
+
 /// Planted in every answer; found nowhere else.
 pub const ANSWER_MARKER: &str = "MARKER-ANSWER-c41d";
 /// Tokens of prompt and answer together.
@@ -72,6 +74,7 @@ impl Generator for Script {
             .unwrap_or_default()
             .to_owned();
         assert_ne!(word, "panic-start", "as the script says");
+        assert_eq!(job.share, SHARE, "what policy gives the team");
         if word == "refuse" {
             return Err(StartError::Refused);
         }
