@@ -8,6 +8,7 @@ mod cursor;
 mod error;
 pub(crate) mod finite;
 mod tensor;
+mod texts;
 mod value;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use std::collections::HashMap;
 use cursor::Cursor;
 pub use error::GgufError;
 pub use tensor::{TensorInfo, TensorType};
+pub use texts::Texts;
 pub use value::{Array, Value};
 
 /// Bounds of a header. A real one has some hundred tensors and keys, and arrays as long as its vocabulary.

@@ -2,6 +2,7 @@
 
 use super::cursor::Cursor;
 use super::error::GgufError;
+use super::texts::Texts;
 
 /// Elements of all arrays of a header together: ten times the largest vocabulary in use, with its merges.
 pub(super) const ELEMENTS_MAX: u64 = 8 << 20;
@@ -35,7 +36,7 @@ pub enum Array {
     /// True and false.
     Bools(Vec<bool>),
     /// UTF-8 texts.
-    Texts(Vec<String>),
+    Texts(Texts),
 }
 
 impl Value {
@@ -104,13 +105,11 @@ impl Array {
         };
         let count = cursor.count("metadata array", *elements_left, len_min)?;
         *elements_left -= count as u64;
+        if kind == TEXT {
+            return texts(cursor, count).map(Self::Texts);
+        }
         let values = (0..count).map(|_| scalar(cursor, kind));
         match kind {
-            TEXT => collect(values, |value| match value {
-                Value::Text(text) => Some(text),
-                _ => None,
-            })
-            .map(Self::Texts),
             BOOL => collect(values, |value| value.as_bool()).map(Self::Bools),
             FLOAT32 | FLOAT64 => collect(values, |value| value.as_float()).map(Self::Floats),
             _ => collect(values, |value| match value {
@@ -123,7 +122,7 @@ impl Array {
     }
 
     /// The elements if they are texts.
-    pub fn as_texts(&self) -> Option<&[String]> {
+    pub fn as_texts(&self) -> Option<&Texts> {
         match self {
             Self::Texts(texts) => Some(texts),
             _ => None,
@@ -147,6 +146,22 @@ impl Array {
     }
 }
 
+fn texts(cursor: &mut Cursor<'_>, count: usize) -> Result<Texts, GgufError> {
+    let mut texts = Texts::with_capacity(count);
+    for _ in 0..count {
+        let text = cursor.text_or_empty(VALUE, TEXT_LEN_MAX)?;
+        if !texts.push(text) {
+            return Err(GgufError::TooMany {
+                what: "metadata array",
+                found: u64::from(u32::MAX) + 1,
+                max: u32::MAX.into(),
+            });
+        }
+    }
+    texts.shrink();
+    Ok(texts)
+}
+
 fn collect<T>(
     values: impl ExactSizeIterator<Item = Result<Value, GgufError>>,
     convert: impl Fn(Value) -> Option<T>,
@@ -159,24 +174,23 @@ fn collect<T>(
 }
 
 fn scalar(cursor: &mut Cursor<'_>, kind: u32) -> Result<Value, GgufError> {
-    const WHAT: &str = "metadata value";
     Ok(match kind {
-        0 => Value::Unsigned(u8::from_le_bytes(cursor.array(WHAT)?).into()),
-        1 => Value::Signed(i8::from_le_bytes(cursor.array(WHAT)?).into()),
-        2 => Value::Unsigned(u16::from_le_bytes(cursor.array(WHAT)?).into()),
-        3 => Value::Signed(i16::from_le_bytes(cursor.array(WHAT)?).into()),
-        4 => Value::Unsigned(cursor.u32(WHAT)?.into()),
-        5 => Value::Signed(i32::from_le_bytes(cursor.array(WHAT)?).into()),
-        FLOAT32 => Value::Float(f32::from_le_bytes(cursor.array(WHAT)?).into()),
-        BOOL => match cursor.array(WHAT)? {
+        0 => Value::Unsigned(u8::from_le_bytes(cursor.array(VALUE)?).into()),
+        1 => Value::Signed(i8::from_le_bytes(cursor.array(VALUE)?).into()),
+        2 => Value::Unsigned(u16::from_le_bytes(cursor.array(VALUE)?).into()),
+        3 => Value::Signed(i16::from_le_bytes(cursor.array(VALUE)?).into()),
+        4 => Value::Unsigned(cursor.u32(VALUE)?.into()),
+        5 => Value::Signed(i32::from_le_bytes(cursor.array(VALUE)?).into()),
+        FLOAT32 => Value::Float(f32::from_le_bytes(cursor.array(VALUE)?).into()),
+        BOOL => match cursor.array(VALUE)? {
             [0] => Value::Bool(false),
             [1] => Value::Bool(true),
             _ => return Err(GgufError::BadBoolean),
         },
-        TEXT => Value::Text(cursor.text_or_empty(WHAT, TEXT_LEN_MAX)?.to_owned()),
-        10 => Value::Unsigned(cursor.u64(WHAT)?),
-        11 => Value::Signed(i64::from_le_bytes(cursor.array(WHAT)?)),
-        FLOAT64 => Value::Float(f64::from_le_bytes(cursor.array(WHAT)?)),
+        TEXT => Value::Text(cursor.text_or_empty(VALUE, TEXT_LEN_MAX)?.to_owned()),
+        10 => Value::Unsigned(cursor.u64(VALUE)?),
+        11 => Value::Signed(i64::from_le_bytes(cursor.array(VALUE)?)),
+        FLOAT64 => Value::Float(f64::from_le_bytes(cursor.array(VALUE)?)),
         unknown => return Err(GgufError::UnknownValueType(unknown)),
     })
 }
@@ -191,6 +205,7 @@ fn width(kind: u32) -> Result<u64, GgufError> {
     }
 }
 
+const VALUE: &str = "metadata value";
 const FLOAT32: u32 = 6;
 const BOOL: u32 = 7;
 const TEXT: u32 = 8;

@@ -8,7 +8,7 @@ use tokenizers::models::bpe::{BPE, Vocab};
 use super::bytes::byte_to_char;
 use super::pre::PreTokenizer;
 use super::{Kind, TokenizerError};
-use crate::gguf::{Array, GgufHeader};
+use crate::gguf::{Array, GgufHeader, Texts};
 
 pub(super) struct BpeVocabulary {
     patterns: Vec<Regex>,
@@ -18,7 +18,7 @@ pub(super) struct BpeVocabulary {
 impl BpeVocabulary {
     pub(super) fn from_header(
         header: &GgufHeader,
-        tokens: &[String],
+        tokens: &Texts,
         kinds: &[Kind],
     ) -> Result<Self, TokenizerError> {
         let pre = PreTokenizer::from_name(header.text("tokenizer.ggml.pre")?.unwrap_or("default"))?;
@@ -29,10 +29,9 @@ impl BpeVocabulary {
         let all = tokens.iter().zip(kinds).enumerate();
         let mergeable = all.filter(|(_, (_, kind))| kind.is_mergeable());
         let vocabulary: Vocab = mergeable
-            .map(|(id, (text, _))| (text.clone(), id as u32))
+            .map(|(id, (text, _))| (text.to_owned(), id as u32))
             .collect();
-        let merges: Option<Vec<(String, String)>> =
-            merges.iter().map(|pair| split_pair(pair)).collect();
+        let merges: Option<Vec<(String, String)>> = merges.iter().map(split_pair).collect();
         let merges = merges.ok_or(TokenizerError::Malformed("a merge is not a pair"))?;
         // No cache: it would keep the words of past prompts, and answer faster for words that others have used.
         let bpe = BPE::builder()

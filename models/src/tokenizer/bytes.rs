@@ -1,6 +1,7 @@
 //! What bytes each token stands for, in one block of memory.
 
 use super::Kind;
+use crate::gguf::Texts;
 
 /// The bytes of every token.
 pub(super) struct TokenBytes {
@@ -10,7 +11,7 @@ pub(super) struct TokenBytes {
 
 impl TokenBytes {
     /// SentencePiece: `▁` is a space, `<0x0A>` is a byte.
-    pub(super) fn of_spm(tokens: &[String], kinds: &[Kind]) -> Self {
+    pub(super) fn of_spm(tokens: &Texts, kinds: &[Kind]) -> Self {
         Self::collect(tokens, kinds, |text, kind, bytes| match kind {
             Kind::Byte => bytes.extend(byte_token(text)),
             _ => bytes.extend_from_slice(text.replace('▁', " ").as_bytes()),
@@ -18,7 +19,7 @@ impl TokenBytes {
     }
 
     /// Byte-level BPE: each character stands for one byte.
-    pub(super) fn of_bpe(tokens: &[String], kinds: &[Kind]) -> Self {
+    pub(super) fn of_bpe(tokens: &Texts, kinds: &[Kind]) -> Self {
         Self::collect(tokens, kinds, |text, kind, bytes| {
             let mapped: Option<Vec<u8>> = text.chars().map(char_to_byte).collect();
             match mapped {
@@ -28,11 +29,7 @@ impl TokenBytes {
         })
     }
 
-    fn collect(
-        tokens: &[String],
-        kinds: &[Kind],
-        append: impl Fn(&str, Kind, &mut Vec<u8>),
-    ) -> Self {
+    fn collect(tokens: &Texts, kinds: &[Kind], append: impl Fn(&str, Kind, &mut Vec<u8>)) -> Self {
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(tokens.len());
         for (text, kind) in tokens.iter().zip(kinds) {

@@ -24,7 +24,7 @@ use finder::{Piece, TokenFinder};
 use spm::SpmVocabulary;
 pub use stream::TextStream;
 
-use crate::gguf::{Array, GgufHeader};
+use crate::gguf::{Array, GgufHeader, Texts};
 
 /// A vocabulary and how text is cut into it.
 pub struct Tokenizer {
@@ -88,7 +88,7 @@ impl Tokenizer {
             let all = tokens.iter().zip(&kinds).enumerate();
             TokenFinder::new(
                 all.filter(|(_, (text, kind))| wanted(**kind, text))
-                    .map(|(id, (text, _))| (text.as_str(), id as u32)),
+                    .map(|(id, (text, _))| (text, id as u32)),
             )
         };
         Ok(Self {
@@ -288,7 +288,7 @@ fn kinds(header: &GgufHeader, count: usize) -> Result<Vec<Kind>, TokenizerError>
 impl SpecialTokens {
     fn from_header(
         header: &GgufHeader,
-        tokens: &[String],
+        tokens: &Texts,
         kinds: &[Kind],
     ) -> Result<Self, TokenizerError> {
         let id = |key: &str| match header.unsigned(key)? {
@@ -306,7 +306,7 @@ impl SpecialTokens {
             .iter()
             .zip(kinds)
             .enumerate()
-            .filter(|(_, (text, kind))| kind.is_markup(text) && TURN_ENDS.contains(&text.as_str()));
+            .filter(|(_, (text, kind))| kind.is_markup(text) && TURN_ENDS.contains(text));
         ends.extend(by_text.map(|(id, _)| id as u32));
         ends.sort_unstable();
         ends.dedup();

@@ -6,7 +6,7 @@ use std::collections::{BinaryHeap, HashMap};
 
 use super::bytes::byte_token;
 use super::{Kind, TokenizerError};
-use crate::gguf::GgufHeader;
+use crate::gguf::{GgufHeader, Texts};
 
 pub(super) struct SpmVocabulary {
     /// Tokens that plain text may become, with their scores.
@@ -19,7 +19,7 @@ pub(super) struct SpmVocabulary {
 impl SpmVocabulary {
     pub(super) fn from_header(
         header: &GgufHeader,
-        tokens: &[String],
+        tokens: &Texts,
         kinds: &[Kind],
     ) -> Result<Self, TokenizerError> {
         let scores = header
@@ -45,7 +45,7 @@ impl SpmVocabulary {
                         Some(id as u32);
                 }
                 kind if kind.is_mergeable() => {
-                    by_text.insert(text.clone(), (id as u32, *score as f32));
+                    by_text.insert(text.to_owned(), (id as u32, *score as f32));
                 }
                 _ => {}
             }
