@@ -21,7 +21,9 @@ pub const PREFILL: usize = 512;
 pub const MEMORY_CONTEXT: usize = 4096;
 /// The contexts whose decoding speeds are compared.
 pub const CONTEXTS: [usize; 2] = [128, 8192];
-/// Tokens that are decoded against the clock at each of [`CONTEXTS`].
+/// The contexts that show how decoding slows down as they grow.
+pub const DEPTHS: [usize; 5] = [128, 512, 2048, 8192, 16_384];
+/// Tokens that are decoded against the clock at each of [`CONTEXTS`] and [`DEPTHS`].
 pub const CONTEXT_DECODED: usize = 32;
 /// Measurements in one child, of which the median counts; batches, which take longest, have one.
 pub const REPETITIONS: usize = 3;
@@ -43,10 +45,12 @@ pub enum Job {
     Memory,
     /// Decoding behind a long context against a short one.
     Context,
+    /// Decoding behind contexts of growing length. It takes minutes, so it runs only where it is named.
+    Depths,
 }
 
 impl Job {
-    /// All, in the order in which they run.
+    /// All that run unless others are named, in their order.
     pub fn all() -> Vec<Self> {
         let batches = BATCHES.map(Self::Batch);
         let others = [
@@ -69,6 +73,7 @@ impl Job {
             Self::Sealed => "sealed",
             Self::Memory => "memory",
             Self::Context => "context",
+            Self::Depths => "depths",
         };
         name.to_owned()
     }
@@ -81,7 +86,8 @@ impl Job {
         if name == "batch" {
             return Ok(BATCHES.map(Self::Batch).to_vec());
         }
-        let found = Self::all().into_iter().find(|job| job.name() == name);
+        let all = Self::all().into_iter().chain([Self::Depths]);
+        let found = all.into_iter().find(|job| job.name() == name);
         let found = found.ok_or_else(|| format!("no row is named {name:?}"))?;
         Ok(vec![found])
     }
@@ -89,7 +95,7 @@ impl Job {
     /// Rounds that are worth their time: peak memory does not vary, and a long context takes minutes to fill.
     pub const fn rounds_max(self) -> usize {
         match self {
-            Self::Memory | Self::Context => 1,
+            Self::Memory | Self::Context | Self::Depths => 1,
             _ => usize::MAX,
         }
     }
@@ -106,7 +112,7 @@ mod tests {
 
     #[test]
     fn every_job_is_found_by_its_name() {
-        for job in Job::all() {
+        for job in Job::all().into_iter().chain([Job::Depths]) {
             assert_eq!(Job::named(&job.name()).unwrap(), [job]);
         }
         assert_eq!(Job::named("batch").unwrap().len(), BATCHES.len());

@@ -12,7 +12,8 @@ usage: bench-engine --model FILE.gguf [--model FILE.gguf ...] [options]
   --llama-cpp DIR    folder with llama-bench and llama-batched-bench; without it the peer's columns are empty
   --threads N        threads of both (2)
   --rounds N         rounds in which ours and the peer take turns (5)
-  --rows A,B,...     decode, batch (or batch-2, -4, -8, -16, -32), prefill, start, sealed, memory, context (all)
+  --rows A,B,...     decode, batch (or batch-2, -4, -8, -16, -32), prefill, start, sealed, memory, context (all);
+                     and depths: contexts of 128 to 16384 (only where it is named)
   --int8-peak GOPS   the machine's peak, for prefill's share of it
   --json             rows for machines
 usage: bench-engine --compare LOGITS --tokens FILE --model FILE.gguf [--threads N] [--json]

@@ -10,8 +10,8 @@ use casemate_models::engine::{Engine, EngineLimits, Opening, SequenceId, Tenant,
 use casemate_models::weights::{GgufFile, WeightSource};
 
 use crate::job::{
-    BATCH_DECODED, CONTEXT_DECODED, CONTEXTS, DECODED, Figures, Job, MEMORY_CONTEXT, PREFILL,
-    PROMPT, REPETITIONS, context_key,
+    BATCH_DECODED, CONTEXT_DECODED, CONTEXTS, DECODED, DEPTHS, Figures, Job, MEMORY_CONTEXT,
+    PREFILL, PROMPT, REPETITIONS, context_key,
 };
 use crate::row::median;
 use crate::{Anyhow, process, throwaway};
@@ -66,7 +66,8 @@ fn plain(job: Job, source: &dyn WeightSource, threads: usize) -> Anyhow<Figures>
         Job::Prefill => prefill(source, threads),
         Job::Start | Job::Sealed => first_token(source, threads),
         Job::Memory => memory(source, threads),
-        Job::Context => context(source, threads),
+        Job::Context => contexts(source, threads, &CONTEXTS),
+        Job::Depths => contexts(source, threads, &DEPTHS),
     }
 }
 
@@ -115,13 +116,14 @@ fn memory(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
     figure("memory", vec![peak])
 }
 
-/// The two contexts take turns, a quarter of the tokens at a time.
-fn context(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
+/// The contexts take turns, a quarter of the tokens at a time.
+fn contexts(source: &dyn WeightSource, threads: usize, contexts: &[usize]) -> Anyhow<Figures> {
     const TURNS: usize = 4;
     let capacity = |context: usize| context + CONTEXT_DECODED;
-    let mut bench = Bench::load(source, CONTEXTS.into_iter().map(capacity).sum(), threads)?;
+    let tokens = contexts.iter().copied().map(capacity).sum();
+    let mut bench = Bench::load(source, tokens, threads)?;
     let mut sequences = Vec::new();
-    for context in CONTEXTS {
+    for &context in contexts {
         let sequence = bench.open(capacity(context))?;
         bench.feed(sequence, context)?;
         sequences.push((context, sequence));

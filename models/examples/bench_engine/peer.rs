@@ -9,8 +9,8 @@ use std::process::Command;
 use serde::Deserialize;
 
 use crate::job::{
-    BATCH_DECODED, CONTEXT_DECODED, CONTEXTS, DECODED, Figures, Job, MEMORY_CONTEXT, PREFILL,
-    PROMPT, REPETITIONS, context_key,
+    BATCH_DECODED, CONTEXT_DECODED, CONTEXTS, DECODED, DEPTHS, Figures, Job, MEMORY_CONTEXT,
+    PREFILL, PROMPT, REPETITIONS, context_key,
 };
 use crate::process::Finished;
 use crate::row::median;
@@ -70,18 +70,8 @@ impl Peer {
                 let words = ["-p", &depth, "-n", "0", "-r", "1", "--no-warmup"];
                 one("start", bench(&words)?.first_line.as_secs_f64())
             }
-            Job::Context => {
-                let (depths, decoded) =
-                    (CONTEXTS.map(|n| n.to_string()).join(","), CONTEXT_DECODED);
-                let decoded = decoded.to_string();
-                let words = ["-p", "0", "-n", &decoded, "-d", &depths, "-r", &repetitions];
-                let tests = read_bench(&bench(&words)?.output)?;
-                let figures = tests.iter().map(|test| {
-                    let speed = test.median().ok_or("a test without samples")?;
-                    Ok((context_key(test.n_depth), speed))
-                });
-                figures.collect()
-            }
+            Job::Context => self.contexts(model, threads, &CONTEXTS),
+            Job::Depths => self.contexts(model, threads, &DEPTHS),
             Job::Batch(sequences) => {
                 let context = sequences * (PROMPT + BATCH_DECODED);
                 let (decoded, size) = (BATCH_DECODED.to_string(), sequences.to_string());
@@ -98,6 +88,19 @@ impl Peer {
                 one("memory", answer.peak_mib.ok_or("no peak was seen")?)
             }
         }
+    }
+
+    fn contexts(&self, model: &Path, threads: usize, contexts: &[usize]) -> Anyhow<Figures> {
+        let depths: Vec<String> = contexts.iter().map(usize::to_string).collect();
+        let (depths, decoded) = (depths.join(","), CONTEXT_DECODED.to_string());
+        let repetitions = REPETITIONS.to_string();
+        let words = ["-p", "0", "-n", &decoded, "-d", &depths, "-r", &repetitions];
+        let tests = read_bench(&self.bench(model, threads, &words)?.output)?;
+        let figures = tests.iter().map(|test| {
+            let speed = test.median().ok_or("a test without samples")?;
+            Ok((context_key(test.n_depth), speed))
+        });
+        figures.collect()
     }
 
     fn bench(&self, model: &Path, threads: usize, words: &[&str]) -> Anyhow<Finished> {

@@ -1,7 +1,7 @@
 //! From the figures of some rounds to rows with the product's bars. Pure.
 
 use crate::facts::{Facts, Size};
-use crate::job::{CONTEXTS, Figures, Job, context_key};
+use crate::job::{CONTEXTS, DEPTHS, Figures, Job, context_key};
 use crate::options::Options;
 use crate::report::Round;
 use crate::row::{Bar, Row};
@@ -65,6 +65,14 @@ pub fn of(job: Job, facts: &Facts, rounds: &[Round], options: &Options) -> Vec<R
                 &|figures, _| figures.get("memory").copied(),
             )]
         }
+        Job::Depths => DEPTHS
+            .map(|context| {
+                let key = context_key(context);
+                row(&key, "tok/s", vec![], &|figures, _| {
+                    figures.get(&key).copied()
+                })
+            })
+            .into(),
         Job::Context => {
             let at = |figures: &Figures, context| figures.get(&context_key(context)).copied();
             let [short, long] = CONTEXTS;
