@@ -106,7 +106,7 @@ pub struct GgufFile {
     name: String,
 }
 
-const FIRST_READ: u64 = 1 << 20;
+const FIRST_READ: u64 = 16 << 20;
 const HEADER_LEN_MAX: u64 = 256 << 20;
 /// Bytes that one thread reads at a time.
 const READ_PIECE: usize = 4 << 20;
@@ -187,7 +187,8 @@ fn read_header(file: &File, file_len: u64) -> Result<GgufHeader, WeightError> {
     let mut bytes = Vec::new();
     let mut goal = FIRST_READ;
     loop {
-        let missing = goal.saturating_sub(bytes.len() as u64);
+        let missing = goal.min(file_len).saturating_sub(bytes.len() as u64);
+        bytes.reserve_exact(usize::try_from(missing).unwrap_or_default());
         let read = file.take(missing).read_to_end(&mut bytes)?;
         match GgufHeader::parse(&bytes) {
             Ok(header) => return Ok(header),
