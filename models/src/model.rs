@@ -187,6 +187,8 @@ impl LoadedModel {
             return Err(LoadError::VocabularyMismatch { rows, tokens });
         }
         let weights = check_memory(source.header(), &config, &limits)?;
+        // The tokenizer was made of half a million texts that nobody needs any more.
+        casemate_kernels::heap::trim();
         let mut loader = Loader::new(source, progress);
         let network = match CpuEngine::takes(&config, source.header(), limits.executor) {
             true => Network::Packed(Box::new(CpuEngine::load(config, &limits, &mut loader)?)),

@@ -10,6 +10,7 @@ mod block;
 mod buffer;
 pub mod elementwise;
 mod format;
+pub mod heap;
 mod isa;
 mod kv;
 mod matmul;

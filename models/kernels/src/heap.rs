@@ -1,0 +1,17 @@
+//! The allocator's leftovers, back to the system.
+
+/// Gives whole pages that the allocator keeps back to the system, where the allocator can. For the moment between much
+/// that was short-lived, such as the texts that a tokenizer is made of, and weights, which are no part of the heap: the
+/// peak of the process is then that of the weights alone.
+pub fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        // SAFETY: it takes a number, touches free memory only, and may be called at any time from any thread (glibc).
+        // JUSTIFICATION: 17 MiB less at the peak of a model with a vocabulary of 128,000 (decision 0008: a peak of at most
+        // 1.1 times the file).
+        unsafe { malloc_trim(0) };
+    }
+}
