@@ -24,6 +24,7 @@ pub mod trust;
 // The judgement.
 pub mod rejection;
 pub mod snp;
+pub mod tdx;
 pub mod verify;
 
 // What all of them are written in.
