@@ -109,3 +109,57 @@ fn every_refusal_has_a_rule_and_a_message_in_lower_case_words() {
         );
     }
 }
+
+/// What is provoked here, as text.
+const PROVOKED: [&str; 6] = [
+    include_str!("tdx_refuse.rs"),
+    include_str!("tdx_refuse/body.rs"),
+    include_str!("tdx_refuse/certificates.rs"),
+    include_str!("tdx_refuse/documents.rs"),
+    include_str!("tdx_refuse/levels.rs"),
+    include_str!("tdx_refuse/quote.rs"),
+];
+
+#[test]
+fn every_variant_is_provoked_by_name() {
+    let source = include_str!("../src/tdx/rejection.rs");
+    let (_, variants) = source.split_once("pub enum TdxRejection {").unwrap();
+    let (variants, _) = variants.split_once("\n}").unwrap();
+    let names: Vec<&str> = variants
+        .lines()
+        .filter_map(|line| line.strip_prefix("    "))
+        .filter(|line| line.starts_with(|first: char| first.is_ascii_uppercase()))
+        .map(|line| line.split(['(', ' ', ',']).next().unwrap())
+        .collect();
+    assert!(names.len() > 60, "{names:?}");
+    for name in names {
+        let used = format!("R::{name}");
+        let followed = |text: &str| {
+            let uses = text.match_indices(&used);
+            uses.into_iter().any(|(at, _)| {
+                let next = text[at + used.len()..].chars().next();
+                next.is_none_or(|next| !next.is_alphanumeric())
+            })
+        };
+        assert!(
+            PROVOKED.iter().any(|text| followed(text)),
+            "{name} is not provoked"
+        );
+    }
+}
+
+#[test]
+fn every_rule_is_written_down_with_its_cases_and_tested() {
+    let page = include_str!("../../docs/formats/evidence-tdx.md");
+    for number in 1..=19 {
+        let rule = format!("\n- **T{number}** ");
+        let row = format!("\n| T{number} | ");
+        let asserted = format!("\"T{number}\"");
+        assert!(page.contains(&rule), "{rule}");
+        assert!(page.contains(&row), "{row}");
+        assert!(
+            PROVOKED.iter().any(|text| text.contains(&asserted)),
+            "{asserted}"
+        );
+    }
+}

@@ -138,3 +138,105 @@ fn same_td15(quote: &TdxQuote, report: &TDReport15) -> bool {
             .mr_service_td()
             .is_some_and(|ours| *ours.as_bytes() == report.mr_service_td)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::certificate::{Certificate, chain};
+    use super::super::parts::TdxCertificate;
+    use super::super::tcb::TcbStatus;
+    use super::*;
+
+    type Change = fn(&mut QuoteClaims);
+
+    const CHANGES: [(&str, Change); 16] = [
+        ("version", |claims| claims.header.version = 5),
+        ("body", |claims| td10(claims).mr_td[0] ^= 1),
+        ("body", |claims| td10(claims).rt_mr3[47] ^= 1),
+        ("body", |claims| td10(claims).report_data[63] ^= 1),
+        ("body", |claims| td10(claims).td_attributes[0] ^= 1),
+        ("body", |claims| td10(claims).xfam[0] ^= 1),
+        ("body", |claims| td10(claims).tee_tcb_svn[15] ^= 1),
+        ("body", |claims| {
+            let (base, tee_tcb_svn2) = (*td10(claims), [0; 16]);
+            let mr_service_td = [0; 48];
+            claims.report = Report::TD15(TDReport15 {
+                base,
+                tee_tcb_svn2,
+                mr_service_td,
+            });
+        }),
+        ("QE report", |claims| claims.qe.report.isv_svn += 1),
+        ("QE report", |claims| claims.qe.report.report_data[0] ^= 1),
+        ("platform", |claims| claims.platform.pck.ppid[0] ^= 1),
+        ("platform", |claims| claims.platform.pck.fmspc[0] ^= 1),
+        ("platform", |claims| {
+            claims.platform.pck.platform_instance_id = None
+        }),
+        ("status", |claims| {
+            claims.tcb.status = dcap_qvl::TcbStatus::OutOfDate
+        }),
+        ("list of advisories", |claims| {
+            claims.tcb.advisory_ids.push("X".to_owned())
+        }),
+        ("evaluation number", |claims| {
+            claims.tcb.eval_data_number += 1
+        }),
+    ];
+
+    fn td10(claims: &mut QuoteClaims) -> &mut TDReport10 {
+        match &mut claims.report {
+            Report::TD10(report) => report,
+            _ => panic!("a body of TDX 1.0"),
+        }
+    }
+
+    #[test]
+    fn every_difference_between_the_two_readings_is_a_refusal() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../shared/evidence/tdx/v4-phala");
+        let (Ok(quote), Ok(json)) = (
+            std::fs::read(folder.join("quote.bin")),
+            std::fs::read(folder.join("collateral-2025-06-19.json")),
+        ) else {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "shared evidence is missing"
+            );
+            println!("SKIP shared evidence is missing");
+            return;
+        };
+        let quote = TdxQuote::parse(&quote).unwrap();
+        let collateral = TdxCollateral::from_json(&json).unwrap();
+        let pck = chain(TdxCertificate::Pck, quote.pck_chain(), 2).unwrap();
+        let pck = Certificate::parse(TdxCertificate::Pck, &pck[0]).unwrap();
+        let platform = PckPlatform::of(&pck).unwrap();
+        let judged = Judged {
+            status: TcbStatus::UpToDate,
+            advisories: Vec::new(),
+        };
+        let reading = Reading {
+            quote: &quote,
+            platform: &platform,
+            judged: &judged,
+            evaluation: 17,
+        };
+        let now = 1_751_624_191;
+        let claims = QuoteVerifier::<RingConfig>::new_with_config(TdxRoot::intel().der().to_vec())
+            .verify_with_policy(
+                quote.bytes(),
+                collateral.for_second_verifier(),
+                now,
+                &QuotePolicy::claims_only(now),
+            )
+            .unwrap();
+        assert_eq!(same(reading, &claims), Ok(()));
+        for (what, change) in CHANGES {
+            let mut other = claims.clone();
+            change(&mut other);
+            assert_eq!(
+                same(reading, &other),
+                Err(TdxRejection::SecondVerifierDisagrees(what))
+            );
+        }
+    }
+}

@@ -312,7 +312,8 @@ fn t2_certificates_are_valid_in_their_first_and_last_second_and_not_outside() {
 fn t2_the_platform_is_described_once_and_whole() {
     let described = |change: fn(&mut Der)| refusal(|platform| platform.describe(change));
     let said = |what: &'static str| R::PckExtension(what);
-    let cases: [(fn(&mut Der), &str); 14] = [
+    type Change = fn(&mut Der);
+    let cases: [(Change, &str); 14] = [
         (|sgx| drop(sgx.parts.remove(0)), "the PPID is missing"),
         (
             |sgx| drop(sgx.parts.remove(1)),

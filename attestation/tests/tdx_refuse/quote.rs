@@ -198,7 +198,7 @@ fn t1_zeros_behind_a_quote_are_a_buffer_and_anything_else_is_not() {
         assert_eq!(remarks(&verdict)[0], "T1");
     }
     let refused = refusal(|platform| platform.quote.behind = vec![0, 0, 1, 0]);
-    assert_eq!(refused, R::TrailingBytes(4));
+    assert_eq!((refused.rule(), refused), ("T1", R::TrailingBytes(4)));
     let exactly = parsed(|bytes| {
         bytes.resize(QUOTE_BYTES_MAX, 0);
         bytes[QUOTE_BYTES_MAX - 1] = 1;
@@ -239,6 +239,9 @@ fn t4_t5_every_signed_byte_counts() {
     for offset in [report, report + 383, report + 384, report + 447] {
         assert_eq!(flipped(offset), R::QeReportSignature, "{offset}");
     }
+    let rules =
+        [R::QuoteSignature, R::QeReportData, R::QeReportSignature].map(|refused| refused.rule());
+    assert_eq!(rules, ["T5", "T4", "T4"]);
 }
 
 #[test]
