@@ -6,7 +6,7 @@
 // The platform that signs quotes for the tests signs the seed, too.
 #[path = "../../attestation/tests/common/der.rs"]
 mod der;
-#[path = "../../attestation/tests/common/tdx.rs"]
+#[path = "../../attestation/tests/common/tdx/mod.rs"]
 mod tdx;
 
 use std::cell::RefCell;

@@ -5,8 +5,8 @@
 use std::alloc::System;
 
 use cap::Cap;
-use casemate_models::decoder::DecoderConfig;
 use casemate_models::gguf::GgufHeader;
+use casemate_models::decoder::DecoderConfig;
 use casemate_models::tokenizer::Tokenizer;
 use libfuzzer_sys::fuzz_target;
 

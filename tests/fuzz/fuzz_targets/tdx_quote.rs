@@ -51,7 +51,7 @@ fn evidence(bytes: &[u8]) -> (&[u8], &[u8]) {
     rest.split_at(length.min(rest.len()))
 }
 
-/// What the seed's platform is, as `attestation/tests/common/tdx.rs` makes it.
+/// What the seed's platform is, as `attestation/tests/common/tdx/mod.rs` makes it.
 fn appraise(
     quote: &[u8],
     collateral: &TdxCollateral,
