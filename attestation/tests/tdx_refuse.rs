@@ -69,7 +69,7 @@ fn the_evidence_that_these_tests_change_is_accepted() {
     assert_eq!(verdict.status().to_string(), "UpToDate");
     assert_eq!(verdict.advisories(), [""; 0]);
     let window = verdict.collateral();
-    assert_eq!((window.issued, window.until), (ISSUED, DUE));
+    assert_eq!((window.issued, window.until), (ISSUED, DUE.minus(1)));
     assert_eq!(window.evaluation, EVALUATION);
     assert_eq!(verdict.platform().ppid(), &PPID);
     assert_eq!(verdict.platform().instance(), Some(&INSTANCE));

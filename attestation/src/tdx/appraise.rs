@@ -47,7 +47,7 @@ pub struct TdxVerdict {
 pub struct CollateralWindow {
     /// The latest of its dates of issue.
     pub issued: UnixTime,
-    /// The first of its documents' last seconds (nextUpdate). Lists of revocation may be due before.
+    /// The last second at which all of its documents and lists count.
     pub until: UnixTime,
     /// The lower of the two `tcbEvaluationDataNumber`s.
     pub evaluation: u32,
@@ -146,14 +146,7 @@ pub fn verify_tdx_quote(
     );
     let levels = levels::judge(&quote, &tcb_info, &identity, &platform, policy, &mut lines)?;
     let judged = levels.must_be_accepted(policy, &mut lines)?;
-    let window = collateral_is_new(
-        info_issue,
-        identity_issue,
-        lists.pck.issued(),
-        policy,
-        now,
-        &mut lines,
-    )?;
+    let window = collateral_is_new(info_issue, identity_issue, &lists, policy, now, &mut lines)?;
     body::td_attributes(&quote, policy, &mut lines)?;
     body::platform(&quote, policy, &mut lines)?;
     body::service_td(&quote, policy, &mut lines)?;
@@ -174,7 +167,6 @@ pub fn verify_tdx_quote(
         "T19",
         "a second verifier (dcap-qvl) accepts and reads the same",
     );
-    drop(lists);
     Ok(TdxVerdict {
         quote,
         platform,
@@ -344,7 +336,7 @@ fn documents(
 fn collateral_is_new(
     tcb_info: Issue,
     identity: Issue,
-    pck_list: UnixTime,
+    lists: &Lists<'_>,
     policy: &TdxPolicy,
     now: UnixTime,
     lines: &mut Lines,
@@ -367,7 +359,7 @@ fn collateral_is_new(
     for (part, issued) in [
         ("TCB info", tcb_info.from),
         ("QE identity", identity.from),
-        ("revocation list of the PCK authority", pck_list),
+        ("revocation list of the PCK authority", lists.pck.issued()),
     ] {
         let age = now.minus(issued.secs()).secs();
         if age > limit {
@@ -379,9 +371,15 @@ fn collateral_is_new(
         "T12",
         format!("collateral has evaluation number {evaluation}, floor is {floor}"),
     );
+    let issued = [lists.root.issued(), lists.pck.issued(), identity.from];
+    let ends = [
+        lists.root.due().minus(1),
+        lists.pck.due().minus(1),
+        identity.until,
+    ];
     Ok(CollateralWindow {
-        issued: tcb_info.from.max(identity.from).max(pck_list),
-        until: tcb_info.until.min(identity.until),
+        issued: issued.into_iter().fold(tcb_info.from, UnixTime::max),
+        until: ends.into_iter().fold(tcb_info.until, UnixTime::min),
         evaluation,
     })
 }

@@ -29,7 +29,8 @@ const fn names(place: Place) -> &'static [&'static str] {
         Place::Pck => &["Intel SGX PCK Certificate"],
         Place::PckAuthority => &["Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA"],
         Place::TcbInfoSigner | Place::QeIdentitySigner => &["Intel SGX TCB Signing"],
-        Place::Root => &["Intel SGX Root CA"],
+        // The root is known by its key.
+        Place::Root => &[],
     }
 }
 

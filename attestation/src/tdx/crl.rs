@@ -16,6 +16,7 @@ pub(crate) const CRL_BYTES_MAX: usize = 64 * 1024;
 pub(crate) struct Crl<'a> {
     list: CertificateRevocationList<'a>,
     issued: UnixTime,
+    due: UnixTime,
 }
 
 impl<'a> Crl<'a> {
@@ -36,13 +37,18 @@ impl<'a> Crl<'a> {
         {
             return Err(TdxRejection::CrlSignature(which));
         }
-        let issued = current(which, &list, now)?;
-        Ok(Self { list, issued })
+        let (issued, due) = current(which, &list, now)?;
+        Ok(Self { list, issued, due })
     }
 
     /// thisUpdate.
     pub(crate) const fn issued(&self) -> UnixTime {
         self.issued
+    }
+
+    /// nextUpdate, at which it no longer counts.
+    pub(crate) const fn due(&self) -> UnixTime {
+        self.due
     }
 
     pub(crate) fn must_not_name(&self, certificate: &Certificate<'_>) -> Result<(), TdxRejection> {
@@ -100,7 +106,7 @@ fn current(
     which: TdxCrl,
     list: &CertificateRevocationList<'_>,
     now: UnixTime,
-) -> Result<UnixTime, TdxRejection> {
+) -> Result<(UnixTime, UnixTime), TdxRejection> {
     let from = unix(&list.last_update());
     if now < from {
         return Err(TdxRejection::CrlNotYetValid {
@@ -121,5 +127,5 @@ fn current(
             now,
         });
     }
-    Ok(from)
+    Ok((from, due))
 }

@@ -14,7 +14,7 @@ pub(crate) struct Levels {
     parts: Vec<(&'static str, TcbStatus)>,
     /// What joining would forget: the quoting enclave may need configuration, and what runs now may be worse than what
     /// was launched.
-    apart: Vec<(&'static str, TcbStatus)>,
+    apart: Vec<(&'static str, Judged)>,
     together: Judged,
 }
 
@@ -79,38 +79,27 @@ fn together(
         ("quoting enclave", enclave.status),
         ("platform", launch.status),
     ];
-    let mut status = launch.status;
-    let mut advisories = launch.advisories.clone();
-    let mut add = |ids: &[String]| {
-        for id in ids {
-            if !advisories.contains(id) {
-                advisories.push(id.clone());
-            }
-        }
-    };
-    if let Some(module) = module {
+    let mut together = launch.clone();
+    if let Some(module) = &module {
         parts.push(("TDX module", module.status));
-        status = status.with_part(module.status);
-        add(&module.advisories);
+        together.join(module);
     }
-    status = status.with_part(enclave.status);
-    add(&enclave.advisories);
-    let mut apart = vec![("quoting enclave", enclave.status)];
-    if let Some(current) = current {
-        let mut now = current.status;
-        parts.push(("platform now", now));
-        if let Some(module) = current_module {
+    together.join(enclave);
+    let mut apart = vec![("quoting enclave", enclave.clone())];
+    if let Some(mut now) = current {
+        parts.push(("platform now", now.status));
+        if let Some(module) = &current_module {
             parts.push(("TDX module now", module.status));
-            now = now.with_part(module.status);
+            now.join(module);
         }
-        now = now.with_part(enclave.status);
+        now.join(enclave);
+        together.status = together.status.with_current(now.status);
         apart.push(("firmware that runs now", now));
-        status = status.with_current(now);
     }
     Levels {
         parts,
         apart,
-        together: Judged { status, advisories },
+        together,
     }
 }
 
@@ -132,32 +121,43 @@ impl Levels {
         {
             return Err(TdxRejection::TcbRevoked(part));
         }
-        let status = together.status;
-        let asked = [("platform with all its parts", status)];
-        for (part, status) in asked.into_iter().chain(apart) {
-            if !policy.statuses.contains_key(&status) {
-                return Err(TdxRejection::StatusNotAccepted { part, status });
+        accept("platform with all its parts", &together, policy)?;
+        lines.pass("T11", format!("status {}", together.status));
+        remark("status of all parts", &together, lines);
+        for (part, judged) in &apart {
+            accept(part, judged, policy)?;
+            if judged.status != TcbStatus::UpToDate {
+                remark(part, judged, lines);
             }
-        }
-        if status == TcbStatus::UpToDate {
-            lines.pass("T11", format!("status {status}"));
-        } else {
-            let accepted = policy.statuses.get(&status);
-            let unknown = together
-                .advisories
-                .iter()
-                .find(|id| accepted.is_none_or(|accepted| !accepted.contains(id)));
-            if let Some(advisory) = unknown {
-                let advisory = advisory.clone();
-                return Err(TdxRejection::AdvisoryNotAccepted { status, advisory });
-            }
-            lines.info("T11", format!("status {status}, which policy accepts"));
-        }
-        if !together.advisories.is_empty() {
-            let advisories = together.advisories.join(" ");
-            lines.info("T11", format!("advisories: {advisories}"));
         }
         Ok(together)
+    }
+}
+
+/// A status that policy lists, with advisories that policy lists for it. Those of `UpToDate` are answered.
+fn accept(part: &'static str, judged: &Judged, policy: &TdxPolicy) -> Result<(), TdxRejection> {
+    let status = judged.status;
+    let Some(accepted) = policy.statuses.get(&status) else {
+        return Err(TdxRejection::StatusNotAccepted { part, status });
+    };
+    let mut ids = judged.advisories.iter();
+    match ids.find(|id| status != TcbStatus::UpToDate && !accepted.contains(id)) {
+        None => Ok(()),
+        Some(advisory) => Err(TdxRejection::AdvisoryNotAccepted {
+            status,
+            advisory: advisory.clone(),
+        }),
+    }
+}
+
+fn remark(part: &str, judged: &Judged, lines: &mut Lines) {
+    let status = judged.status;
+    if status != TcbStatus::UpToDate {
+        lines.info("T11", format!("{part}: {status}, which policy accepts"));
+    }
+    if !judged.advisories.is_empty() {
+        let advisories = judged.advisories.join(" ");
+        lines.info("T11", format!("{part}: advisories {advisories}"));
     }
 }
 

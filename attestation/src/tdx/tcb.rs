@@ -184,6 +184,16 @@ impl Judged {
             advisories: advisories.to_vec(),
         }
     }
+
+    /// Joins a part of the platform into it, with the part's advisories.
+    pub(crate) fn join(&mut self, part: &Self) {
+        self.status = self.status.with_part(part.status);
+        for id in &part.advisories {
+            if !self.advisories.contains(id) {
+                self.advisories.push(id.clone());
+            }
+        }
+    }
 }
 
 /// When a signed document counts, and how much its author knew.

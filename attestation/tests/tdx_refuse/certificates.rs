@@ -165,25 +165,28 @@ fn t2_certificates_are_named_as_intel_names_them() {
         });
         assert!(matches!(refused, R::CertificateName { .. }));
     }
-    // A Processor CA is an authority as good as a Platform CA.
-    let accepted = after(|platform| {
-        platform.authority.name = "Intel SGX PCK Processor CA";
-        platform.authority_der = certificate(
-            &platform.root,
-            &platform.authority,
-            Rank::Authority(0),
-            Vec::new(),
-        );
-        platform.pck_crl = crl(&platform.authority, &[]);
-        platform.describe(|_| ());
-    });
-    assert!(accepted.is_ok(), "{accepted:?}");
+    // A Processor CA is an authority as good as a Platform CA, and no other name is.
+    let under = |name: &'static str| {
+        after(|platform| {
+            platform.authority.name = name;
+            let (root, authority) = (&platform.root, &platform.authority);
+            platform.authority_der = certificate(root, authority, Rank::Authority(0), Vec::new());
+            platform.pck_crl = crl(authority, &[]);
+            platform.describe(|_| ());
+        })
+    };
+    assert!(under("Intel SGX PCK Processor CA").is_ok());
+    let (certificate, found) = (Place::PckAuthority, "Intel SGX TCB Signing".to_owned());
+    assert_eq!(
+        under("Intel SGX TCB Signing").unwrap_err(),
+        R::CertificateName { certificate, found }
+    );
 }
 
 #[test]
 fn t2_only_authorities_sign_certificates() {
-    let limits: [fn(&mut Der, &mut Der); 3] = [
-        // Not an authority; no right to sign certificates; no constraints at all.
+    let limits: [fn(&mut Der, &mut Der); 5] = [
+        // Not an authority; no right to sign certificates, or lists, or either; no constraints at all.
         |inner, _| {
             let list = inner.at(&EXTENSIONS);
             list.parts[CONSTRAINTS].parts[2].bytes = vec![0x30, 0];
@@ -191,6 +194,14 @@ fn t2_only_authorities_sign_certificates() {
         |inner, _| {
             let list = inner.at(&EXTENSIONS);
             list.parts[USAGE].parts[2].bytes = vec![3, 2, 6, 0xc0];
+        },
+        |inner, _| {
+            let list = inner.at(&EXTENSIONS);
+            list.parts[USAGE].parts[2].bytes = vec![3, 2, 1, 0x02];
+        },
+        |inner, _| {
+            let list = inner.at(&EXTENSIONS);
+            list.parts[USAGE].parts[2].bytes = vec![3, 2, 2, 0x04];
         },
         |inner, _| {
             inner.at(&EXTENSIONS).parts.remove(CONSTRAINTS);

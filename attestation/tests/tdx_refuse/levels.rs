@@ -308,8 +308,19 @@ fn t11_what_joining_forgets_is_asked_apart() {
     let refused = refusal(downgraded);
     let now = "firmware that runs now";
     assert_eq!(refused, not_accepted(now, Status::OutOfDate));
-    let accepted = accepting(downgraded, Status::OutOfDate, &[]);
-    assert_eq!(accepted.unwrap().status(), Status::UpToDate);
+    let (status, advisory) = (Status::OutOfDate, "INTEL-SA-00002");
+    let refused = accepting(downgraded, status, &[]).unwrap_err();
+    let missing = advisory.to_owned();
+    assert_eq!(
+        refused,
+        R::AdvisoryNotAccepted {
+            status,
+            advisory: missing
+        }
+    );
+    let verdict = accepting(downgraded, status, &[advisory]).unwrap();
+    assert_eq!(verdict.status(), Status::UpToDate);
+    assert!(remarks(&verdict).contains(&"T11"));
 }
 
 #[test]
