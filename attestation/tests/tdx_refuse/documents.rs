@@ -307,3 +307,43 @@ fn t12_collateral_as_old_as_policy_accepts_and_a_second_older() {
     assert_eq!(refused(&both), R::CollateralTooOld { part, age, limit });
     assert_eq!(refused(&both).rule(), "T12");
 }
+
+#[test]
+fn a_verdict_counts_as_long_as_its_collateral_and_no_longer() {
+    let until = |change: fn(&mut Platform)| {
+        let verdict = after(change).unwrap();
+        let window = verdict.collateral();
+        (NOW.plus(9 * DAY) == window.until, window.issued == ISSUED)
+    };
+    const LAST: &str = "2026-03-10T00:00:00Z";
+    // A document counts in its last second, a list no longer at the second when the next is due.
+    assert_eq!(
+        until(|platform| platform.tcb_info["nextUpdate"] = LAST.into()),
+        (true, true)
+    );
+    assert_eq!(
+        until(|platform| platform.qe_identity["nextUpdate"] = LAST.into()),
+        (true, true)
+    );
+    const LIST_DUE: &[u8] = b"260310000001Z";
+    assert_eq!(
+        until(|platform| {
+            let key = &platform.root.key;
+            let list = altered(key, &platform.root_crl, |inner, _| {
+                inner.parts[4].bytes = LIST_DUE.to_vec();
+            });
+            platform.root_crl = list;
+        }),
+        (true, true)
+    );
+    assert_eq!(
+        until(|platform| {
+            let key = &platform.authority.key;
+            let list = altered(key, &platform.pck_crl, |inner, _| {
+                inner.parts[4].bytes = LIST_DUE.to_vec();
+            });
+            platform.pck_crl = list;
+        }),
+        (true, true)
+    );
+}
