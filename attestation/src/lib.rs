@@ -24,6 +24,7 @@ pub mod trust;
 // The judgement.
 pub mod rejection;
 pub mod snp;
+pub mod tdx;
 pub mod verify;
 
 // What all of them are written in.
@@ -47,5 +48,6 @@ pub use signed::{
     Issue, Kind, Payload, ReleasePublicKey, ReleaseSecretKey, SignedDocument, SignedError, Verified,
 };
 pub use snp::{Product, SnpPolicy, TcbVersion};
+pub use tdx::{TdxCollateral, TdxPolicy, TdxRejection, TdxRoot, TdxVerdict, verify_tdx_quote};
 pub use trust::TrustAnchors;
 pub use verify::{Check, CheckResult, VerifiedEvidence, Verifier};

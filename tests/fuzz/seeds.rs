@@ -3,6 +3,12 @@
 //! so that it is built with the others; it fuzzes nothing.
 #![no_main]
 
+// The platform that signs quotes for the tests signs the seed, too.
+#[path = "../../attestation/tests/common/der.rs"]
+mod der;
+#[path = "../../attestation/tests/common/tdx/mod.rs"]
+mod tdx;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -32,6 +38,7 @@ fuzz_target!(
 fn write_all() -> Outcome {
     let chip = TestChip::from_seed(&[0x5a; 32], NOW);
     evidence(&chip)?;
+    quote()?;
     signed_documents(&chip)?;
     let (spm, bpe) = (gguf("llama"), gguf("gpt2"));
     write("gguf_metadata/spm.gguf", &spm)?;
@@ -100,6 +107,17 @@ fn evidence(chip: &TestChip) -> Outcome {
         "evidence_envelope/batch.json",
         envelope(Direction::Client, batch)?.as_bytes(),
     )
+}
+
+/// A quote with its collateral, and the root that both chain to.
+fn quote() -> Outcome {
+    let platform = tdx::Platform::new();
+    let quote = platform.signed_quote();
+    let mut parts = u16::try_from(quote.len())?.to_be_bytes().to_vec();
+    parts.extend(quote);
+    parts.extend(platform.collateral().to_json()?);
+    write("tdx_quote/evidence", &parts)?;
+    write("tdx-root.der", &platform.root_der)
 }
 
 fn signed_documents(chip: &TestChip) -> Outcome {
