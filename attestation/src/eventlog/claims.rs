@@ -178,11 +178,11 @@ impl ConfirmedLog<'_> {
             },
         };
         let mut claims: Vec<Claim> = Vec::new();
-        // Registers whose configuration a separator has ended, and whether that marks an error.
-        let mut separated: Vec<(Register, bool)> = Vec::new();
+        // Registers whose configuration has ended, and by what.
+        let mut separated: Vec<(Register, Mark)> = Vec::new();
         for event in self.events() {
-            if let Some(error) = judge.separates(&event)? {
-                separated.push((event.register, error));
+            if let Some(mark) = judge.separates(&event)? {
+                separated.push((event.register, mark));
             }
             let early = !separated
                 .iter()
@@ -206,10 +206,9 @@ impl ConfirmedLog<'_> {
         }
         // A configuration that no separator closes, or one that marks an error, is not the one that was booted with.
         claims.retain(|claim| {
-            let first = separated
-                .iter()
-                .find(|(register, _)| *register == claim.register);
-            !claim.value.needs_separator() || first.is_some_and(|(_, error)| !error)
+            let mut marks = separated.iter();
+            let first = marks.find(|(register, _)| *register == claim.register);
+            !claim.value.needs_separator() || first.is_some_and(|(_, mark)| *mark == Mark::Good)
         });
         Ok(Claims { claims })
     }
@@ -219,6 +218,17 @@ impl ClaimValue {
     const fn needs_separator(&self) -> bool {
         matches!(self, Self::SecureBoot(_) | Self::SecureBootVariable { .. })
     }
+}
+
+/// What ended a register's configuration.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// The separator of a normal boot.
+    Good,
+    /// The separator after an error.
+    Error,
+    /// A boot option's value with a separator's bytes: it ends nothing, and what comes after it is not trusted as before.
+    Alike,
 }
 
 /// Looks at events of one bank.
@@ -234,20 +244,30 @@ impl Judge {
         self.bank.digest(bytes) == event.digest
     }
 
-    /// Whether an event is a separator, by its digest, and marks an error; refuses where the type says otherwise.
-    fn separates(&self, event: &Confirmed<'_>) -> Result<Option<bool>, LogRejection> {
+    /// Whether an event ends a register's configuration, by its digest; refuses where the type says otherwise.
+    fn separates(&self, event: &Confirmed<'_>) -> Result<Option<Mark>, LogRejection> {
         let mut known = SEPARATORS.iter();
         let is = known.find(|(data, _)| self.hashes(event, data));
-        let event_type = event.event.event_type;
-        let called = event_type == types::SEPARATOR;
-        if called && is.is_none_or(|(data, _)| event.event.data != data) {
-            return Err(LogRejection::SeparatorDigest(event.number));
+        let (data, event_type) = (event.event.data.as_slice(), event.event.event_type);
+        if event_type == types::SEPARATOR {
+            let error = match is {
+                Some((known, error)) if known == data => *error,
+                _ => return Err(LogRejection::SeparatorDigest(event.number)),
+            };
+            return Ok(Some(if error { Mark::Error } else { Mark::Good }));
         }
-        if is.is_some() && !called && belongs(event.register, Part::Firmware) {
-            let event = event.number;
-            return Err(LogRejection::SeparatorType { event, event_type });
+        let Some((known, _)) = is.filter(|_| belongs(event.register, Part::Firmware)) else {
+            return Ok(None);
+        };
+        // An order of boot options of which the first two are number 0 has the same bytes, and firmware hashes them alone.
+        let boot = hashed(event_type) == Hashed::ValueOrData
+            && belongs(event.register, Part::BootOptions)
+            && Variable::parse(data).is_some_and(|variable| variable.value == known);
+        if boot {
+            return Ok(Some(Mark::Alike));
         }
-        Ok(is.filter(|_| called).map(|(_, error)| *error))
+        let event = event.number;
+        Err(LogRejection::SeparatorType { event, event_type })
     }
 
     fn claim(&self, event: &Confirmed<'_>, early: bool) -> Result<Found, LogRejection> {

@@ -96,7 +96,9 @@ fn header(reader: &mut Reader<'_>) -> Result<Vec<(u16, u16)>, LogRejection> {
         .ok()
         .and_then(|length| reader.take(length));
     let data = data.ok_or_else(short)?;
-    if (index, event_type) != (Some(0), Some(NO_ACTION)) || !data.starts_with(SPEC_ID) {
+    // A trust domain's firmware writes its first register's number, 1.
+    let first = matches!((index, event_type), (Some(0 | 1), Some(NO_ACTION)));
+    if !first || !data.starts_with(SPEC_ID) {
         return Err(LogRejection::Sha1Log);
     }
     if digest != [0; 20] {

@@ -16,7 +16,7 @@ use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Version;
 
 use super::key::{PublicKey, unpadded};
-use super::policy::{PinnedTpmRoot, TpmAnchors};
+use super::policy::{HostedIn, PinnedTpmRoot, TpmAnchors};
 use super::rejection::TpmRejection;
 use crate::digest::UnixTime;
 
@@ -227,6 +227,22 @@ impl<'a> Certificate<'a> {
             what,
         }
     }
+}
+
+/// Checks an attestation key's certificate by itself, as when a key is enrolled, and says which key it is for and where its
+/// TPM runs (rule P5). Intermediates stand nearest first, without the root.
+///
+/// # Errors
+/// The variants of [`TpmRejection`] that belong to P5, and [`TpmRejection::KeyMalformed`].
+pub fn verify_ak_certificate(
+    leaf: &[u8],
+    intermediates: &[Vec<u8>],
+    anchors: &TpmAnchors,
+    now: UnixTime,
+) -> Result<(PublicKey, HostedIn), TpmRejection> {
+    let leaf = Certificate::leaf(leaf)?;
+    let root = chain(&leaf, intermediates, anchors, now)?;
+    Ok((leaf.key()?, root.hosted()))
 }
 
 /// Rule P5: the leaf chains by these authorities to one of the pinned roots, and all are valid. Returns that root.

@@ -127,7 +127,7 @@ impl PublicKey {
     pub(crate) fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, TpmRejection> {
         let malformed = TpmRejection::KeyMalformed;
         let (n, e) = (unpadded(modulus), unpadded(exponent));
-        if !MODULUS_BYTES.contains(&n.len()) {
+        if !MODULUS_BYTES.contains(&n.len()) || n.first() == Some(&0) {
             return Err(malformed(
                 "is an RSA key of less than 2048 or more than 4096 bits",
             ));
