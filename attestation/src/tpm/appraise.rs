@@ -6,7 +6,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::algorithm::Bank;
 use super::attest::{Attest, ClockState};
-use super::certificate::{self, Certificate};
+use super::certificate::{self, Certificate, Purpose};
 use super::key::{AttestationKey, KeyEvidence, PublicKey};
 use super::policy::{AkTrust, Continuity, TpmAnchors, TpmLocation, TpmPolicy};
 use super::rejection::TpmRejection;
@@ -271,7 +271,8 @@ impl<'a> Claimed<'a> {
     fn vouch(&self, anchors: &TpmAnchors, now: UnixTime) -> Result<Vouched, TpmRejection> {
         let key = match self {
             Self::Certificate(leaf, intermediates) => {
-                let root = certificate::chain(leaf, intermediates, anchors, now)?;
+                let root =
+                    certificate::chain(leaf, intermediates, anchors, Purpose::Attestation, now)?;
                 return Ok(Vouched {
                     trust: AkTrust::Certified,
                     location: root.hosted().into(),
@@ -376,8 +377,9 @@ fn values(
 
 /// Rule P6.
 fn continuous(now: &ClockState, policy: &TpmPolicy, lines: &mut Lines) -> Result<(), TpmRejection> {
+    let safe = if now.safe { "" } else { ", not safe" };
     let text = format!(
-        "resets {}, restarts {}, clock {} ms, firmware {:#x}",
+        "resets {}, restarts {}, clock {} ms{safe}, firmware {:#x}",
         now.reset_count, now.restart_count, now.clock_ms, now.firmware_version
     );
     let Continuity::Since(before) = policy.continuity else {

@@ -55,6 +55,15 @@ impl std::fmt::Display for CertificatePlace {
     }
 }
 
+/// What a leaf's key is used for.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose {
+    /// Signing quotes.
+    Attestation,
+    /// Opening the credentials by which attestation keys are enrolled.
+    Endorsement,
+}
+
 /// A certificate that was read but not checked.
 pub(super) struct Certificate<'a> {
     place: CertificatePlace,
@@ -120,21 +129,31 @@ impl<'a> Certificate<'a> {
         PublicKey::from_info(self.x509.public_key())
     }
 
-    /// Rule P5: whoever signs quotes signs no certificates, may sign at all, and was certified for a TPM's use.
-    fn must_be_attestation_leaf(&self) -> Result<(), TpmRejection> {
+    /// Rule P5: a TPM's key signs no certificates, and was certified for what it is used for.
+    fn must_be_leaf_for(&self, purpose: Purpose) -> Result<(), TpmRejection> {
         let malformed = |_| self.malformed("has malformed extensions");
         let constraints = self.x509.basic_constraints().map_err(malformed)?;
         if constraints.is_some_and(|extension| extension.value.ca) {
             return Err(TpmRejection::LeafIsAuthority);
         }
         let usage = self.x509.key_usage().map_err(malformed)?;
-        if usage.is_some_and(|extension| !extension.value.digital_signature()) {
-            return Err(TpmRejection::LeafUsage("signing"));
-        }
-        let purposes = self.x509.extended_key_usage().map_err(malformed)?;
-        let fits = |purposes: &[Oid<'_>]| purposes.iter().any(|id| TCG_PURPOSES.contains(id));
-        if purposes.is_some_and(|extension| !fits(&extension.value.other)) {
-            return Err(TpmRejection::LeafUsage("a TPM's keys"));
+        let usage = usage.map(|extension| extension.value);
+        let (what, purposes) = match purpose {
+            Purpose::Attestation if usage.is_some_and(|usage| !usage.digital_signature()) => {
+                return Err(TpmRejection::LeafUsage("signing"));
+            }
+            Purpose::Endorsement
+                if usage.is_some_and(|it| !it.key_encipherment() && !it.key_agreement()) =>
+            {
+                return Err(TpmRejection::LeafUsage("taking credentials"));
+            }
+            Purpose::Attestation => ("a TPM's keys", &TCG_PURPOSES[..]),
+            Purpose::Endorsement => ("endorsement keys", &TCG_PURPOSES[..1]),
+        };
+        let named = self.x509.extended_key_usage().map_err(malformed)?;
+        let fits = |named: &[Oid<'_>]| named.iter().any(|id| purposes.contains(id));
+        if named.is_some_and(|extension| !fits(&extension.value.other)) {
+            return Err(TpmRejection::LeafUsage(what));
         }
         Ok(())
     }
@@ -241,7 +260,23 @@ pub fn verify_ak_certificate(
     now: UnixTime,
 ) -> Result<(PublicKey, HostedIn), TpmRejection> {
     let leaf = Certificate::leaf(leaf)?;
-    let root = chain(&leaf, intermediates, anchors, now)?;
+    let root = chain(&leaf, intermediates, anchors, Purpose::Attestation, now)?;
+    Ok((leaf.key()?, root.hosted()))
+}
+
+/// The same for an endorsement key's certificate. Such a key signs nothing: it opens the credential by which the attestation
+/// key of the same TPM is enrolled.
+///
+/// # Errors
+/// The variants of [`TpmRejection`] that belong to P5, and [`TpmRejection::KeyMalformed`].
+pub fn verify_ek_certificate(
+    leaf: &[u8],
+    intermediates: &[Vec<u8>],
+    anchors: &TpmAnchors,
+    now: UnixTime,
+) -> Result<(PublicKey, HostedIn), TpmRejection> {
+    let leaf = Certificate::leaf(leaf)?;
+    let root = chain(&leaf, intermediates, anchors, Purpose::Endorsement, now)?;
     Ok((leaf.key()?, root.hosted()))
 }
 
@@ -250,12 +285,13 @@ pub(super) fn chain<'r>(
     leaf: &Certificate<'_>,
     intermediates: &[Vec<u8>],
     anchors: &'r TpmAnchors,
+    purpose: Purpose,
     now: UnixTime,
 ) -> Result<&'r PinnedTpmRoot, TpmRejection> {
     if intermediates.len() > INTERMEDIATES_MAX {
         return Err(TpmRejection::ChainLength(intermediates.len()));
     }
-    leaf.must_be_attestation_leaf()?;
+    leaf.must_be_leaf_for(purpose)?;
     let authorities = intermediates
         .iter()
         .zip(1..)

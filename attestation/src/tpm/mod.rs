@@ -16,7 +16,7 @@ pub use algorithm::Bank;
 pub(crate) use appraise::{Lines, Quote, TrustedKey, Vouched, appraise};
 pub use appraise::{TpmEvidence, TpmVerdict, verify_tpm_quote};
 pub use attest::{Attest, ClockState, MESSAGE_BYTES_MAX, PcrSelection};
-pub use certificate::{CertificatePlace, verify_ak_certificate};
+pub use certificate::{CertificatePlace, verify_ak_certificate, verify_ek_certificate};
 pub use key::{AttestationKey, Curve, KeyEvidence, PublicKey};
 pub use policy::{
     AkTrust, Continuity, EnrolledKey, HostedIn, PinnedTpmRoot, TpmAnchors, TpmLocation, TpmPolicy,

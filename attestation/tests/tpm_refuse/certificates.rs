@@ -3,7 +3,7 @@
 use casemate_attestation::UnixTime;
 use casemate_attestation::tpm::{
     AkTrust, CertificatePlace as Place, HostedIn, KeyEvidence, PinnedTpmRoot, TpmAnchors,
-    TpmRejection, TpmVerdict, verify_ak_certificate, verify_tpm_quote,
+    TpmRejection, TpmVerdict, verify_ak_certificate, verify_ek_certificate, verify_tpm_quote,
 };
 
 use super::support::certificates::*;
@@ -282,4 +282,25 @@ fn p5_certificates_are_judged_alone_as_at_enrolment() {
         judge(&weak).unwrap_err(),
         TpmRejection::ChainSignature { place: Place::Leaf }
     );
+}
+
+#[test]
+fn p5_endorsement_keys_are_certified_for_credentials_and_for_nothing_else() {
+    let chain = chain();
+    let root = PinnedTpmRoot::new(&chain.roots[0], HostedIn::Machine);
+    let anchors = TpmAnchors::new(vec![root], Vec::new());
+    let sign = |usage: u8, purpose: &[u8]| {
+        let mut template = leaf();
+        (template.usage, template.purposes) = (Some(usage), vec![purpose.to_vec()]);
+        template.sign(ak(), intermediate_key())
+    };
+    let judge = |leaf: &[u8]| verify_ek_certificate(leaf, &chain.intermediates, &anchors, NOW);
+    let good = sign(0x20, &EK_PURPOSE);
+    assert_eq!(judge(&good).unwrap().1, HostedIn::Machine);
+    let signs = judge(&sign(0x80, &EK_PURPOSE)).unwrap_err();
+    assert_eq!(signs, TpmRejection::LeafUsage("taking credentials"));
+    let other = judge(&sign(0x20, &AK_PURPOSE)).unwrap_err();
+    assert_eq!(other, TpmRejection::LeafUsage("endorsement keys"));
+    let attests = verify_ak_certificate(&good, &chain.intermediates, &anchors, NOW);
+    assert_eq!(attests.unwrap_err(), TpmRejection::LeafUsage("signing"));
 }
