@@ -11,6 +11,8 @@
 mod azure;
 #[path = "tpm_refuse/certificates.rs"]
 mod certificates;
+#[path = "tpm_refuse/claims.rs"]
+mod claims;
 mod common;
 #[path = "tpm_refuse/log.rs"]
 mod log;

@@ -246,6 +246,10 @@ impl Judge {
 
     /// Whether an event ends a register's configuration, by its digest; refuses where the type says otherwise.
     fn separates(&self, event: &Confirmed<'_>) -> Result<Option<Mark>, LogRejection> {
+        // Others than the firmware have separators of their own, such as Windows in PCR 12 and above.
+        if !belongs(event.register, Part::Firmware) {
+            return Ok(None);
+        }
         let mut known = SEPARATORS.iter();
         let is = known.find(|(data, _)| self.hashes(event, data));
         let (data, event_type) = (event.event.data.as_slice(), event.event.event_type);
@@ -256,7 +260,7 @@ impl Judge {
             };
             return Ok(Some(if error { Mark::Error } else { Mark::Good }));
         }
-        let Some((known, _)) = is.filter(|_| belongs(event.register, Part::Firmware)) else {
+        let Some((known, _)) = is else {
             return Ok(None);
         };
         // An order of boot options of which the first two are number 0 has the same bytes, and firmware hashes them alone.
@@ -331,25 +335,25 @@ enum Part {
 }
 
 const fn belongs(register: Register, part: Part) -> bool {
-    match (part, register) {
+    matches!(
+        (part, register),
         (Part::Firmware, Register::Pcr(0..=7) | Register::Rtmr(0 | 1))
-        | (Part::FirmwareVersion, Register::Pcr(0) | Register::Rtmr(0))
-        | (Part::SecureBoot, Register::Pcr(7) | Register::Rtmr(0))
-        | (Part::Images, Register::Pcr(2 | 4) | Register::Rtmr(1))
-        | (Part::Partitions, Register::Pcr(5) | Register::Rtmr(1))
-        | (Part::BootOptions, Register::Pcr(1) | Register::Rtmr(0))
-        | (Part::GrubText, Register::Pcr(8) | Register::Rtmr(2))
-        | (Part::Uki, Register::Pcr(11) | Register::Rtmr(2))
-        | (Part::StubCommandLine, Register::Pcr(12) | Register::Rtmr(2)) => true,
-        _ => false,
-    }
+            | (Part::FirmwareVersion, Register::Pcr(0) | Register::Rtmr(0))
+            | (Part::SecureBoot, Register::Pcr(7) | Register::Rtmr(0))
+            | (Part::Images, Register::Pcr(2 | 4) | Register::Rtmr(1))
+            | (Part::Partitions, Register::Pcr(5) | Register::Rtmr(1))
+            | (Part::BootOptions, Register::Pcr(1) | Register::Rtmr(0))
+            | (Part::GrubText, Register::Pcr(8) | Register::Rtmr(2))
+            | (Part::Uki, Register::Pcr(11) | Register::Rtmr(2))
+            | (Part::StubCommandLine, Register::Pcr(12) | Register::Rtmr(2))
+    )
 }
 
 /// Events whose data hashes to the digest and says itself what it is.
 fn self_described(event: &Confirmed<'_>, early: bool) -> Found {
     let data = event.event.data.as_slice();
     let value = match event.event.event_type {
-        types::SEPARATOR => ClaimValue::Separator {
+        types::SEPARATOR if belongs(event.register, Part::Firmware) => ClaimValue::Separator {
             error: SEPARATORS
                 .iter()
                 .any(|(known, error)| *error && data == known),

@@ -242,7 +242,7 @@ impl Lines {
 
 /// The key that evidence claims, read but not trusted.
 enum Claimed<'a> {
-    Certificate(Certificate<'a>, &'a [Vec<u8>]),
+    Certificate(Box<Certificate<'a>>, &'a [Vec<u8>]),
     Area(AttestationKey),
     Bare(PublicKey),
 }
@@ -253,7 +253,7 @@ impl<'a> Claimed<'a> {
             KeyEvidence::Certificate {
                 leaf,
                 intermediates,
-            } => Self::Certificate(Certificate::leaf(leaf)?, intermediates),
+            } => Self::Certificate(Box::new(Certificate::leaf(leaf)?), intermediates),
             KeyEvidence::PublicArea(area) => Self::Area(AttestationKey::parse(area)?),
             KeyEvidence::Spki(der) => Self::Bare(PublicKey::from_spki(der)?),
         })
