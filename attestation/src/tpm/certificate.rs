@@ -19,6 +19,7 @@ use super::key::{PublicKey, unpadded};
 use super::policy::{HostedIn, PinnedTpmRoot, TpmAnchors};
 use super::rejection::TpmRejection;
 use crate::digest::UnixTime;
+use crate::reader::Reader;
 
 /// Longest certificate that is read, in bytes, padding included: NV indices have 4096.
 pub(super) const CERTIFICATE_BYTES_MAX: usize = 8192;
@@ -98,8 +99,15 @@ impl<'a> Certificate<'a> {
         if x509.version() != X509Version::V3 {
             return Err(malformed("is not of version 3"));
         }
-        if x509.tbs_certificate.signature != x509.signature_algorithm {
-            return Err(malformed("names two signature algorithms"));
+        // The parser looks at tag numbers only, and what lies outside the signed part nobody signed.
+        let exact = der
+            .len()
+            .checked_sub(rest.len())
+            .and_then(|end| der.get(..end));
+        match exact.and_then(signature_algorithms) {
+            Some((inside, outside)) if inside == outside => {}
+            Some(_) => return Err(malformed("names two signature algorithms")),
+            None => return Err(malformed("is no certificate in DER")),
         }
         if x509.extensions_map().is_err() {
             return Err(malformed("has an extension twice"));
@@ -328,6 +336,39 @@ fn root_over<'r>(
         }
     }
     named.ok_or(TpmRejection::NoPinnedRoot)
+}
+
+/// The signature algorithm of the signed part and the one outside it, as bytes, with every tag around them as it must be.
+fn signature_algorithms(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    const SEQUENCE: u8 = 0x30;
+    let mut whole = Reader::new(der);
+    let (_, content) = value(&mut whole, SEQUENCE)?;
+    let mut parts = Reader::new(content);
+    let (_, signed) = value(&mut parts, SEQUENCE)?;
+    let (outside, _) = value(&mut parts, SEQUENCE)?;
+    value(&mut parts, 0x03)?;
+    let mut signed = Reader::new(signed);
+    value(&mut signed, 0xa0)?;
+    value(&mut signed, 0x02)?;
+    let (inside, _) = value(&mut signed, SEQUENCE)?;
+    (whole.is_empty() && parts.is_empty()).then_some((inside, outside))
+}
+
+/// A DER value of this tag and less than 64 KiB, whole and without its header. Its length is in the shortest form.
+fn value<'a>(reader: &mut Reader<'a>, tag: u8) -> Option<(&'a [u8], &'a [u8])> {
+    let whole = reader.left();
+    if reader.byte()? != tag {
+        return None;
+    }
+    let length = match reader.byte()? {
+        short @ 0..=0x7f => usize::from(short),
+        0x81 => usize::from(reader.byte().filter(|length| *length >= 0x80)?),
+        0x82 => usize::from(reader.be16().filter(|length| *length >= 0x100)?),
+        _ => return None,
+    };
+    let content = reader.take(length)?;
+    let used = whole.len().checked_sub(reader.left().len())?;
+    Some((whole.get(..used)?, content))
 }
 
 /// A certificate's time. What lies before 1970 becomes 1970, at which nothing is valid.

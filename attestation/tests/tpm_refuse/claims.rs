@@ -84,9 +84,17 @@ fn l3_types_are_not_measured() {
         claims(&log(&events)).unwrap_err(),
         LogRejection::SeparatorDigest(number)
     );
+}
+
+#[test]
+fn l3_separators_bytes_elsewhere() {
+    let number = boot()
+        .iter()
+        .position(|it| it.0 == 7 && it.1 == SEPARATOR)
+        .unwrap();
     // An order of boot options may have the same bytes, in its own register and under its own name only.
     let order = || apart(1, BOOT, &[0; 4], &variable("BootOrder", &[0; 4]));
-    events = boot();
+    let mut events = boot();
     events.insert(number + 1, order());
     assert!(claims(&log(&events)).unwrap().secure_boot().is_some());
     events[number + 1].0 = 7;

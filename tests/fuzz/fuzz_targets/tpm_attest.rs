@@ -33,7 +33,10 @@ fuzz_target!(init: seeds(), |bytes: &[u8]| {
 
 fn seeds() {
     let genuine = evidence(QUOTE);
-    assert!(appraise(&genuine, &anchors()).is_ok(), "the seed is out of date");
+    assert!(
+        appraise(&genuine, &anchors()).is_ok(),
+        "the seed is out of date"
+    );
     assert!(appraise(&genuine, &TpmAnchors::default()).is_err());
 }
 
