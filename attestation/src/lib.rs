@@ -22,14 +22,18 @@ pub mod signed;
 pub mod trust;
 
 // The judgement.
+pub mod azure;
+pub mod eventlog;
 pub mod rejection;
 pub mod snp;
 pub mod tdx;
+pub mod tpm;
 pub mod verify;
 
 // What all of them are written in.
 pub mod digest;
 mod framing;
+mod reader;
 pub mod strict_json;
 
 pub use batch::{Batch, BatchError, BatchPath};

@@ -1,6 +1,6 @@
 //! Writes the seeds, each through the encoder that a real sender uses: `scripts/fuzz seeds`. A
 //! target refuses to start from a seed that its decoder no longer accepts. This is a target itself,
-//! so that it is built with the others; it fuzzes nothing.
+//! so that it is built with the others; it fuzzes nothing. A quote's seed is a TPM's own: see `tpm_attest`.
 #![no_main]
 
 // The platform that signs quotes for the tests signs the seed, too.
@@ -8,6 +8,8 @@
 mod der;
 #[path = "../../attestation/tests/common/tdx/mod.rs"]
 mod tdx;
+#[path = "../../attestation/tests/support/log.rs"]
+mod log;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -39,6 +41,8 @@ fn write_all() -> Outcome {
     let chip = TestChip::from_seed(&[0x5a; 32], NOW);
     evidence(&chip)?;
     quote()?;
+    write("event_log/domain", &log::domain())?;
+    write("event_log/tpm", &log::log(&log::boot()))?;
     signed_documents(&chip)?;
     let (spm, bpe) = (gguf("llama"), gguf("gpt2"));
     write("gguf_metadata/spm.gguf", &spm)?;

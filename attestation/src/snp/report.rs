@@ -94,6 +94,12 @@ impl SnpReport {
         })
     }
 
+    /// The whole report, as received.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; REPORT_BYTES] {
+        &self.raw
+    }
+
     /// The bytes that the chip signed, as received.
     #[must_use]
     pub fn signed_bytes(&self) -> &[u8] {

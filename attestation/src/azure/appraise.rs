@@ -1,0 +1,167 @@
+//! The appraisal of one Azure VM: rules Z1 to Z4, then P1 to P6 under the key that the runtime data name.
+
+use std::collections::BTreeMap;
+
+use super::hcl::{BoundRuntime, HclReport, HclReportType};
+use super::rejection::AzureRejection;
+use super::runtime::RuntimeData;
+use crate::snp::SnpVerdict;
+use crate::tpm::{
+    AkTrust, Attest, Lines, Quote, QuoteSignature, TpmLocation, TpmPolicy, TpmRejection,
+    TpmVerdict, TrustedKey, Vouched, appraise,
+};
+use crate::verify::Check;
+
+/// Hardware evidence that was verified before, against [`HclReport::report_data`] as its report data.
+#[derive(Debug, Clone, Copy)]
+pub enum VerifiedHardware<'a> {
+    /// The verdict on the SNP report inside the blob.
+    Snp(&'a SnpVerdict),
+    /// REPORTDATA of a TDX *quote* that was verified, with its paravisor's MRTD known. A TDREPORT is no quote: it carries a
+    /// MAC that nobody but its machine can check (attack B16).
+    Tdx {
+        /// The quote's REPORTDATA.
+        report_data: [u8; 64],
+    },
+}
+
+impl VerifiedHardware<'_> {
+    /// Which kind of report the blob must hold.
+    #[must_use]
+    pub const fn report_type(&self) -> HclReportType {
+        match self {
+            Self::Snp(_) => HclReportType::Snp,
+            Self::Tdx { .. } => HclReportType::TdReport,
+        }
+    }
+}
+
+/// What an Azure VM hands over beside its hardware evidence. Nothing of it is trusted.
+#[derive(Debug, Clone)]
+pub struct AzureEvidence {
+    /// The paravisor's report.
+    pub hcl: Vec<u8>,
+    /// TPMS_ATTEST of the virtual TPM.
+    pub message: Vec<u8>,
+    /// The signature over it.
+    pub signature: QuoteSignature,
+    /// Values of the registers quoted, by number.
+    pub registers: BTreeMap<u8, Vec<u8>>,
+}
+
+/// An Azure VM whose chain from hardware to quote holds. [`verify_azure`] is its only constructor.
+///
+/// ```compile_fail
+/// let verdict = casemate_attestation::azure::AzureVerdict::default();
+/// ```
+///
+/// ```
+/// fn quote(verdict: &casemate_attestation::azure::AzureVerdict) -> &casemate_attestation::tpm::TpmVerdict {
+///     verdict.quote()
+/// }
+/// ```
+#[derive(Debug, Clone)]
+pub struct AzureVerdict {
+    runtime: BoundRuntime,
+    quote: TpmVerdict,
+    checks: Vec<Check>,
+}
+
+impl AzureVerdict {
+    /// What the paravisor says.
+    #[must_use]
+    pub const fn runtime(&self) -> &RuntimeData {
+        self.runtime.data()
+    }
+
+    /// The verdict on the virtual TPM's quote. Its location is the paravisor.
+    #[must_use]
+    pub const fn quote(&self) -> &TpmVerdict {
+        &self.quote
+    }
+
+    /// Every check, in order: Z1 to Z4, P1 to P6.
+    #[must_use]
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+}
+
+/// Appraises an Azure VM whose hardware evidence was verified. `nonce` is what the quote's extra data must be.
+///
+/// No time is needed: nothing here expires. The hardware evidence was judged at a time, and the nonce is fresh.
+///
+/// # Errors
+/// [`AzureRejection`] names the first rule that does not hold.
+pub fn verify_azure(
+    evidence: &AzureEvidence,
+    hardware: &VerifiedHardware<'_>,
+    nonce: &[u8],
+    policy: &TpmPolicy,
+) -> Result<AzureVerdict, AzureRejection> {
+    let hcl = HclReport::parse(&evidence.hcl)?;
+    let mut lines = Lines::default();
+    let version = hcl.version();
+    lines.pass(
+        "Z1",
+        format!(
+            "paravisor report, version {version}, with {}",
+            hcl.report_type()
+        ),
+    );
+    let runtime = hcl.bind(hardware)?;
+    lines.pass(
+        "Z2",
+        "hardware report is the one that was verified, and the paravisor's",
+    );
+    lines.pass(
+        "Z3",
+        "report data is the hash of the runtime data, and zeros",
+    );
+    let quote = quote(evidence, &runtime, nonce, policy)?;
+    lines.pass(
+        "Z4",
+        "quote is by the attestation key that the runtime data name",
+    );
+    let Lines(mut checks) = lines;
+    checks.extend_from_slice(quote.checks());
+    Ok(AzureVerdict {
+        runtime,
+        quote,
+        checks,
+    })
+}
+
+fn quote(
+    evidence: &AzureEvidence,
+    runtime: &BoundRuntime,
+    nonce: &[u8],
+    policy: &TpmPolicy,
+) -> Result<TpmVerdict, AzureRejection> {
+    let key = TrustedKey {
+        key: runtime.data().attestation_key().clone(),
+        vouch: &|| {
+            Ok(Vouched {
+                trust: AkTrust::NamedByHardware,
+                location: TpmLocation::Paravisor,
+                text: "attestation key is the one that the hardware report binds".to_owned(),
+                attributes: Some(
+                    "that it is a restricted signing key is the word of the measured paravisor",
+                ),
+            })
+        },
+    };
+    let attest = Attest::parse(&evidence.message).map_err(AzureRejection::Quote)?;
+    let quote = Quote {
+        attest,
+        message: &evidence.message,
+        signature: &evidence.signature,
+        registers: &evidence.registers,
+    };
+    appraise(quote, &key, nonce, policy).map_err(|rejection| match rejection {
+        TpmRejection::QuoteSignature | TpmRejection::SignatureKey(_) => {
+            AzureRejection::QuoteOfOtherKey
+        }
+        other => AzureRejection::Quote(other),
+    })
+}

@@ -1,0 +1,88 @@
+//! A bounded reader of binary structures: every length is checked against what is left, nothing is indexed.
+
+/// Bytes that were not read yet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    left: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
+        Self { left: bytes }
+    }
+
+    /// What is left, which stays.
+    pub(crate) const fn left(&self) -> &'a [u8] {
+        self.left
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    /// The next `length` bytes. `None`, and nothing is taken, when there are fewer.
+    pub(crate) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, left) = self.left.split_at_checked(length)?;
+        self.left = left;
+        Some(taken)
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    pub(crate) fn byte(&mut self) -> Option<u8> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    pub(crate) fn be16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    pub(crate) fn be32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    pub(crate) fn be64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    pub(crate) fn le16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn le32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn le64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    /// A TPM2B: a big-endian length of two bytes, at most `most`, and that many bytes.
+    pub(crate) fn sized(&mut self, most: usize) -> Option<&'a [u8]> {
+        let length = usize::from(self.be16()?);
+        if length > most {
+            return None;
+        }
+        self.take(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_not_read_and_nothing_is_lost() {
+        let mut reader = Reader::new(&[0, 2, 7, 8, 9]);
+        assert_eq!(reader.clone().sized(1), None);
+        assert_eq!(reader.sized(2), Some(&[7, 8][..]));
+        assert_eq!(reader.be16(), None);
+        assert_eq!(reader.left(), [9]);
+        assert_eq!(reader.byte(), Some(9));
+        assert!(reader.is_empty());
+        assert_eq!(reader.byte(), None);
+        assert_eq!(Reader::new(&[0xff, 0xff, 1]).sized(usize::MAX), None);
+    }
+}
