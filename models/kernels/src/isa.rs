@@ -14,7 +14,7 @@ macro_rules! lanes {
         $(
             #[inline(always)]
             unsafe fn $name $(<const $g: u32>)? ($($arg: $ty),*) -> $out {
-                // SAFETY and JUSTIFICATION: see the head of the file that names the instructions.
+                // SAFETY: see the head of the file that names the instructions, which has the JUSTIFICATION too.
                 unsafe { $body }
             }
         )*

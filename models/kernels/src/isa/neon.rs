@@ -52,8 +52,8 @@ unsafe fn add_fours<const DOT: bool>(
     weights: int32x4_t,
     activations: int32x4_t,
 ) -> int32x4_t {
-    // SAFETY and JUSTIFICATION: see the head of this file. The instruction is written out, since its intrinsic is not stable;
-    // it touches registers alone.
+    // SAFETY: see the head of this file; the instruction touches registers alone.
+    // JUSTIFICATION: see the head of this file. It is written out, since its intrinsic is not stable.
     unsafe {
         if DOT {
             let mut sum = sum;

@@ -66,22 +66,22 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     unsafe fn load(from: *const u8) -> [i32; N] {
-        // SAFETY and JUSTIFICATION: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, i32::from_le_bytes) }
     }
     #[inline(always)]
     unsafe fn load_u8(from: *const u8) -> [i32; N] {
-        // SAFETY and JUSTIFICATION: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, |[byte]: [u8; 1]| i32::from(byte)) }
     }
     #[inline(always)]
     unsafe fn load_i8(from: *const u8) -> [i32; N] {
-        // SAFETY and JUSTIFICATION: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, |[byte]: [u8; 1]| i32::from(byte as i8)) }
     }
     #[inline(always)]
     unsafe fn load_u8_pairs(from: *const u8) -> [i32; N] {
-        // SAFETY and JUSTIFICATION: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe {
             read(from, |[low, high]: [u8; 2]| {
                 i32::from(low) | i32::from(high) << 16
@@ -90,22 +90,22 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> [f32; N] {
-        // SAFETY and JUSTIFICATION: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, |bytes| f16::from_le_bytes(bytes).to_f32()) }
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const u8) -> [f32; N] {
-        // SAFETY and JUSTIFICATION: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, |bytes| bf16::from_le_bytes(bytes).to_f32()) }
     }
     #[inline(always)]
     unsafe fn load_f32(from: *const u8) -> [f32; N] {
-        // SAFETY and JUSTIFICATION: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, f32::from_le_bytes) }
     }
     #[inline(always)]
     unsafe fn store(value: [f32; N], to: *mut f32) {
-        // SAFETY and JUSTIFICATION: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { to.cast::<[f32; N]>().write_unaligned(value) }
     }
     #[inline(always)]
