@@ -25,11 +25,12 @@ macro_rules! for_each_set {
                     // SAFETY: only `Isa::detect` and `Isa::available` make this value, where the set is there.
                     // JUSTIFICATION: four to eight times the baseline's speed.
                     Isa::Avx512 => return unsafe { avx512($($arg),*) },
-                    // SAFETY: as above.
-                    Isa::Avx2 => return unsafe { avx2($($arg),*) },
-                    Isa::Portable => {}
+                    // SAFETY: as above, and the JUSTIFICATION too.
+                    Isa::Avx2 | Isa::Avx512Narrow | Isa::AvxVnni => return unsafe { avx2($($arg),*) },
+                    Isa::Portable | Isa::Neon | Isa::NeonDot => {}
                 }
             }
+            // NEON is what every AArch64 processor has, and what the compiler uses there anyway.
             let _ = isa;
             $body($($arg),*)
         }

@@ -1,50 +1,120 @@
 //! Instruction sets: what a kernel needs of a processor, as one trait that every set implements.
 //!
 //! A kernel is written once, over [`Lanes`]; each lane is one row of the weights. The functions here are `unsafe` for one
-//! reason: they may be called only where the processor has the set. [`Isa::detect`] finds that out once.
+//! reason: they may be called only where the processor has the set. [`Isa::available`] finds that out, and is with
+//! [`Isa::detect`] the only way to get a set other than [`Isa::Portable`].
+//!
+//! NEON is compiled and tested by `scripts/check-aarch64`, which says what that takes.
+
+use std::sync::OnceLock;
+
+/// Implements functions of [`Lanes`]: each is inlined into a kernel compiled for the set.
+macro_rules! lanes {
+    ($($(#[$doc:meta])* fn $name:ident $(<const $g:ident: u32>)? ($($arg:ident: $ty:ty),*) -> $out:ty $body:block)*) => {
+        $(
+            #[inline(always)]
+            unsafe fn $name $(<const $g: u32>)? ($($arg: $ty),*) -> $out {
+                // SAFETY: see the head of the file that names the instructions, which has the JUSTIFICATION too.
+                unsafe { $body }
+            }
+        )*
+    };
+}
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod portable;
 
 /// Rows of weights that lie interleaved: a tile.
 pub const TILE: usize = 16;
 
-/// An instruction set that kernels exist for.
+/// An instruction set that kernels exist for. One that the processor may lack comes out of [`Self::available`] and
+/// [`Self::detect`] alone: whoever has it may use it.
+///
+/// ```
+/// use casemate_kernels::Isa;
+/// let twin = Isa::Portable;
+/// assert!(Isa::available().contains(&twin) && Isa::available().contains(&Isa::detect()));
+/// ```
+///
+/// ```compile_fail,E0603
+/// let unchecked = casemate_kernels::Isa::Avx512;
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Plain Rust.
     Portable,
-    /// AVX2 with FMA and F16C.
+    /// x86-64: AVX2 with FMA and F16C.
+    #[non_exhaustive]
     Avx2,
-    /// AVX-512 with VNNI.
+    /// x86-64: the same, and AVX-512's VNNI on 256 bits, where there are none of 512.
+    #[non_exhaustive]
+    Avx512Narrow,
+    /// x86-64: AVX2 with FMA, F16C and AVX-VNNI.
+    #[non_exhaustive]
+    AvxVnni,
+    /// x86-64: AVX-512 with VNNI.
+    #[non_exhaustive]
     Avx512,
+    /// AArch64: NEON as every such processor has it.
+    #[non_exhaustive]
+    Neon,
+    /// AArch64: NEON with the dot products of Armv8.2.
+    #[non_exhaustive]
+    NeonDot,
 }
 
 impl Isa {
-    /// The best set that this processor has.
+    /// The best set that this processor has. Found once.
     pub fn detect() -> Self {
-        *Self::available().last().unwrap_or(&Self::Portable)
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| Self::available().pop().unwrap_or(Self::Portable))
     }
 
     /// Every set that this processor has, the best one last.
     pub fn available() -> Vec<Self> {
         let mut found = vec![Self::Portable];
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::is_x86_feature_detected as has;
-            if has!("avx2") && has!("fma") && has!("f16c") {
-                found.push(Self::Avx2);
-                let wide = has!("avx512f") && has!("avx512bw") && has!("avx512vl");
-                if wide && has!("avx512dq") && has!("avx512vnni") {
-                    found.push(Self::Avx512);
-                }
-            }
-        }
+        Self::find(&mut found);
         found
     }
+
+    #[cfg(target_arch = "x86_64")]
+    fn find(found: &mut Vec<Self>) {
+        use std::arch::is_x86_feature_detected as has;
+        if !(has!("avx2") && has!("fma") && has!("f16c")) {
+            return;
+        }
+        found.push(Self::Avx2);
+        let narrow = has!("avx512f") && has!("avx512vl") && has!("avx512vnni");
+        if narrow {
+            found.push(Self::Avx512Narrow);
+        }
+        if has!("avxvnni") {
+            found.push(Self::AvxVnni);
+        }
+        if narrow && has!("avx512bw") && has!("avx512dq") {
+            found.push(Self::Avx512);
+        }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn find(found: &mut Vec<Self>) {
+        use std::arch::is_aarch64_feature_detected as has;
+        if !has!("neon") {
+            return;
+        }
+        found.push(Self::Neon);
+        if has!("dotprod") {
+            found.push(Self::NeonDot);
+        }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    fn find(_found: &mut Vec<Self>) {}
 }
 
 /// A vector register's worth of rows.
@@ -108,4 +178,27 @@ pub(crate) trait Lanes: Copy {
     unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// Asks for a cache line that will be read soon.
     unsafe fn prefetch(from: *const u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `scripts/check-aarch64` reads what this prints, to know what the other tests ran on.
+    #[test]
+    fn sets_are_in_order_and_the_best_is_found() {
+        let sets = Isa::available();
+        println!("sets of this processor: {sets:?}");
+        assert_eq!(sets.first(), Some(&Isa::Portable));
+        assert!(sets.is_sorted_by(|a, b| a < b));
+        assert_eq!(sets.last(), Some(&Isa::detect()));
+        let ours = |isa: &Isa| match isa {
+            Isa::Portable => true,
+            Isa::Neon | Isa::NeonDot => cfg!(target_arch = "aarch64"),
+            Isa::Avx2 | Isa::Avx512Narrow | Isa::AvxVnni | Isa::Avx512 => {
+                cfg!(target_arch = "x86_64")
+            }
+        };
+        assert!(sets.iter().all(ours));
+    }
 }

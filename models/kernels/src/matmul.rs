@@ -50,7 +50,7 @@ pub fn multiply(
             && product.weights.kind().precision() == activations.precision()
             && Some(product.out.len()) == product.weights.rows().checked_mul(rows)
     };
-    if !products.iter().all(fits) || !Isa::available().contains(&isa) {
+    if !products.iter().all(fits) {
         return Err(ShapeError);
     }
     let parts = cut(products, pool.threads());
@@ -63,7 +63,8 @@ pub fn multiply(
             && let Some((weights, out)) = targets.get(part.product)
         {
             // SAFETY: `out` is this product's, with a row of outputs for each row of activations (checked above);
-            // parts name tiles of their product, each once, so no two threads write the same outputs.
+            // parts name tiles of their product, each once, so no two threads write the same outputs. Who has an `Isa`
+            // has a processor with the set.
             // JUSTIFICATION: threads own columns of a row-major matrix, which no safe split can express.
             unsafe { multiply_tiles(isa, activations, weights, *part, out) }
         }
@@ -122,13 +123,15 @@ unsafe fn multiply_tiles(
                     continue;
                 };
                 let words = &activations.words()[group.start..][..group.size * row_words];
-                // SAFETY: the tile and the group have these lengths, `sums` has room for the largest group, and
-                // `multiply` saw that the processor has the set.
+                // SAFETY: the tile and the group have these lengths, `sums` has room for the largest group, and who has
+                // an `Isa` has a processor with the set.
+                // JUSTIFICATION: kernels read by pointer, since a check of bounds would cost more than a product.
                 unsafe { kernel(packed.as_ptr(), words.as_ptr(), blocks, sums.as_mut_ptr()) };
                 for (row, sums) in sums.chunks_exact(TILE).take(group.rows).enumerate() {
                     let at = (group.first + row) * width + first;
                     // SAFETY: row `group.first + row` and outputs from `first` on lie inside `out`, and are this
                     // part's alone.
+                    // JUSTIFICATION: threads write columns of a row-major matrix, which no safe split can express.
                     unsafe {
                         let to = out.get().add(at);
                         match outputs {

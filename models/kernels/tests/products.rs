@@ -177,6 +177,45 @@ fn every_kernel_gives_the_exact_sum() {
     }
 }
 
+/// Sets add products up in 16 bits where they fit: here they are as large as they become, of one sign and of both.
+#[test]
+fn the_largest_numbers_fit() {
+    let pool = pool();
+    let (outputs, columns) = (18, 256);
+    let signs: [fn(usize) -> f32; 4] = [
+        |_| 1.0,
+        |_| -1.0,
+        |column| if column % 2 == 0 { 1.0 } else { -1.0 },
+        |column| if column % 4 < 2 { -1.0 } else { 1.0 },
+    ];
+    let rows: Vec<Vec<f32>> = signs
+        .iter()
+        .map(|sign| (0..columns).map(sign).collect())
+        .collect();
+    for kind in Kind::ALL.into_iter().filter(|kind| kind.block() > 1) {
+        for byte in [0x00, 0x01, 0x7f, 0x80, 0x81, 0xff] {
+            let mut block = vec![byte; kind.file_bytes()];
+            for at in halves(kind) {
+                block[*at..at + 2].copy_from_slice(&half::f16::from_f32(0.5).to_le_bytes());
+            }
+            let bytes = block.repeat(outputs * columns / kind.block());
+            let weights = Packed::new(kind, outputs, columns, &bytes, &pool).unwrap();
+            let exact = exact(&weights, &rows);
+            let coarse = matches!(kind, Kind::Q4_1 | Kind::Q5_1);
+            let bar = if coarse { 1e-3 } else { 2e-6 };
+            for isa in Isa::available() {
+                let found = product(isa, &weights, &rows, &pool);
+                for (found, (exact, size)) in found.iter().zip(&exact) {
+                    assert!(
+                        (f64::from(*found) - exact).abs() <= bar * size,
+                        "{kind:?} of {byte:#04x}, {isa:?}: {found} is not {exact}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_row_is_the_same_whatever_stands_beside_it() {
     let pool = pool();

@@ -1,7 +1,9 @@
 //! AVX-512 with VNNI: 16 rows at once.
 //!
 //! SAFETY of this file: every function is called only from kernels compiled for these features, which run only where
-//! [`super::Isa::detect`] found them; pointers are the kernel's to vouch for.
+//! [`super::Isa::available`] found them; pointers are the kernel's to vouch for.
+//!
+//! JUSTIFICATION of this file: kernels over these instructions run at twice the speed of those over AVX2's.
 
 use std::arch::x86_64::*;
 
@@ -10,18 +12,6 @@ use super::Lanes;
 /// The set.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
-
-macro_rules! lanes {
-    ($($(#[$doc:meta])* fn $name:ident $(<const $g:ident: u32>)? ($($arg:ident: $ty:ty),*) -> $out:ty $body:block)*) => {
-        $(
-            #[inline(always)]
-            unsafe fn $name $(<const $g: u32>)? ($($arg: $ty),*) -> $out {
-                // SAFETY: see the head of this file.
-                unsafe { $body }
-            }
-        )*
-    };
-}
 
 impl Lanes for Avx512 {
     type I = __m512i;

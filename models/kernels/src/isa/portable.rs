@@ -1,6 +1,8 @@
 //! Plain Rust: the twin that the other sets are compared with, and what runs where there is none of them.
 //!
 //! SAFETY of this file: nothing here needs a feature; pointers are the kernel's to vouch for.
+//!
+//! JUSTIFICATION of this file: a twin is compared with the other sets in the same kernels, which hand pointers to it.
 
 use half::{bf16, f16};
 
@@ -43,6 +45,7 @@ unsafe fn read<T: Copy + Default, const SIZE: usize>(
     let mut out = [T::default(); N];
     for (lane, out) in out.iter_mut().enumerate() {
         // SAFETY: the caller says that they are there; arrays of bytes have no alignment.
+        // JUSTIFICATION: see the head of this file.
         *out = value(unsafe { from.add(lane * SIZE).cast::<[u8; SIZE]>().read() });
     }
     out
@@ -63,22 +66,22 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     unsafe fn load(from: *const u8) -> [i32; N] {
-        // SAFETY: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, i32::from_le_bytes) }
     }
     #[inline(always)]
     unsafe fn load_u8(from: *const u8) -> [i32; N] {
-        // SAFETY: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, |[byte]: [u8; 1]| i32::from(byte)) }
     }
     #[inline(always)]
     unsafe fn load_i8(from: *const u8) -> [i32; N] {
-        // SAFETY: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, |[byte]: [u8; 1]| i32::from(byte as i8)) }
     }
     #[inline(always)]
     unsafe fn load_u8_pairs(from: *const u8) -> [i32; N] {
-        // SAFETY: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe {
             read(from, |[low, high]: [u8; 2]| {
                 i32::from(low) | i32::from(high) << 16
@@ -87,22 +90,22 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> [f32; N] {
-        // SAFETY: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, |bytes| f16::from_le_bytes(bytes).to_f32()) }
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const u8) -> [f32; N] {
-        // SAFETY: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, |bytes| bf16::from_le_bytes(bytes).to_f32()) }
     }
     #[inline(always)]
     unsafe fn load_f32(from: *const u8) -> [f32; N] {
-        // SAFETY: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, f32::from_le_bytes) }
     }
     #[inline(always)]
     unsafe fn store(value: [f32; N], to: *mut f32) {
-        // SAFETY: see the head of this file.
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { to.cast::<[f32; N]>().write_unaligned(value) }
     }
     #[inline(always)]
@@ -138,6 +141,7 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn dot_wide(sum: [i32; N], weights: [i32; N], activations: i32) -> [i32; N] {
         // SAFETY: needs nothing.
+        // JUSTIFICATION: see the head of this file.
         unsafe { Self::dot(sum, weights, activations) }
     }
     #[inline(always)]
