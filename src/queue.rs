@@ -48,12 +48,14 @@ pub struct Job {
     pub stop: Vec<String>,
     /// The caller's seed.
     pub seed: Option<u64>,
+    /// Of how many of the likeliest tokens the probabilities are told beside each token's own; without it of none.
+    pub logprobs: Option<usize>,
     /// When the answer ends, complete or not.
     pub deadline: Instant,
 }
 
 /// What a model sends back. Nothing follows [`Event::End`], [`Event::TimedOut`] and [`Event::Failed`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// More text, and the number of tokens drawn since the event before.
     Text {
@@ -61,6 +63,8 @@ pub enum Event {
         text: String,
         /// Tokens drawn for it.
         tokens: u64,
+        /// Where they were asked for: of each token whose text is out with this event.
+        logprobs: Vec<TokenLogprobs>,
     },
     /// The model ended by itself, at a stop sequence, or at its limit of tokens.
     End {
@@ -73,6 +77,29 @@ pub enum Event {
     TimedOut,
     /// The engine failed; its log has the details.
     Failed,
+}
+
+/// The probability of a token of the answer, and of others in its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// The token that was drawn.
+    pub token: TokenText,
+    /// Natural logarithm of its probability; nothing where it is not among the likeliest.
+    pub logprob: Option<f64>,
+    /// The likeliest tokens, as many as were asked for, the likeliest first.
+    pub top: Vec<(TokenText, f64)>,
+    /// Characters of the answer before it.
+    pub offset: u64,
+}
+
+/// What a token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenText {
+    /// As text. A token that ends inside a character reads `bytes:` and its bytes in hexadecimal; a control token
+    /// reads as its name.
+    pub text: String,
+    /// Its bytes; a control token has none.
+    pub bytes: Option<Vec<u8>>,
 }
 
 /// Why an answer ended.

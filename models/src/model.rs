@@ -229,6 +229,11 @@ pub struct RunningModel {
 }
 
 impl RunningModel {
+    /// What deals in text.
+    pub fn text(&self) -> &Arc<ModelText> {
+        &self.text
+    }
+
     /// The way to the engine.
     pub fn engine(&self) -> &EngineHandle {
         &self.engine

@@ -105,6 +105,8 @@ pub enum ApiError {
     Denied {
         /// The rule or limit.
         reason: String,
+        /// The parameter that asked for it, where it was not the request as a whole.
+        param: Option<&'static str>,
     },
     /// A limit of the principal or team is reached.
     #[error("a limit is reached: {reason}")]
@@ -199,12 +201,24 @@ impl ApiError {
         self.row().status
     }
 
+    /// Policy's no, with the parameter that asked for what it denies.
+    pub fn about(self, param: &'static str) -> Self {
+        match self {
+            Self::Denied { reason, .. } => Self::Denied {
+                reason,
+                param: Some(param),
+            },
+            other => other,
+        }
+    }
+
     fn param(&self) -> Option<&str> {
         match self {
             Self::Missing { param }
             | Self::Invalid { param, .. }
             | Self::Unsupported { param, .. } => Some(param),
             Self::ContextLength { param, .. } => Some(param),
+            Self::Denied { param, .. } => *param,
             Self::ModelNotFound { .. } => Some("model"),
             _ => None,
         }

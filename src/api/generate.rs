@@ -18,6 +18,19 @@ use crate::session::now;
 /// Tokens of a plain completion that names no number: OpenAI's default.
 const COMPLETION_TOKENS_DEFAULT: usize = 16;
 
+impl Options {
+    /// What policy is asked beside the action itself, and the parameters that ask for it.
+    fn grants(&self) -> impl Iterator<Item = (Action, &'static str)> {
+        [
+            (self.seed.is_some(), Action::UseSeed, "seed"),
+            (self.logprobs.is_some(), Action::UseLogprobs, "logprobs"),
+        ]
+        .into_iter()
+        .filter(|(asked, ..)| *asked)
+        .map(|(_, action, param)| (action, param))
+    }
+}
+
 /// What is to be continued.
 enum Source {
     Chat(Vec<Message>),
@@ -88,8 +101,9 @@ async fn generate(
     let granted = service
         .decide(&caller, endpoint.action(), &reference)
         .await?;
-    if options.seed.is_some() {
-        service.decide(&caller, Action::UseSeed, &reference).await?;
+    for (action, param) in options.grants() {
+        let decided = service.decide(&caller, action, &reference).await;
+        decided.map_err(|error| error.about(param))?;
     }
     let prompt = encode(service, &model, source, endpoint).await?;
     let prompt_tokens = prompt.0.len();
@@ -113,6 +127,7 @@ async fn generate(
         top_p: options.top_p.unwrap_or(1.0),
         stop: options.stop,
         seed: options.seed,
+        logprobs: options.logprobs,
         deadline: Instant::now() + Duration::from_secs(service.limits.answer_s_max),
     };
     let running = service
@@ -136,6 +151,7 @@ async fn generate(
         slot,
         prompt_tokens: prompt_tokens as u64,
         answer_tokens: 0,
+        logprobs: options.logprobs.is_some(),
         ended: READER_GONE,
     };
     if options.stream {

@@ -7,6 +7,7 @@ mod body;
 mod error;
 mod fields;
 mod generate;
+mod logprobs;
 mod record;
 mod sse;
 mod wire;
@@ -199,6 +200,7 @@ impl Service {
             Denied::SessionTooOld { .. } => SessionError::AttestationStale.into(),
             denied => ApiError::Denied {
                 reason: denied.to_string(),
+                param: None,
             },
         })
     }

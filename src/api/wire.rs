@@ -1,10 +1,11 @@
 //! Requests of OpenAI's API as this server takes them. What would mislead is refused by name; what is granted later by
-//! policy (logprobs, biases) is refused until then.
+//! policy (biases) is refused until then.
 
 use serde_json::Value;
 
 use super::ApiError;
 use super::fields::{Fields, invalid};
+use super::logprobs::{CHAT_TOP_MAX, COMPLETION_TOP_MAX};
 
 /// The most messages of a chat.
 pub const MESSAGES_MAX: usize = 4096;
@@ -87,6 +88,8 @@ pub struct Options {
     pub top_p: Option<f64>,
     /// Tokens of the answer, at most.
     pub tokens_max: Option<u64>,
+    /// Of how many of the likeliest tokens probabilities are told beside each token's own.
+    pub logprobs: Option<usize>,
 }
 
 /// Reads a chat request.
@@ -99,6 +102,7 @@ pub fn parse_chat(bytes: &[u8]) -> Result<ChatRequest, ApiError> {
     let newer = fields.count("max_completion_tokens", 1)?;
     let mut options = options(&mut fields)?;
     options.tokens_max = newer.or(options.tokens_max);
+    options.logprobs = chat_logprobs(&mut fields)?;
     refuse_chat_extras(&mut fields)?;
     fields.finish()?;
     Ok(ChatRequest { messages, options })
@@ -111,15 +115,29 @@ pub fn parse_chat(bytes: &[u8]) -> Result<ChatRequest, ApiError> {
 pub fn parse_completion(bytes: &[u8]) -> Result<CompletionRequest, ApiError> {
     let mut fields = Fields::parse(bytes)?;
     let prompt = prompt(&mut fields)?;
-    let options = options(&mut fields)?;
+    let mut options = options(&mut fields)?;
+    options.logprobs = completion_logprobs(&mut fields)?;
     fields.only("echo", "; it would return the prompt", |value| {
         value == &Value::Bool(false)
     })?;
     fields.only("best_of", "", |value| value.as_u64() == Some(1))?;
     fields.only("suffix", "", |value| value.as_str() == Some(""))?;
-    fields.only("logprobs", LATER, |_| false)?;
     fields.finish()?;
     Ok(CompletionRequest { prompt, options })
+}
+
+fn chat_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+    let wanted = fields.flag("logprobs")?;
+    match (wanted, fields.whole("top_logprobs", 0, CHAT_TOP_MAX)?) {
+        (true, top) => Ok(Some(top.unwrap_or(0) as usize)),
+        (false, None | Some(0)) => Ok(None),
+        (false, Some(_)) => Err(invalid("top_logprobs", "0 unless 'logprobs' is true")),
+    }
+}
+
+fn completion_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+    let top = fields.whole("logprobs", 0, COMPLETION_TOP_MAX)?;
+    Ok(top.map(|top| top as usize))
 }
 
 const LATER: &str = "; no grant for it exists in this version";
@@ -127,8 +145,6 @@ const LATER: &str = "; no grant for it exists in this version";
 fn refuse_chat_extras(fields: &mut Fields) -> Result<(), ApiError> {
     let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
     let text = |value: &Value| value.get("type").and_then(Value::as_str) == Some("text");
-    fields.only("logprobs", LATER, |value| value == &Value::Bool(false))?;
-    fields.only("top_logprobs", LATER, |value| value.as_u64() == Some(0))?;
     fields.only("tools", "", empty)?;
     fields.only("tool_choice", "", |value| value.as_str() == Some("none"))?;
     fields.only("functions", "", empty)?;
@@ -158,6 +174,7 @@ fn options(fields: &mut Fields) -> Result<Options, ApiError> {
         temperature: fields.number("temperature", 0.0, 2.0)?,
         top_p: fields.number("top_p", 0.0, 1.0)?,
         tokens_max: fields.count("max_tokens", 1)?,
+        logprobs: None,
     };
     fields.only("n", "; ask once for each answer", |value| {
         value.as_u64() == Some(1)

@@ -124,6 +124,30 @@ def stop_ends_before_the_stop_string(way):
     assert answer.text == expected and answer.finish_reason == "stop", (answer.text, expected)
 
 
+@check
+def logprobs_are_those_of_the_answers_tokens(way):
+    plain = way.chat(max_tokens=24).choices[0]
+    assert plain.logprobs is None
+    choice = way.chat(max_tokens=24, logprobs=True, top_logprobs=3).choices[0]
+    assert choice.message.content == plain.message.content
+    content = choice.logprobs.content
+    assert "".join(bytes(token.bytes).decode("utf-8", "replace") for token in content) == choice.message.content
+    for token in content:
+        assert token.logprob <= 0 and len(token.top_logprobs) == 3
+        values = [other.logprob for other in token.top_logprobs]
+        assert values == sorted(values, reverse=True)
+        assert token.logprob == values[0], "temperature 0 takes the likeliest"
+    streamed = []
+    for chunk in way.chat(max_tokens=24, logprobs=True, top_logprobs=3, stream=True):
+        if chunk.choices and chunk.choices[0].logprobs:
+            streamed += chunk.choices[0].logprobs.content
+    assert [token.token for token in streamed] == [token.token for token in content]
+    told = way.complete(logprobs=2).choices[0]
+    lists = told.logprobs
+    assert len(lists.tokens) == len(lists.token_logprobs) == len(lists.top_logprobs) == len(lists.text_offset)
+    assert "".join(lists.tokens) == told.text and lists.text_offset[0] == 0
+
+
 def refused(call, kind, code=None):
     try:
         call()

@@ -26,6 +26,7 @@ mod errors;
 mod evidence;
 mod flood;
 mod freshness;
+mod logprobs;
 mod mutual;
 mod revocation;
 mod streams;

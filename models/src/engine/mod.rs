@@ -5,6 +5,7 @@
 //! [`sampler`] and gives out text. Scheduler, sampler and stop strings are pure: no clock, no input or output.
 
 pub mod gate;
+pub mod logprobs;
 mod reference;
 mod request;
 pub mod runtime;
@@ -15,6 +16,7 @@ pub mod speculate;
 pub mod stop;
 
 pub use casemate_kernels::KvKind;
+pub use logprobs::{LOGPROBS_MAX, TokenLogprobs};
 pub use reference::ReferenceEngine;
 pub use request::{
     EngineLimits, Event, Executor, FinishReason, GenerateRequest, Sink, SubmitError, Tenant, Usage,

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use casemate_kernels::KvKind;
 
+use super::logprobs::TokenLogprobs;
 use super::sampler::{SamplingError, SamplingParams};
 
 /// Bounds of everything that the engine holds.
@@ -83,12 +84,15 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// Makes draws repeatable; without it they are random.
     pub seed: Option<u64>,
+    /// Of how many of the likeliest tokens the probabilities are told beside each token's own, at most
+    /// [`super::LOGPROBS_MAX`]; without it none are computed.
+    pub logprobs: Option<usize>,
     /// When the answer ends even if it is not complete.
     pub deadline: Option<Instant>,
 }
 
 /// What the engine says about a request. After [`Event::Finished`] or [`Event::Failed`] nothing follows.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub enum Event {
     /// More text, never empty and never ending inside a character.
     Text {
@@ -96,6 +100,8 @@ pub enum Event {
         text: String,
         /// The tokens that were drawn since the event before.
         tokens: Vec<u32>,
+        /// Where they were asked for: of each token whose text is out with this event.
+        logprobs: Vec<TokenLogprobs>,
     },
     /// The answer is complete.
     Finished {

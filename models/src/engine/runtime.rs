@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::gate::Gate;
+use super::logprobs::LOGPROBS_MAX;
 use super::request::{EngineLimits, FinishReason, GenerateRequest, Sink, SubmitError};
+use super::sampler::SamplingError;
 use super::scheduler::{Arrival, Planned, Scheduler};
 use super::sequence::{Next, Sequence};
 use super::stop::{STOP_LEN_MAX, STOPS_MAX};
@@ -127,6 +129,10 @@ impl EngineHandle {
     /// Checks a request; answers how many tokens it may generate.
     fn check(&self, request: &GenerateRequest) -> Result<usize, SubmitError> {
         request.sampling.check()?;
+        if request.logprobs > Some(LOGPROBS_MAX) {
+            let (name, range) = ("logprobs", "0 to 20");
+            return Err(SamplingError::OutOfRange { name, range }.into());
+        }
         let (prompt, limit) = (request.prompt.len(), self.inner.context);
         if prompt == 0 || request.tokens_max == Some(0) {
             return Err(SubmitError::Empty);
@@ -143,7 +149,7 @@ impl EngineHandle {
         }
         let known = |id: &u32| (*id as usize) < self.inner.vocabulary;
         if !request.sampling.logit_bias.iter().all(|(id, _)| known(id)) {
-            return Err(super::sampler::SamplingError::UnknownToken.into());
+            return Err(SamplingError::UnknownToken.into());
         }
         Ok(request.tokens_max.unwrap_or(usize::MAX).min(limit - prompt))
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::Vocabulary;
 use super::gate::Place;
+use super::logprobs::{TokenLogprobs, Untold};
 use super::request::{Event, FinishReason, GenerateRequest, Sink, Usage};
 use super::sampler::{self, Draws, SamplingError, SamplingParams};
 use super::speculate::Speculator;
@@ -24,6 +25,9 @@ pub(super) struct Sequence {
     guesses: usize,
     stream: TextStream,
     stop: StopFilter,
+    /// How many of the likeliest tokens are told of, where they are.
+    logprobs: Option<usize>,
+    untold: Untold,
     unsaid: Vec<u32>,
     sink: Sink,
     deadline: Option<Instant>,
@@ -65,6 +69,8 @@ impl Sequence {
             guesses: 0,
             stream: TextStream::default(),
             stop: StopFilter::new(request.stop),
+            logprobs: request.logprobs,
+            untold: Untold::default(),
             unsaid: Vec::new(),
             sink,
             deadline: request.deadline,
@@ -135,6 +141,12 @@ impl Sequence {
         };
         for (at, logits) in logits.chunks_exact(vocabulary_len).enumerate() {
             let token = self.draw(logits)?;
+            if let Some(count) = self.logprobs
+                && !vocabulary.is_end(token)
+            {
+                let told = TokenLogprobs::new(logits, token, count);
+                self.untold.push(told, vocabulary.token_bytes(token).len());
+            }
             accepted.drawn += 1;
             accepted.next = self.take(token, vocabulary);
             let right = guessed.get(at) == Some(&token);
@@ -160,6 +172,7 @@ impl Sequence {
             return Next::Finish(FinishReason::Stop);
         }
         let text = self.stream.push(vocabulary.token_bytes(token));
+        self.untold.made(&text, self.stream.pending());
         let released = self.stop.push(&text);
         if self.say(released.text).is_break() {
             return Next::Finish(FinishReason::Cancelled);
@@ -177,6 +190,7 @@ impl Sequence {
     /// Says the rest and that it is over.
     pub(super) fn finish(mut self, reason: FinishReason) {
         let rest = self.stream.finish();
+        self.untold.made(&rest, 0);
         let released = self.stop.push(&rest);
         let held = self.stop.finish();
         let usage = self.usage();
@@ -202,8 +216,10 @@ impl Sequence {
         if text.is_empty() {
             return ControlFlow::Continue(());
         }
+        let logprobs = self.untold.released(text.len());
         (self.sink)(Event::Text {
             text,
+            logprobs,
             tokens: std::mem::take(&mut self.unsaid),
         })
     }

@@ -107,6 +107,13 @@ fn written(options: &Options, part: &str, content: Value) -> Vec<u8> {
         "seed": options.seed, "temperature": options.temperature, "top_p": options.top_p,
         "max_tokens": options.tokens_max,
     });
+    match options.logprobs {
+        Some(top) if part == "messages" => {
+            body["logprobs"] = json!(true);
+            body["top_logprobs"] = json!(top);
+        }
+        top => body["logprobs"] = json!(top),
+    }
     if options.stream {
         body["stream_options"] = json!({"include_usage": options.include_usage});
     }
