@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use casemate_attestation::Sha256Digest;
+use casemate_models::engine::SamplingParams;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::api::Message;
@@ -40,10 +41,8 @@ pub struct Job {
     pub prompt: Prompt,
     /// Tokens of the answer, at most.
     pub tokens_max: usize,
-    /// 0 is greedy.
-    pub temperature: f64,
-    /// Nucleus; 1 is all.
-    pub top_p: f64,
+    /// How tokens are drawn.
+    pub sampling: SamplingParams,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
     /// The caller's seed.

@@ -1,11 +1,13 @@
 //! Requests of OpenAI's API as this server takes them. What would mislead is refused by name; what is granted later by
 //! policy (biases) is refused until then.
 
+use casemate_models::engine::SamplingParams;
 use serde_json::Value;
 
 use super::ApiError;
 use super::fields::{Fields, invalid};
 use super::logprobs::{CHAT_TOP_MAX, COMPLETION_TOP_MAX};
+use super::sampling::sampling;
 
 /// The most messages of a chat.
 pub const MESSAGES_MAX: usize = 4096;
@@ -82,10 +84,8 @@ pub struct Options {
     pub stop: Vec<String>,
     /// The caller's seed.
     pub seed: Option<u64>,
-    /// 0 is greedy. Absent: 1.
-    pub temperature: Option<f64>,
-    /// Nucleus. Absent: 1.
-    pub top_p: Option<f64>,
+    /// How tokens are drawn.
+    pub sampling: SamplingParams,
     /// Tokens of the answer, at most.
     pub tokens_max: Option<u64>,
     /// Of how many of the likeliest tokens probabilities are told beside each token's own.
@@ -171,8 +171,7 @@ fn options(fields: &mut Fields) -> Result<Options, ApiError> {
         include_usage,
         stop: stop(fields)?,
         seed: seed(fields)?,
-        temperature: fields.number("temperature", 0.0, 2.0)?,
-        top_p: fields.number("top_p", 0.0, 1.0)?,
+        sampling: sampling(fields)?,
         tokens_max: fields.count("max_tokens", 1)?,
         logprobs: None,
     };
@@ -182,8 +181,6 @@ fn options(fields: &mut Fields) -> Result<Options, ApiError> {
     fields.only("logit_bias", LATER, |value| {
         value.as_object().is_some_and(|bias| bias.is_empty())
     })?;
-    fields.only("presence_penalty", "", |value| value.as_f64() == Some(0.0))?;
-    fields.only("frequency_penalty", "", |value| value.as_f64() == Some(0.0))?;
     let tier = |value: &Value| matches!(value.as_str(), Some("auto" | "default"));
     fields.only("service_tier", "", tier)?;
     fields.ignore(&["user", "metadata", "safety_identifier", "prompt_cache_key"]);

@@ -4,9 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use casemate_attestation::Sha256Digest;
-use casemate_models::engine::{
-    self, FinishReason, GenerateRequest, SamplingParams, SubmitError, Tenant,
-};
+use casemate_models::engine::{self, FinishReason, GenerateRequest, SubmitError, Tenant};
 use casemate_models::model::RunningModel;
 use casemate_models::template::{self, ChatMessage, RenderOptions, TemplateError};
 use casemate_models::tokenizer::Tokenizer;
@@ -61,12 +59,7 @@ impl Generator for Served {
             tenant: tenant(&job.tenant),
             weight: 1,
             prompt: job.prompt.0,
-            sampling: SamplingParams {
-                temperature: job.temperature,
-                // The sampler wants a positive part; the smallest keeps exactly the most probable token.
-                top_p: job.top_p.max(f64::MIN_POSITIVE),
-                ..SamplingParams::default()
-            },
+            sampling: job.sampling,
             tokens_max: Some(job.tokens_max),
             stop: job.stop,
             seed: job.seed,

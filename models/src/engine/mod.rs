@@ -22,6 +22,7 @@ pub use request::{
     EngineLimits, Event, Executor, FinishReason, GenerateRequest, Sink, SubmitError, Tenant, Usage,
 };
 pub use runtime::{EngineHandle, Ticket};
+pub use sampler::dry::DryParams;
 pub use sampler::{SamplingError, SamplingParams, TemperatureOrder};
 
 /// Names a sequence while it is in the engine.

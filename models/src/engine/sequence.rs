@@ -9,7 +9,8 @@ use super::Vocabulary;
 use super::gate::Place;
 use super::logprobs::{TokenLogprobs, Untold};
 use super::request::{Event, FinishReason, GenerateRequest, Sink, Usage};
-use super::sampler::{self, Draws, SamplingError, SamplingParams};
+use super::sampler::dry::Breaks;
+use super::sampler::{self, Draws, Past, SamplingError, SamplingParams};
 use super::speculate::Speculator;
 use super::stop::StopFilter;
 use crate::tokenizer::TextStream;
@@ -19,6 +20,7 @@ pub(super) struct Sequence {
     prompt: usize,
     tokens_max: usize,
     sampling: SamplingParams,
+    breaks: Breaks,
     draws: Draws,
     speculator: Speculator,
     /// Guesses at the end of `tokens`.
@@ -64,6 +66,7 @@ impl Sequence {
             tokens: request.prompt,
             tokens_max,
             sampling: request.sampling,
+            breaks: Breaks::default(),
             draws: Draws::new(seed),
             speculator: Speculator::default(),
             guesses: 0,
@@ -140,7 +143,7 @@ impl Sequence {
             next: Next::GoOn,
         };
         for (at, logits) in logits.chunks_exact(vocabulary_len).enumerate() {
-            let token = self.draw(logits)?;
+            let token = self.draw(logits, vocabulary)?;
             if let Some(count) = self.logprobs
                 && !vocabulary.is_end(token)
             {
@@ -159,9 +162,15 @@ impl Sequence {
         Ok(accepted)
     }
 
-    fn draw(&mut self, logits: &[f32]) -> Result<u32, SamplingError> {
+    fn draw(&mut self, logits: &[f32], vocabulary: &dyn Vocabulary) -> Result<u32, SamplingError> {
         let point = self.draws.next_point();
-        sampler::draw(logits, &self.sampling, &self.tokens, point)
+        let dry = &self.sampling.dry;
+        let breaks = match dry.is_off() {
+            true => &[],
+            false => self.breaks.of(&self.tokens, dry, vocabulary),
+        };
+        let tokens = &self.tokens;
+        sampler::draw(logits, &self.sampling, Past { tokens, breaks }, point)
     }
 
     /// Appends a token and gives out what it decides.
