@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use casemate_attestation::Sha256Digest;
 use casemate_models::engine::SamplingParams;
+use casemate_models::grammar::{Grammar, GrammarError, Shape};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::api::Message;
@@ -43,6 +44,8 @@ pub struct Job {
     pub tokens_max: usize,
     /// How tokens are drawn.
     pub sampling: SamplingParams,
+    /// Which tokens may follow; without it all.
+    pub grammar: Option<Box<Grammar>>,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
     /// The caller's seed.
@@ -53,7 +56,8 @@ pub struct Job {
     pub deadline: Instant,
 }
 
-/// What a model sends back. Nothing follows [`Event::End`], [`Event::TimedOut`] and [`Event::Failed`].
+/// What a model sends back. Nothing follows [`Event::End`], [`Event::TimedOut`], [`Event::Stuck`] and
+/// [`Event::Failed`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// More text, and the number of tokens drawn since the event before.
@@ -74,6 +78,8 @@ pub enum Event {
     },
     /// The job's deadline has passed.
     TimedOut,
+    /// The job's grammar allows no token, or needs too much work.
+    Stuck,
     /// The engine failed; its log has the details.
     Failed,
 }
@@ -166,6 +172,12 @@ pub trait Generator: Send + Sync + 'static {
     /// # Errors
     /// [`PromptError`].
     fn encode_text(&self, text: &str) -> Result<Prompt, PromptError>;
+
+    /// The grammar of an answer of this shape. May take seconds.
+    ///
+    /// # Errors
+    /// [`GrammarError`] says what is wrong with the schema.
+    fn grammar(&self, shape: &Shape) -> Result<Grammar, GrammarError>;
 
     /// Starts a job.
     ///

@@ -96,6 +96,7 @@ impl Bare {
             tokens_max: Some(tokens),
             stop: Vec::new(),
             seed: None,
+            grammar: None,
             logprobs: None,
             deadline: None,
         };

@@ -241,6 +241,7 @@ fn request(tenant: u8, prompt: &[u32], tokens_max: usize) -> GenerateRequest {
         tokens_max: Some(tokens_max),
         stop: Vec::new(),
         seed: Some(1),
+        grammar: None,
         logprobs: None,
         deadline: None,
     }

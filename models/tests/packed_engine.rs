@@ -385,6 +385,7 @@ fn request(seed: u32, prompt: Vec<u32>, tokens_max: usize) -> GenerateRequest {
         tokens_max: Some(tokens_max),
         stop: Vec::new(),
         seed: Some(seed.into()),
+        grammar: None,
         logprobs: None,
         deadline: None,
     }

@@ -48,6 +48,7 @@ fn agrees(model: &str, quantisation: &str) {
             tokens_max: Some(expected.len()),
             stop: Vec::new(),
             seed: Some(0),
+            grammar: None,
             logprobs: None,
             deadline: None,
         };

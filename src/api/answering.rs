@@ -89,6 +89,7 @@ impl Answering {
                 Some(Event::TimedOut) => Err(ApiError::AnswerTooSlow {
                     limit_s: self.service.limits.answer_s_max,
                 }),
+                Some(Event::Stuck) => Err(ApiError::AnswerStuck),
                 Some(Event::Failed) | None => Err(ApiError::Internal),
             };
         }

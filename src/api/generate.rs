@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use casemate_models::grammar::{Grammar, Shape};
 use http::Response;
 
 use super::access::Caller;
@@ -119,11 +120,16 @@ async fn generate(
     let tokens_max = usize::try_from(slot.output_tokens_max())
         .unwrap_or(wanted)
         .min(wanted);
+    let grammar = match options.shape {
+        Some(shape) => Some(Box::new(compile(service, &model, shape).await?)),
+        None => None,
+    };
     let job = Job {
         tenant: granted.team().clone(),
         prompt,
         tokens_max,
         sampling: options.sampling,
+        grammar,
         stop: options.stop,
         seed: options.seed,
         logprobs: options.logprobs,
@@ -185,6 +191,25 @@ async fn encode(
         Ok(Ok(prompt)) if prompt.0.is_empty() => Err(refused(&PromptError::Empty)),
         Ok(Ok(prompt)) => Ok(prompt),
         Ok(Err(error)) => Err(refused(&error)),
+        Err(_) => Err(ApiError::Internal),
+    }
+}
+
+/// The grammar of an answer of this shape. The caller has a place and tokens set aside by now: who asks for much waits.
+async fn compile(
+    service: &Service,
+    model: &Arc<dyn Generator>,
+    shape: Shape,
+) -> Result<Grammar, ApiError> {
+    let _turn = service
+        .encoders
+        .acquire()
+        .await
+        .map_err(|_| ApiError::Stopping)?;
+    let model = Arc::clone(model);
+    let compiled = tokio::task::spawn_blocking(move || model.grammar(&shape));
+    match compiled.await {
+        Ok(compiled) => compiled.map_err(|reason| ApiError::Schema { reason }),
         Err(_) => Err(ApiError::Internal),
     }
 }

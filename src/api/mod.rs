@@ -9,6 +9,7 @@ mod fields;
 mod generate;
 mod logprobs;
 mod record;
+mod response_format;
 mod sampling;
 mod sse;
 mod wire;

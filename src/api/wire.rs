@@ -2,11 +2,13 @@
 //! policy (biases) is refused until then.
 
 use casemate_models::engine::SamplingParams;
+use casemate_models::grammar::Shape;
 use serde_json::Value;
 
 use super::ApiError;
 use super::fields::{Fields, invalid};
 use super::logprobs::{CHAT_TOP_MAX, COMPLETION_TOP_MAX};
+use super::response_format::response_format;
 use super::sampling::sampling;
 
 /// The most messages of a chat.
@@ -80,6 +82,8 @@ pub struct Options {
     pub stream: bool,
     /// Whether a stream ends with the token counts.
     pub include_usage: bool,
+    /// What a chat's answer must be; without it any text.
+    pub shape: Option<Shape>,
     /// Texts that end the answer.
     pub stop: Vec<String>,
     /// The caller's seed.
@@ -103,6 +107,7 @@ pub fn parse_chat(bytes: &[u8]) -> Result<ChatRequest, ApiError> {
     let mut options = options(&mut fields)?;
     options.tokens_max = newer.or(options.tokens_max);
     options.logprobs = chat_logprobs(&mut fields)?;
+    options.shape = response_format(&mut fields)?;
     refuse_chat_extras(&mut fields)?;
     fields.finish()?;
     Ok(ChatRequest { messages, options })
@@ -144,13 +149,11 @@ const LATER: &str = "; no grant for it exists in this version";
 
 fn refuse_chat_extras(fields: &mut Fields) -> Result<(), ApiError> {
     let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-    let text = |value: &Value| value.get("type").and_then(Value::as_str) == Some("text");
     fields.only("tools", "", empty)?;
     fields.only("tool_choice", "", |value| value.as_str() == Some("none"))?;
     fields.only("functions", "", empty)?;
     fields.only("function_call", "", |value| value.as_str() == Some("none"))?;
     fields.only("parallel_tool_calls", "", Value::is_boolean)?;
-    fields.only("response_format", "; only text is answered", text)?;
     fields.only("modalities", "; only text is answered", |value| {
         *value == serde_json::json!(["text"])
     })?;
@@ -169,6 +172,7 @@ fn options(fields: &mut Fields) -> Result<Options, ApiError> {
         model,
         stream,
         include_usage,
+        shape: None,
         stop: stop(fields)?,
         seed: seed(fields)?,
         sampling: sampling(fields)?,

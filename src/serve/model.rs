@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use casemate_attestation::Sha256Digest;
-use casemate_models::engine::{self, FinishReason, GenerateRequest, SubmitError, Tenant};
+use casemate_models::engine::{self, Failure, FinishReason, GenerateRequest, SubmitError, Tenant};
+use casemate_models::grammar::{Grammar, GrammarError, Shape};
 use casemate_models::model::RunningModel;
 use casemate_models::template::{self, ChatMessage, RenderOptions, TemplateError};
 use casemate_models::tokenizer::Tokenizer;
@@ -51,6 +52,10 @@ impl Generator for Served {
         encoded.map_err(|_| PromptError::TooComplex)
     }
 
+    fn grammar(&self, shape: &Shape) -> Result<Grammar, GrammarError> {
+        self.0.grammar(shape)
+    }
+
     fn start(&self, job: Job) -> Result<Events, StartError> {
         // One place for each token and the end: the engine's thread never waits for a reader, and a slow one costs no
         // more memory than its own answer.
@@ -63,6 +68,7 @@ impl Generator for Served {
             tokens_max: Some(job.tokens_max),
             stop: job.stop,
             seed: job.seed,
+            grammar: job.grammar,
             logprobs: job.logprobs,
             deadline: Some(job.deadline),
         };
@@ -157,6 +163,10 @@ fn translated(event: engine::Event, tokenizer: &Tokenizer) -> Event {
                 FinishReason::Cancelled => Event::Failed,
             }
         }
+        engine::Event::Failed {
+            failure: Failure::Grammar,
+            ..
+        } => Event::Stuck,
         engine::Event::Failed { reason, .. } => {
             tracing::error!(reason, "the engine failed");
             Event::Failed

@@ -148,6 +148,24 @@ def logprobs_are_those_of_the_answers_tokens(way):
     assert "".join(lists.tokens) == told.text and lists.text_offset[0] == 0
 
 
+@check
+def response_format_gives_json_of_the_schema(way):
+    schema = {"type": "object", "additionalProperties": False, "required": ["count"], "properties": {
+        "count": {"type": "integer", "minimum": 0, "maximum": 99}}}
+    shape = {"type": "json_schema", "json_schema": {"name": "count", "strict": True, "schema": schema}}
+    for temperature in (0, 1):
+        choice = way.chat(response_format=shape, temperature=temperature, max_tokens=200).choices[0]
+        assert choice.finish_reason == "stop", choice
+        value = json.loads(choice.message.content)
+        assert set(value) == {"count"} and 0 <= value["count"] <= 99, value
+    text = "".join(chunk.choices[0].delta.content or ""
+                   for chunk in way.chat(response_format=shape, max_tokens=200, stream=True))
+    assert set(json.loads(text)) == {"count"}, text
+    bad = {"type": "json_schema", "json_schema": {"name": "bad", "schema": {"not": {}}}}
+    error = refused(lambda: way.chat(response_format=bad), openai.BadRequestError, "invalid_schema")
+    assert error.param == "response_format" and "'not'" in error.message
+
+
 def refused(call, kind, code=None):
     try:
         call()

@@ -29,5 +29,6 @@ mod freshness;
 mod logprobs;
 mod mutual;
 mod revocation;
+mod shapes;
 mod streams;
 mod transport;

@@ -8,6 +8,7 @@ use casemate::queue::{
     Event, Events, Finish, Generator, Job, Prompt, PromptError, StartError, TokenLogprobs,
     TokenText,
 };
+use casemate_models::grammar::{Grammar, GrammarError, Grammars, Shape};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -24,6 +25,7 @@ const STEP: Duration = Duration::from_millis(20);
 /// | `gush` | writes large pieces as fast as they are taken, and never ends |
 /// | `silent` | writes one piece and then nothing |
 /// | `fail` | writes one piece and fails |
+/// | `stuck` | writes one piece and finds nothing that may follow |
 /// | `vanish` | writes one piece and goes away without a word |
 /// | `panic-encode`, `panic-start`, `refuse` | as it says |
 /// | anything else | repeats the prompt |
@@ -58,6 +60,11 @@ impl Generator for Script {
 
     fn encode_text(&self, text: &str) -> Result<Prompt, PromptError> {
         Ok(Self::encode(text))
+    }
+
+    fn grammar(&self, shape: &Shape) -> Result<Grammar, GrammarError> {
+        let letters = (0..=127_u8).map(|byte| vec![byte]).collect();
+        Grammars::new(letters, Vec::new())?.compile(shape)
     }
 
     fn start(&self, job: Job) -> Result<Events, StartError> {
@@ -126,6 +133,7 @@ async fn play(word: String, prompt: String, logprobs: Option<usize>, events: mps
         "gush" => while events.send(piece("gush ".repeat(10_000))).await.is_ok() {},
         "silent" => events.closed().await,
         "vanish" => {}
+        "stuck" => drop(events.send(Event::Stuck).await),
         "fail" => drop(events.send(Event::Failed).await),
         _ => {
             for word in prompt.split_inclusive(' ') {

@@ -1,4 +1,4 @@
-//! Log-probabilities beside tokens. They come from the model's own logits, before bias, penalties and temperature, and
+//! Log-probabilities beside tokens. They come from the model's own logits, before bias, penalties, grammar and temperature, and
 //! from the [`LOGPROBS_MAX`] likeliest tokens only: no option of a request changes which values of one context can be seen.
 //!
 //! What is told follows the text: a token's values go out with the event that gives out the last of its text, and never

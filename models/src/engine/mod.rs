@@ -19,7 +19,8 @@ pub use casemate_kernels::KvKind;
 pub use logprobs::{LOGPROBS_MAX, TokenLogprobs};
 pub use reference::ReferenceEngine;
 pub use request::{
-    EngineLimits, Event, Executor, FinishReason, GenerateRequest, Sink, SubmitError, Tenant, Usage,
+    EngineLimits, Event, Executor, Failure, FinishReason, GenerateRequest, Sink, SubmitError,
+    Tenant, Usage,
 };
 pub use runtime::{EngineHandle, Ticket};
 pub use sampler::dry::DryParams;

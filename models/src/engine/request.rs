@@ -7,6 +7,7 @@ use casemate_kernels::KvKind;
 
 use super::logprobs::TokenLogprobs;
 use super::sampler::{SamplingError, SamplingParams};
+use crate::grammar::Grammar;
 
 /// Bounds of everything that the engine holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +85,8 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// Makes draws repeatable; without it they are random.
     pub seed: Option<u64>,
+    /// Which tokens may follow; without it all.
+    pub grammar: Option<Box<Grammar>>,
     /// Of how many of the likeliest tokens the probabilities are told beside each token's own, at most
     /// [`super::LOGPROBS_MAX`]; without it none are computed.
     pub logprobs: Option<usize>,
@@ -110,13 +113,24 @@ pub enum Event {
         /// How many tokens it took.
         usage: Usage,
     },
-    /// The engine failed; the reason says nothing about the text.
+    /// The answer cannot go on; the reason says nothing about the text.
     Failed {
+        /// Whose fault it is.
+        failure: Failure,
         /// What failed.
         reason: String,
         /// How many tokens it took.
         usage: Usage,
     },
+}
+
+/// Whose fault it is that an answer cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The engine's.
+    Engine,
+    /// The request's: its grammar allows no token, or needs too much work.
+    Grammar,
 }
 
 /// Why an answer ended.

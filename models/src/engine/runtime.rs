@@ -12,12 +12,15 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::gate::Gate;
 use super::logprobs::LOGPROBS_MAX;
-use super::request::{EngineLimits, FinishReason, GenerateRequest, Sink, SubmitError};
+use super::request::{EngineLimits, Failure, FinishReason, GenerateRequest, Sink, SubmitError};
 use super::sampler::SamplingError;
 use super::scheduler::{Arrival, Planned, Scheduler};
 use super::sequence::{Next, Sequence};
 use super::stop::{STOP_LEN_MAX, STOPS_MAX};
 use super::{Engine, Opening, SequenceId, StepError, Tenant, Vocabulary, Work};
+
+/// Stack of the engine's thread. A grammar's work recurses as deep as its expressions, which come from outside.
+const STACK: usize = 16 << 20;
 
 /// The way to an engine's thread. Clones share it; when the last one goes the thread ends.
 #[derive(Clone)]
@@ -83,6 +86,7 @@ impl EngineHandle {
         };
         let thread = thread::Builder::new()
             .name("engine".to_owned())
+            .stack_size(STACK)
             .spawn(|| worker.run())?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -363,7 +367,7 @@ impl Worker {
                         self.finish(id, reason);
                     }
                 }
-                Ok(Err(error)) => self.fail(id, &error.to_string()),
+                Ok(Err(halted)) => self.halt(id, halted.failure(), &halted.to_string()),
                 Err(_) => self.fail(id, "the receiver of its events panicked"),
             }
         }
@@ -383,8 +387,13 @@ impl Worker {
     }
 
     fn fail(&mut self, id: SequenceId, reason: &str) {
+        self.halt(id, Failure::Engine, reason);
+    }
+
+    fn halt(&mut self, id: SequenceId, failure: Failure, reason: &str) {
         if let Some(sequence) = self.forget(id) {
-            let _ = catch_unwind(AssertUnwindSafe(|| sequence.fail(reason.to_owned())));
+            let fail = || sequence.fail(failure, reason.to_owned());
+            let _ = catch_unwind(AssertUnwindSafe(fail));
         }
     }
 

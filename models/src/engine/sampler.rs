@@ -2,6 +2,7 @@
 //!
 //! Order: bias, repetition penalty, frequency and presence penalties, DRY, then top-k, typical, top-p and min-p, each on what
 //! the step before left; temperature before or after those four ([`TemperatureOrder`]). All arithmetic is in 64 bits.
+//! A grammar's mask comes before all of it: what it forbids has no finite logit.
 
 pub mod dry;
 mod params;

@@ -8,11 +8,12 @@ use std::time::Instant;
 use super::Vocabulary;
 use super::gate::Place;
 use super::logprobs::{TokenLogprobs, Untold};
-use super::request::{Event, FinishReason, GenerateRequest, Sink, Usage};
+use super::request::{Event, Failure, FinishReason, GenerateRequest, Sink, Usage};
 use super::sampler::dry::Breaks;
 use super::sampler::{self, Draws, Past, SamplingError, SamplingParams};
 use super::speculate::Speculator;
 use super::stop::StopFilter;
+use crate::grammar::{Grammar, Stuck};
 use crate::tokenizer::TextStream;
 
 pub(super) struct Sequence {
@@ -21,6 +22,8 @@ pub(super) struct Sequence {
     tokens_max: usize,
     sampling: SamplingParams,
     breaks: Breaks,
+    /// Moves on with the tokens that are accepted: it is as right after giving way and after wrong guesses.
+    grammar: Option<Box<Grammar>>,
     draws: Draws,
     speculator: Speculator,
     /// Guesses at the end of `tokens`.
@@ -46,6 +49,24 @@ pub(super) struct Accepted {
     pub(super) next: Next,
 }
 
+/// Why no token was drawn.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Halted {
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    #[error(transparent)]
+    Grammar(#[from] Stuck),
+}
+
+impl Halted {
+    pub(super) fn failure(&self) -> Failure {
+        match self {
+            Self::Sampling(_) => Failure::Engine,
+            Self::Grammar(_) => Failure::Grammar,
+        }
+    }
+}
+
 /// What a sequence does after a token.
 pub(super) enum Next {
     GoOn,
@@ -67,6 +88,7 @@ impl Sequence {
             tokens_max,
             sampling: request.sampling,
             breaks: Breaks::default(),
+            grammar: request.grammar,
             draws: Draws::new(seed),
             speculator: Speculator::default(),
             guesses: 0,
@@ -133,7 +155,7 @@ impl Sequence {
         logits: &[f32],
         vocabulary_len: usize,
         vocabulary: &dyn Vocabulary,
-    ) -> Result<Accepted, SamplingError> {
+    ) -> Result<Accepted, Halted> {
         let known = self.tokens.len() - self.guesses;
         let guessed = self.tokens.split_off(known);
         self.guesses = 0;
@@ -151,7 +173,13 @@ impl Sequence {
                 self.untold.push(told, vocabulary.token_bytes(token).len());
             }
             accepted.drawn += 1;
-            accepted.next = self.take(token, vocabulary);
+            let complete = self.follow(token, vocabulary)?;
+            accepted.next = match self.take(token, vocabulary) {
+                Next::GoOn | Next::Finish(FinishReason::Length) if complete => {
+                    Next::Finish(FinishReason::Stop)
+                }
+                next => next,
+            };
             let right = guessed.get(at) == Some(&token);
             accepted.right += usize::from(right);
             if !right || !matches!(accepted.next, Next::GoOn) {
@@ -162,7 +190,10 @@ impl Sequence {
         Ok(accepted)
     }
 
-    fn draw(&mut self, logits: &[f32], vocabulary: &dyn Vocabulary) -> Result<u32, SamplingError> {
+    fn draw(&mut self, logits: &[f32], vocabulary: &dyn Vocabulary) -> Result<u32, Halted> {
+        let masked = self.grammar.as_mut().map(|grammar| grammar.masked(logits));
+        let masked = masked.transpose()?;
+        let logits = masked.as_deref().unwrap_or(logits);
         let point = self.draws.next_point();
         let dry = &self.sampling.dry;
         let breaks = match dry.is_off() {
@@ -170,7 +201,16 @@ impl Sequence {
             false => self.breaks.of(&self.tokens, dry, vocabulary),
         };
         let tokens = &self.tokens;
-        sampler::draw(logits, &self.sampling, Past { tokens, breaks }, point)
+        let past = Past { tokens, breaks };
+        Ok(sampler::draw(logits, &self.sampling, past, point)?)
+    }
+
+    /// Takes the grammar further. True when it allows nothing after this token.
+    fn follow(&mut self, token: u32, vocabulary: &dyn Vocabulary) -> Result<bool, Stuck> {
+        match &mut self.grammar {
+            Some(grammar) if !vocabulary.is_end(token) => grammar.accept(token),
+            _ => Ok(false),
+        }
     }
 
     /// Appends a token and gives out what it decides.
@@ -208,10 +248,14 @@ impl Sequence {
         }
     }
 
-    /// Says that the engine failed.
-    pub(super) fn fail(mut self, reason: String) {
+    /// Says that the answer cannot go on.
+    pub(super) fn fail(mut self, failure: Failure, reason: String) {
         let usage = self.usage();
-        let _ = (self.sink)(Event::Failed { reason, usage });
+        let _ = (self.sink)(Event::Failed {
+            failure,
+            reason,
+            usage,
+        });
     }
 
     fn usage(&self) -> Usage {

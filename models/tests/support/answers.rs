@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, channel};
 
 use casemate_models::engine::{
-    Event, FinishReason, GenerateRequest, SamplingParams, Tenant, Ticket, TokenLogprobs,
+    Event, Failure, FinishReason, GenerateRequest, SamplingParams, Tenant, Ticket, TokenLogprobs,
 };
 use casemate_models::model::RunningModel;
 
@@ -17,7 +17,7 @@ pub struct Answer {
     pub tokens: Vec<u32>,
     pub logprobs: Vec<TokenLogprobs>,
     pub reason: Option<FinishReason>,
-    pub failed: Option<String>,
+    pub failed: Option<(Failure, String)>,
 }
 
 /// A request at temperature 1 with a seed.
@@ -30,6 +30,7 @@ pub fn request(seed: u32, prompt: Vec<u32>, tokens_max: usize) -> GenerateReques
         tokens_max: Some(tokens_max),
         stop: Vec::new(),
         seed: Some(seed.into()),
+        grammar: None,
         logprobs: None,
         deadline: None,
     }
@@ -62,8 +63,10 @@ fn collect(events: &Receiver<Event>) -> Answer {
                 answer.reason = Some(reason);
                 return answer;
             }
-            Event::Failed { reason, .. } => {
-                answer.failed = Some(reason);
+            Event::Failed {
+                failure, reason, ..
+            } => {
+                answer.failed = Some((failure, reason));
                 return answer;
             }
         }

@@ -128,6 +128,7 @@ fn written(options: &Options, part: &str, content: Value) -> Vec<u8> {
 fn exact(options: Options) -> Options {
     Options {
         sampling: SamplingParams::default(),
+        shape: None,
         ..options
     }
 }
