@@ -49,7 +49,8 @@ fn schema() -> Value {
 fn holds(text: &str) -> bool {
     let value: Value = serde_json::from_str(text).unwrap();
     let word = value["word"].as_str().unwrap().chars().count();
-    let count = value["count"].as_i64().unwrap();
+    // -0 is a whole number, too.
+    let count = value["count"].as_f64().unwrap();
     let fields = value.as_object().unwrap();
     let colours = fields
         .get("colours")
@@ -57,7 +58,7 @@ fn holds(text: &str) -> bool {
     let known = fields
         .keys()
         .all(|key| ["word", "count", "colours"].contains(&key.as_str()));
-    word <= 8 && (-3..=300).contains(&count) && colours <= 2 && known
+    word <= 8 && (-3.0..=300.0).contains(&count) && count.fract() == 0.0 && colours <= 2 && known
 }
 
 fn shaped(running: &RunningModel, seed: u32, shape: &Shape) -> GenerateRequest {
