@@ -29,7 +29,7 @@ async fn chunks(raw: &mut Raw, path: &str, body: &Value) -> Vec<Value> {
     let lines = text.lines().filter_map(|line| line.strip_prefix("data: "));
     let mut lines: Vec<&str> = lines.collect();
     assert_eq!(lines.pop(), Some("[DONE]"));
-    let parsed = lines.into_iter().map(|line| serde_json::from_str(line));
+    let parsed = lines.into_iter().map(serde_json::from_str);
     parsed.map(Result::unwrap).collect()
 }
 

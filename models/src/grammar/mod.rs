@@ -1,7 +1,7 @@
 //! Answers of a given shape: JSON, or JSON of a schema. A [`Grammar`] says before each draw which tokens may follow.
 //!
 //! llguidance does the work (docs/decisions/0009). Schemas come from outside, so everything about them is bounded: what goes
-//! in ([`bounds`]), how much work compiling and each mask may take, how long is waited, and how many are compiled at once.
+//! in (`bounds.rs`), how much work compiling and each mask may take, how long is waited, and how many are compiled at once.
 //! Errors are words of this file and never repeat what a schema says.
 
 mod bounds;
