@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use casemate_attestation::Sha256Digest;
+use casemate_models::engine::SamplingParams;
+use casemate_models::grammar::{Grammar, GrammarError, Shape};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::api::Message;
@@ -42,20 +44,23 @@ pub struct Job {
     pub prompt: Prompt,
     /// Tokens of the answer, at most.
     pub tokens_max: usize,
-    /// 0 is greedy.
-    pub temperature: f64,
-    /// Nucleus; 1 is all.
-    pub top_p: f64,
+    /// How tokens are drawn.
+    pub sampling: SamplingParams,
+    /// Which tokens may follow; without it all.
+    pub grammar: Option<Box<Grammar>>,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
     /// The caller's seed.
     pub seed: Option<u64>,
+    /// Of how many of the likeliest tokens the probabilities are told beside each token's own; without it of none.
+    pub logprobs: Option<usize>,
     /// When the answer ends, complete or not.
     pub deadline: Instant,
 }
 
-/// What a model sends back. Nothing follows [`Event::End`], [`Event::TimedOut`] and [`Event::Failed`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a model sends back. Nothing follows [`Event::End`], [`Event::TimedOut`], [`Event::Stuck`] and
+/// [`Event::Failed`].
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// More text, and the number of tokens drawn since the event before.
     Text {
@@ -63,6 +68,8 @@ pub enum Event {
         text: String,
         /// Tokens drawn for it.
         tokens: u64,
+        /// Where they were asked for: of each token whose text is out with this event.
+        logprobs: Vec<TokenLogprobs>,
     },
     /// The model ended by itself, at a stop sequence, or at its limit of tokens.
     End {
@@ -73,8 +80,33 @@ pub enum Event {
     },
     /// The job's deadline has passed.
     TimedOut,
+    /// The job's grammar allows no token, or needs too much work.
+    Stuck,
     /// The engine failed; its log has the details.
     Failed,
+}
+
+/// The probability of a token of the answer, and of others in its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// The token that was drawn.
+    pub token: TokenText,
+    /// Natural logarithm of its probability; nothing where it is not among the likeliest.
+    pub logprob: Option<f64>,
+    /// The likeliest tokens, as many as were asked for, the likeliest first.
+    pub top: Vec<(TokenText, f64)>,
+    /// Characters of the answer before it.
+    pub offset: u64,
+}
+
+/// What a token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenText {
+    /// As text. A token that ends inside a character reads `bytes:` and its bytes in hexadecimal; a control token
+    /// reads as its name.
+    pub text: String,
+    /// Its bytes; a control token has none.
+    pub bytes: Option<Vec<u8>>,
 }
 
 /// Why an answer ended.
@@ -142,6 +174,12 @@ pub trait Generator: Send + Sync + 'static {
     /// # Errors
     /// [`PromptError`].
     fn encode_text(&self, text: &str) -> Result<Prompt, PromptError>;
+
+    /// The grammar of an answer of this shape. May take seconds.
+    ///
+    /// # Errors
+    /// [`GrammarError`] says what is wrong with the schema.
+    fn grammar(&self, shape: &Shape) -> Result<Grammar, GrammarError>;
 
     /// Starts a job.
     ///

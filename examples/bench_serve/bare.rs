@@ -96,6 +96,8 @@ impl Bare {
             tokens_max: Some(tokens),
             stop: Vec::new(),
             seed: None,
+            grammar: None,
+            logprobs: None,
             deadline: None,
         };
         let (mut first, mut all) = (None, String::new());

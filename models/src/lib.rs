@@ -8,6 +8,7 @@ pub mod decoder;
 pub mod engine;
 pub mod ggml;
 pub mod gguf;
+pub mod grammar;
 pub mod layers;
 pub mod model;
 pub mod package;

@@ -1,7 +1,7 @@
 //! A model that is loaded whole: network, tokenizer and template from one source, ready to be given to its engine.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::Device;
 
@@ -9,6 +9,7 @@ use crate::cpu::CpuEngine;
 use crate::decoder::{ArchitectureError, Decoder, DecoderConfig};
 use crate::engine::{Draft, Engine, EngineHandle, EngineLimits, ReferenceEngine};
 use crate::gguf::{GgufHeader, TensorInfo, TensorType};
+use crate::grammar::{Grammar, GrammarError, Grammars, Shape};
 use crate::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::weights::{LoadProgress, Loader, WeightError, WeightSource};
@@ -78,6 +79,8 @@ pub struct ModelText {
     context: usize,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    /// Made when the first one is asked for.
+    grammars: OnceLock<Result<Grammars, GrammarError>>,
 }
 
 impl ModelText {
@@ -95,6 +98,7 @@ impl ModelText {
             context,
             tokenizer,
             template,
+            grammars: OnceLock::new(),
         })
     }
 
@@ -141,6 +145,15 @@ impl ModelText {
             .encode_rendered(&rendered)
             .map_err(|_| TemplateError::TooMuchWork)?;
         Ok(self.tokenizer.with_bos(ids))
+    }
+
+    /// The grammar of an answer of this shape. Takes up to seconds: not for the engine's thread.
+    ///
+    /// # Errors
+    /// [`GrammarError`] says what is wrong with the schema.
+    pub fn grammar(&self, shape: &Shape) -> Result<Grammar, GrammarError> {
+        let made = self.grammars.get_or_init(|| self.tokenizer.grammars());
+        made.as_ref().map_err(|error| *error)?.compile(shape)
     }
 
     /// Ids of plain text, with `bos` where the vocabulary asks for it. The text never becomes a control token.
@@ -276,6 +289,11 @@ pub struct RunningModel {
 }
 
 impl RunningModel {
+    /// What deals in text.
+    pub fn text(&self) -> &Arc<ModelText> {
+        &self.text
+    }
+
     /// The way to the engine.
     pub fn engine(&self) -> &EngineHandle {
         &self.engine

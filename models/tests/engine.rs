@@ -222,7 +222,7 @@ fn collect(events: &Receiver<Event>) -> (String, usize, End) {
             Event::Finished { reason, usage } => {
                 return (said, usage.completion_tokens, End::Finished(reason));
             }
-            Event::Failed { reason, usage } => {
+            Event::Failed { reason, usage, .. } => {
                 return (said, usage.completion_tokens, End::Failed(reason));
             }
         }
@@ -241,6 +241,8 @@ fn request(tenant: u8, prompt: &[u32], tokens_max: usize) -> GenerateRequest {
         tokens_max: Some(tokens_max),
         stop: Vec::new(),
         seed: Some(1),
+        grammar: None,
+        logprobs: None,
         deadline: None,
     }
 }

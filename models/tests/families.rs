@@ -37,6 +37,8 @@ fn every_family_loads_and_generates() {
             tokens_max: Some(12),
             stop: Vec::new(),
             seed: Some(0),
+            grammar: None,
+            logprobs: None,
             deadline: None,
         };
         let sink = Box::new(move |event| {

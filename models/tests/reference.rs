@@ -48,6 +48,8 @@ fn agrees(model: &str, quantisation: &str) {
             tokens_max: Some(expected.len()),
             stop: Vec::new(),
             seed: Some(0),
+            grammar: None,
+            logprobs: None,
             deadline: None,
         };
         let sink = Box::new(move |event| {

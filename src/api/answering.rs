@@ -16,7 +16,7 @@ use super::sse::{DONE, Head, Usage, event};
 use super::{ApiError, Service};
 use crate::audit::{AuditEvent, SessionId};
 use crate::policy::{Granted, Slot};
-use crate::queue::{Event, Finish, Running};
+use crate::queue::{Event, Finish, Running, TokenLogprobs};
 use crate::session::now;
 
 /// How often a silent answer compares its session's deadline.
@@ -35,6 +35,8 @@ pub(super) struct Answering {
     pub(super) slot: Slot,
     pub(super) prompt_tokens: u64,
     pub(super) answer_tokens: u64,
+    /// Whether probabilities are told.
+    pub(super) logprobs: bool,
     /// How it ended, as the audit log says it.
     pub(super) ended: &'static str,
 }
@@ -44,7 +46,7 @@ pub(super) const READER_GONE: &str = "reader_gone";
 
 /// One step of an answer.
 enum Step {
-    Text(String),
+    Text(String, Vec<TokenLogprobs>),
     End(Finish),
 }
 
@@ -53,7 +55,7 @@ impl Answering {
     async fn next(&mut self) -> Result<Step, ApiError> {
         let step = self.next_step().await;
         self.ended = match &step {
-            Ok(Step::Text(_)) => READER_GONE,
+            Ok(Step::Text(..)) => READER_GONE,
             Ok(Step::End(finish)) => finish.as_str(),
             Err(error) => error.code(),
         };
@@ -72,9 +74,13 @@ impl Answering {
             };
             self.still_attested()?;
             return match event {
-                Some(Event::Text { text, tokens }) => {
+                Some(Event::Text {
+                    text,
+                    tokens,
+                    logprobs,
+                }) => {
                     self.count(tokens);
-                    Ok(Step::Text(text))
+                    Ok(Step::Text(text, logprobs))
                 }
                 Some(Event::End { finish, tokens }) => {
                     self.count(tokens.saturating_sub(self.answer_tokens));
@@ -83,6 +89,7 @@ impl Answering {
                 Some(Event::TimedOut) => Err(ApiError::AnswerTooSlow {
                     limit_s: self.service.limits.answer_s_max,
                 }),
+                Some(Event::Stuck) => Err(ApiError::AnswerStuck),
                 Some(Event::Failed) | None => Err(ApiError::Internal),
             };
         }
@@ -124,14 +131,19 @@ pub(super) async fn whole(
     mut answering: Answering,
     head: &Head,
 ) -> Result<Response<Answer>, ApiError> {
-    let mut text = String::new();
+    let (mut text, mut told) = (String::new(), Vec::new());
     let finish = loop {
         match answering.next().await? {
-            Step::Text(piece) => text.push_str(&piece),
+            Step::Text(piece, logprobs) => {
+                text.push_str(&piece);
+                told.extend(logprobs);
+            }
             Step::End(finish) => break finish,
         }
     };
-    Ok(json_answer(head.whole(&text, finish, answering.usage())))
+    let told = answering.logprobs.then_some(&*told);
+    let usage = answering.usage();
+    Ok(json_answer(head.whole(&text, told, finish, usage)))
 }
 
 /// A JSON document as an answer.
@@ -223,7 +235,10 @@ async fn pump_all(
             () = pipe.sender.closed() => return Err(None),
         };
         match step {
-            Step::Text(text) => pipe.send(head.piece(&text, usage)).await?,
+            Step::Text(text, told) => {
+                let told = answering.logprobs.then_some(&*told);
+                pipe.send(head.piece(&text, told, usage)).await?;
+            }
             Step::End(finish) => {
                 pipe.send(head.closing(finish, usage)).await?;
                 break;

@@ -2,6 +2,7 @@
 //! no detail of this machine ever enters a message.
 
 use bytes::Bytes;
+use casemate_models::grammar::GrammarError;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
@@ -105,6 +106,8 @@ pub enum ApiError {
     Denied {
         /// The rule or limit.
         reason: String,
+        /// The parameter that asked for it, where it was not the request as a whole.
+        param: Option<&'static str>,
     },
     /// A limit of the principal or team is reached.
     #[error("a limit is reached: {reason}")]
@@ -135,6 +138,18 @@ pub enum ApiError {
         /// Seconds allowed.
         limit_s: u64,
     },
+    /// The schema of the answer cannot be served.
+    #[error("response_format cannot be served: {reason}")]
+    Schema {
+        /// What is wrong, without a word of the schema but names of keywords.
+        reason: GrammarError,
+    },
+    /// The answer's schema leads to a place from where nothing may follow, or only after too much work.
+    #[error(
+        "the answer could not be completed under its response_format: at one token nothing was allowed, or it took too \
+         much work; make the schema smaller or looser"
+    )]
+    AnswerStuck,
     /// Nobody knows any more what was revoked: the server's list is out of date.
     #[error("the server's list of revocations has expired; its operator must renew it")]
     RevocationsExpired,
@@ -179,6 +194,11 @@ impl ApiError {
             Self::Session(error) => session_row(error),
             Self::ReaderTooSlow { .. } => (408, INVALID, "reader_too_slow"),
             Self::AnswerTooSlow { .. } => (504, SERVER, "answer_too_slow"),
+            Self::Schema {
+                reason: GrammarError::Busy,
+            } => (503, SERVER, "server_busy"),
+            Self::Schema { .. } => (400, INVALID, "invalid_schema"),
+            Self::AnswerStuck => (400, INVALID, "answer_stuck"),
             Self::RevocationsExpired => (503, SERVER, "revocations_expired"),
             Self::Internal => (500, SERVER, "internal_error"),
         };
@@ -199,12 +219,25 @@ impl ApiError {
         self.row().status
     }
 
+    /// Policy's no, with the parameter that asked for what it denies.
+    pub fn about(self, param: &'static str) -> Self {
+        match self {
+            Self::Denied { reason, .. } => Self::Denied {
+                reason,
+                param: Some(param),
+            },
+            other => other,
+        }
+    }
+
     fn param(&self) -> Option<&str> {
         match self {
             Self::Missing { param }
             | Self::Invalid { param, .. }
             | Self::Unsupported { param, .. } => Some(param),
             Self::ContextLength { param, .. } => Some(param),
+            Self::Denied { param, .. } => *param,
+            Self::Schema { .. } | Self::AnswerStuck => Some("response_format"),
             Self::ModelNotFound { .. } => Some("model"),
             _ => None,
         }
@@ -213,7 +246,12 @@ impl ApiError {
     fn retry_s(&self) -> Option<u64> {
         match self {
             Self::LimitReached { retry_s, .. } => Some(*retry_s),
-            Self::Busy | Self::Stopping | Self::Session(SessionError::EvidenceBusy) => Some(1),
+            Self::Busy
+            | Self::Stopping
+            | Self::Schema {
+                reason: GrammarError::Busy,
+            }
+            | Self::Session(SessionError::EvidenceBusy) => Some(1),
             _ => None,
         }
     }

@@ -97,6 +97,22 @@ impl Fields {
             .ok_or_else(|| invalid(name, &format!("a whole number of at least {low}")))
     }
 
+    /// Takes a whole number from `low` to `high`.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`].
+    pub fn whole(&mut self, name: &str, low: u64, high: u64) -> Result<Option<u64>, ApiError> {
+        let Some(value) = self.take(name) else {
+            return Ok(None);
+        };
+        let number = value
+            .as_u64()
+            .filter(|number| (low..=high).contains(number));
+        number
+            .map(Some)
+            .ok_or_else(|| invalid(name, &format!("a whole number from {low} to {high}")))
+    }
+
     /// Drops fields that change nothing here.
     pub fn ignore(&mut self, names: &[&str]) {
         for name in names {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use casemate_models::grammar::{Grammar, Shape};
 use http::Response;
 
 use super::access::Caller;
@@ -17,6 +18,19 @@ use crate::session::now;
 
 /// Tokens of a plain completion that names no number: OpenAI's default.
 const COMPLETION_TOKENS_DEFAULT: usize = 16;
+
+impl Options {
+    /// What policy is asked beside the action itself, and the parameters that ask for it.
+    fn grants(&self) -> impl Iterator<Item = (Action, &'static str)> {
+        [
+            (self.seed.is_some(), Action::UseSeed, "seed"),
+            (self.logprobs.is_some(), Action::UseLogprobs, "logprobs"),
+        ]
+        .into_iter()
+        .filter(|(asked, ..)| *asked)
+        .map(|(_, action, param)| (action, param))
+    }
+}
 
 /// What is to be continued.
 enum Source {
@@ -88,8 +102,9 @@ async fn generate(
     let granted = service
         .decide(&caller, endpoint.action(), &reference)
         .await?;
-    if options.seed.is_some() {
-        service.decide(&caller, Action::UseSeed, &reference).await?;
+    for (action, param) in options.grants() {
+        let decided = service.decide(&caller, action, &reference).await;
+        decided.map_err(|error| error.about(param))?;
     }
     let prompt = encode(service, &model, source, endpoint).await?;
     let prompt_tokens = prompt.0.len();
@@ -105,15 +120,20 @@ async fn generate(
     let tokens_max = usize::try_from(slot.output_tokens_max())
         .unwrap_or(wanted)
         .min(wanted);
+    let grammar = match options.shape {
+        Some(shape) => Some(Box::new(compile(service, &model, shape).await?)),
+        None => None,
+    };
     let job = Job {
         tenant: granted.team().clone(),
         share: granted.limits().share,
         prompt,
         tokens_max,
-        temperature: options.temperature.unwrap_or(1.0),
-        top_p: options.top_p.unwrap_or(1.0),
+        sampling: options.sampling,
+        grammar,
         stop: options.stop,
         seed: options.seed,
+        logprobs: options.logprobs,
         deadline: Instant::now() + Duration::from_secs(service.limits.answer_s_max),
     };
     let running = service
@@ -137,6 +157,7 @@ async fn generate(
         slot,
         prompt_tokens: prompt_tokens as u64,
         answer_tokens: 0,
+        logprobs: options.logprobs.is_some(),
         ended: READER_GONE,
     };
     if options.stream {
@@ -171,6 +192,25 @@ async fn encode(
         Ok(Ok(prompt)) if prompt.0.is_empty() => Err(refused(&PromptError::Empty)),
         Ok(Ok(prompt)) => Ok(prompt),
         Ok(Err(error)) => Err(refused(&error)),
+        Err(_) => Err(ApiError::Internal),
+    }
+}
+
+/// The grammar of an answer of this shape. The caller has a place and tokens set aside by now: who asks for much waits.
+async fn compile(
+    service: &Service,
+    model: &Arc<dyn Generator>,
+    shape: Shape,
+) -> Result<Grammar, ApiError> {
+    let _turn = service
+        .encoders
+        .acquire()
+        .await
+        .map_err(|_| ApiError::Stopping)?;
+    let model = Arc::clone(model);
+    let compiled = tokio::task::spawn_blocking(move || model.grammar(&shape));
+    match compiled.await {
+        Ok(compiled) => compiled.map_err(|reason| ApiError::Schema { reason }),
         Err(_) => Err(ApiError::Internal),
     }
 }

@@ -7,7 +7,10 @@ mod body;
 mod error;
 mod fields;
 mod generate;
+mod logprobs;
 mod record;
+mod response_format;
+mod sampling;
 mod sse;
 mod wire;
 
@@ -199,6 +202,7 @@ impl Service {
             Denied::SessionTooOld { .. } => SessionError::AttestationStale.into(),
             denied => ApiError::Denied {
                 reason: denied.to_string(),
+                param: None,
             },
         })
     }

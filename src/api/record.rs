@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use casemate_attestation::Sha256Digest;
+use casemate_models::grammar::GrammarError;
 
 use super::access::Caller;
 use super::{ApiError, Service};
@@ -138,7 +139,11 @@ fn step_of(error: &ApiError) -> Option<Step> {
     match error {
         ApiError::Denied { .. } => None,
         ApiError::Session(_) => Some(Step::Attestation),
-        ApiError::LimitReached { .. } | ApiError::Busy => Some(Step::Limit),
+        ApiError::LimitReached { .. }
+        | ApiError::Busy
+        | ApiError::Schema {
+            reason: GrammarError::Busy,
+        } => Some(Step::Limit),
         ApiError::Internal | ApiError::AnswerTooSlow { .. } | ApiError::Stopping => {
             Some(Step::Engine)
         }

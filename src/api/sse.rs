@@ -4,7 +4,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::queue::Finish;
+use super::logprobs;
+use crate::queue::{Finish, TokenLogprobs};
 
 /// Which of the two generating endpoints answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +53,21 @@ impl Usage {
 }
 
 impl Head {
-    /// The whole answer.
-    pub fn whole(&self, text: &str, finish: Finish, usage: Usage) -> Bytes {
+    /// The whole answer, with what is `told` of its tokens.
+    pub fn whole(
+        &self,
+        text: &str,
+        told: Option<&[TokenLogprobs]>,
+        finish: Finish,
+        usage: Usage,
+    ) -> Bytes {
         let finish = finish.as_str();
+        let logprobs = logprobs::document(self.endpoint, told);
         let choice = match self.endpoint {
             Endpoint::Chat => json!({"index": 0, "message": {"role": "assistant", "content": text,
-                "refusal": null}, "logprobs": null, "finish_reason": finish}),
+                "refusal": null}, "logprobs": logprobs, "finish_reason": finish}),
             Endpoint::Completion => {
-                json!({"index": 0, "text": text, "logprobs": null, "finish_reason": finish})
+                json!({"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish})
             }
         };
         let object = match self.endpoint {
@@ -84,14 +92,15 @@ impl Head {
         })
     }
 
-    /// A chunk with text.
-    pub fn piece(&self, text: &str, usage_follows: bool) -> Bytes {
+    /// A chunk with text, and with what is `told` of its tokens.
+    pub fn piece(&self, text: &str, told: Option<&[TokenLogprobs]>, usage_follows: bool) -> Bytes {
+        let logprobs = logprobs::document(self.endpoint, told);
         let choice = match self.endpoint {
             Endpoint::Chat => {
-                json!({"index": 0, "delta": {"content": text}, "logprobs": null, "finish_reason": null})
+                json!({"index": 0, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": null})
             }
             Endpoint::Completion => {
-                json!({"index": 0, "text": text, "logprobs": null, "finish_reason": null})
+                json!({"index": 0, "text": text, "logprobs": logprobs, "finish_reason": null})
             }
         };
         self.chunk(json!([choice]), usage_follows, Value::Null)

@@ -1,10 +1,15 @@
 //! Requests of OpenAI's API as this server takes them. What would mislead is refused by name; what is granted later by
-//! policy (logprobs, biases) is refused until then.
+//! policy (biases) is refused until then.
 
+use casemate_models::engine::SamplingParams;
+use casemate_models::grammar::Shape;
 use serde_json::Value;
 
 use super::ApiError;
 use super::fields::{Fields, invalid};
+use super::logprobs::{CHAT_TOP_MAX, COMPLETION_TOP_MAX};
+use super::response_format::response_format;
+use super::sampling::sampling;
 
 /// The most messages of a chat.
 pub const MESSAGES_MAX: usize = 4096;
@@ -77,16 +82,18 @@ pub struct Options {
     pub stream: bool,
     /// Whether a stream ends with the token counts.
     pub include_usage: bool,
+    /// What a chat's answer must be; without it any text.
+    pub shape: Option<Shape>,
     /// Texts that end the answer.
     pub stop: Vec<String>,
     /// The caller's seed.
     pub seed: Option<u64>,
-    /// 0 is greedy. Absent: 1.
-    pub temperature: Option<f64>,
-    /// Nucleus. Absent: 1.
-    pub top_p: Option<f64>,
+    /// How tokens are drawn.
+    pub sampling: SamplingParams,
     /// Tokens of the answer, at most.
     pub tokens_max: Option<u64>,
+    /// Of how many of the likeliest tokens probabilities are told beside each token's own.
+    pub logprobs: Option<usize>,
 }
 
 /// Reads a chat request.
@@ -99,6 +106,8 @@ pub fn parse_chat(bytes: &[u8]) -> Result<ChatRequest, ApiError> {
     let newer = fields.count("max_completion_tokens", 1)?;
     let mut options = options(&mut fields)?;
     options.tokens_max = newer.or(options.tokens_max);
+    options.logprobs = chat_logprobs(&mut fields)?;
+    options.shape = response_format(&mut fields)?;
     refuse_chat_extras(&mut fields)?;
     fields.finish()?;
     Ok(ChatRequest { messages, options })
@@ -111,30 +120,40 @@ pub fn parse_chat(bytes: &[u8]) -> Result<ChatRequest, ApiError> {
 pub fn parse_completion(bytes: &[u8]) -> Result<CompletionRequest, ApiError> {
     let mut fields = Fields::parse(bytes)?;
     let prompt = prompt(&mut fields)?;
-    let options = options(&mut fields)?;
+    let mut options = options(&mut fields)?;
+    options.logprobs = completion_logprobs(&mut fields)?;
     fields.only("echo", "; it would return the prompt", |value| {
         value == &Value::Bool(false)
     })?;
     fields.only("best_of", "", |value| value.as_u64() == Some(1))?;
     fields.only("suffix", "", |value| value.as_str() == Some(""))?;
-    fields.only("logprobs", LATER, |_| false)?;
     fields.finish()?;
     Ok(CompletionRequest { prompt, options })
+}
+
+fn chat_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+    let wanted = fields.flag("logprobs")?;
+    match (wanted, fields.whole("top_logprobs", 0, CHAT_TOP_MAX)?) {
+        (true, top) => Ok(Some(top.unwrap_or(0) as usize)),
+        (false, None | Some(0)) => Ok(None),
+        (false, Some(_)) => Err(invalid("top_logprobs", "0 unless 'logprobs' is true")),
+    }
+}
+
+fn completion_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+    let top = fields.whole("logprobs", 0, COMPLETION_TOP_MAX)?;
+    Ok(top.map(|top| top as usize))
 }
 
 const LATER: &str = "; no grant for it exists in this version";
 
 fn refuse_chat_extras(fields: &mut Fields) -> Result<(), ApiError> {
     let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-    let text = |value: &Value| value.get("type").and_then(Value::as_str) == Some("text");
-    fields.only("logprobs", LATER, |value| value == &Value::Bool(false))?;
-    fields.only("top_logprobs", LATER, |value| value.as_u64() == Some(0))?;
     fields.only("tools", "", empty)?;
     fields.only("tool_choice", "", |value| value.as_str() == Some("none"))?;
     fields.only("functions", "", empty)?;
     fields.only("function_call", "", |value| value.as_str() == Some("none"))?;
     fields.only("parallel_tool_calls", "", Value::is_boolean)?;
-    fields.only("response_format", "; only text is answered", text)?;
     fields.only("modalities", "; only text is answered", |value| {
         *value == serde_json::json!(["text"])
     })?;
@@ -153,11 +172,12 @@ fn options(fields: &mut Fields) -> Result<Options, ApiError> {
         model,
         stream,
         include_usage,
+        shape: None,
         stop: stop(fields)?,
         seed: seed(fields)?,
-        temperature: fields.number("temperature", 0.0, 2.0)?,
-        top_p: fields.number("top_p", 0.0, 1.0)?,
+        sampling: sampling(fields)?,
         tokens_max: fields.count("max_tokens", 1)?,
+        logprobs: None,
     };
     fields.only("n", "; ask once for each answer", |value| {
         value.as_u64() == Some(1)
@@ -165,8 +185,6 @@ fn options(fields: &mut Fields) -> Result<Options, ApiError> {
     fields.only("logit_bias", LATER, |value| {
         value.as_object().is_some_and(|bias| bias.is_empty())
     })?;
-    fields.only("presence_penalty", "", |value| value.as_f64() == Some(0.0))?;
-    fields.only("frequency_penalty", "", |value| value.as_f64() == Some(0.0))?;
     let tier = |value: &Value| matches!(value.as_str(), Some("auto" | "default"));
     fields.only("service_tier", "", tier)?;
     fields.ignore(&["user", "metadata", "safety_identifier", "prompt_cache_key"]);

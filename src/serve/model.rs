@@ -1,18 +1,22 @@
 //! A running model of the models crate as a [`Generator`] of the server.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use casemate_attestation::Sha256Digest;
-use casemate_models::engine::{
-    self, FinishReason, GenerateRequest, SamplingParams, SubmitError, Tenant,
-};
+use casemate_models::engine::{self, Failure, FinishReason, GenerateRequest, SubmitError, Tenant};
+use casemate_models::grammar::{Grammar, GrammarError, Shape};
 use casemate_models::model::RunningModel;
 use casemate_models::template::{self, ChatMessage, RenderOptions, TemplateError};
+use casemate_models::tokenizer::Tokenizer;
 use tokio::sync::mpsc;
 
 use crate::api::{Message, Role};
 use crate::policy::TeamName;
-use crate::queue::{Event, Events, Finish, Generator, Job, Prompt, PromptError, StartError};
+use crate::queue::{
+    Event, Events, Finish, Generator, Job, Prompt, PromptError, StartError, TokenLogprobs,
+    TokenText,
+};
 use crate::session::now;
 
 /// One served model.
@@ -48,6 +52,10 @@ impl Generator for Served {
         encoded.map_err(|_| PromptError::TooComplex)
     }
 
+    fn grammar(&self, shape: &Shape) -> Result<Grammar, GrammarError> {
+        self.0.grammar(shape)
+    }
+
     fn start(&self, job: Job) -> Result<Events, StartError> {
         // One place for each token and the end: the engine's thread never waits for a reader, and a slow one costs no
         // more memory than its own answer.
@@ -56,17 +64,16 @@ impl Generator for Served {
             tenant: tenant(&job.tenant),
             weight: job.share,
             prompt: job.prompt.0,
-            sampling: SamplingParams {
-                temperature: job.temperature,
-                // The sampler wants a positive part; the smallest keeps exactly the most probable token.
-                top_p: job.top_p.max(f64::MIN_POSITIVE),
-                ..SamplingParams::default()
-            },
+            sampling: job.sampling,
             tokens_max: Some(job.tokens_max),
             stop: job.stop,
             seed: job.seed,
+            grammar: job.grammar,
+            logprobs: job.logprobs,
             deadline: Some(job.deadline),
         };
+        let text = Arc::clone(self.0.text());
+        let translated = move |event| translated(event, text.tokenizer());
         let sink = Box::new(move |event| match sender.try_send(translated(event)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
@@ -97,12 +104,49 @@ fn tenant(team: &TeamName) -> Tenant {
     Tenant(*Sha256Digest::of(team.as_str().as_bytes()).as_bytes())
 }
 
-fn translated(event: engine::Event) -> Event {
+/// What a token says: see [`TokenText`].
+fn token_text(tokenizer: &Tokenizer, id: u32) -> TokenText {
+    let bytes = tokenizer.token_bytes(id);
+    let text = match std::str::from_utf8(bytes) {
+        Ok("") => tokenizer.markup_text(id).unwrap_or_default().to_owned(),
+        Ok(text) => text.to_owned(),
+        Err(_) => {
+            let hex = bytes.iter().map(|byte| format!("\\x{byte:02x}"));
+            format!("bytes:{}", hex.collect::<String>())
+        }
+    };
+    TokenText {
+        text,
+        bytes: (!bytes.is_empty()).then(|| bytes.to_vec()),
+    }
+}
+
+fn token_logprobs(tokenizer: &Tokenizer, told: engine::TokenLogprobs) -> TokenLogprobs {
+    let top = told.top.into_iter();
+    TokenLogprobs {
+        token: token_text(tokenizer, told.token),
+        logprob: told.logprob,
+        top: top
+            .map(|(id, logprob)| (token_text(tokenizer, id), logprob))
+            .collect(),
+        offset: told.offset as u64,
+    }
+}
+
+fn translated(event: engine::Event, tokenizer: &Tokenizer) -> Event {
     let count = |tokens: usize| u64::try_from(tokens).unwrap_or(u64::MAX);
     match event {
-        engine::Event::Text { text, tokens } => Event::Text {
+        engine::Event::Text {
+            text,
+            tokens,
+            logprobs,
+        } => Event::Text {
             text,
             tokens: count(tokens.len()),
+            logprobs: logprobs
+                .into_iter()
+                .map(|told| token_logprobs(tokenizer, told))
+                .collect(),
         },
         engine::Event::Finished { reason, usage } => {
             let tokens = count(usage.completion_tokens);
@@ -119,6 +163,10 @@ fn translated(event: engine::Event) -> Event {
                 FinishReason::Cancelled => Event::Failed,
             }
         }
+        engine::Event::Failed {
+            failure: Failure::Grammar,
+            ..
+        } => Event::Stuck,
         engine::Event::Failed { reason, .. } => {
             tracing::error!(reason, "the engine failed");
             Event::Failed

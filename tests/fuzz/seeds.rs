@@ -321,7 +321,10 @@ fn chats() -> Outcome {
     let chat = json!({
         "model": "m", "stream": true, "stream_options": {"include_usage": true}, "seed": -1, "n": 1,
         "stop": ["\n", "END"], "temperature": 0.7, "top_p": 0.9, "max_completion_tokens": 64,
-        "user": "ada", "tools": [], "response_format": {"type": "text"}, "logit_bias": {},
+        "user": "ada", "tools": [], "logit_bias": {}, "logprobs": true, "top_logprobs": 3, "min_p": 0.05,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "strict": true,
+            "schema": {"type": "object", "properties": {"a": {"type": "null"}}}}},
+        "dry_multiplier": 0.8, "dry_sequence_breakers": ["\n"], "typical_p": 0.9, "top_k": 40,
         "store": false,
         "messages": [
             {"role": "system", "content": "Answer \u{1F980} in \"one\" word."},
@@ -335,7 +338,7 @@ fn chats() -> Outcome {
     let completion = json!({
         "model": "m", "prompt": ["Once upon a time"], "max_tokens": 8, "temperature": 0,
         "stop": "\n", "echo": false, "best_of": 1, "suffix": "", "presence_penalty": 0,
-        "frequency_penalty": 0.0, "service_tier": "auto",
+        "frequency_penalty": 0.0, "service_tier": "auto", "logprobs": 2,
     });
     write("chat_json/chat.json", chat.to_string().as_bytes())?;
     write(

@@ -124,6 +124,48 @@ def stop_ends_before_the_stop_string(way):
     assert answer.text == expected and answer.finish_reason == "stop", (answer.text, expected)
 
 
+@check
+def logprobs_are_those_of_the_answers_tokens(way):
+    plain = way.chat(max_tokens=24).choices[0]
+    assert plain.logprobs is None
+    choice = way.chat(max_tokens=24, logprobs=True, top_logprobs=3).choices[0]
+    assert choice.message.content == plain.message.content
+    content = choice.logprobs.content
+    assert "".join(bytes(token.bytes).decode("utf-8", "replace") for token in content) == choice.message.content
+    for token in content:
+        assert token.logprob <= 0 and len(token.top_logprobs) == 3
+        values = [other.logprob for other in token.top_logprobs]
+        assert values == sorted(values, reverse=True)
+        assert token.logprob == values[0], "temperature 0 takes the likeliest"
+    streamed = []
+    for chunk in way.chat(max_tokens=24, logprobs=True, top_logprobs=3, stream=True):
+        if chunk.choices and chunk.choices[0].logprobs:
+            streamed += chunk.choices[0].logprobs.content
+    assert [token.token for token in streamed] == [token.token for token in content]
+    told = way.complete(logprobs=2).choices[0]
+    lists = told.logprobs
+    assert len(lists.tokens) == len(lists.token_logprobs) == len(lists.top_logprobs) == len(lists.text_offset)
+    assert "".join(lists.tokens) == told.text and lists.text_offset[0] == 0
+
+
+@check
+def response_format_gives_json_of_the_schema(way):
+    schema = {"type": "object", "additionalProperties": False, "required": ["count"], "properties": {
+        "count": {"type": "integer", "minimum": 0, "maximum": 99}}}
+    shape = {"type": "json_schema", "json_schema": {"name": "count", "strict": True, "schema": schema}}
+    for temperature in (0, 1):
+        choice = way.chat(response_format=shape, temperature=temperature, max_tokens=200).choices[0]
+        assert choice.finish_reason == "stop", choice
+        value = json.loads(choice.message.content)
+        assert set(value) == {"count"} and 0 <= value["count"] <= 99, value
+    text = "".join(chunk.choices[0].delta.content or ""
+                   for chunk in way.chat(response_format=shape, max_tokens=200, stream=True))
+    assert set(json.loads(text)) == {"count"}, text
+    bad = {"type": "json_schema", "json_schema": {"name": "bad", "schema": {"not": {}}}}
+    error = refused(lambda: way.chat(response_format=bad), openai.BadRequestError, "invalid_schema")
+    assert error.param == "response_format" and "'not'" in error.message
+
+
 def refused(call, kind, code=None):
     try:
         call()

@@ -144,9 +144,9 @@ async fn malformed_bodies_and_wrong_parameters_are_refused_by_name() {
             json!("n"),
         ),
         (
-            with("logprobs", json!(true)),
+            with("logprobs", json!(1)),
             400,
-            "unsupported_parameter",
+            "invalid_value",
             json!("logprobs"),
         ),
         (
@@ -161,7 +161,7 @@ async fn malformed_bodies_and_wrong_parameters_are_refused_by_name() {
             "unsupported_parameter",
             json!("invented"),
         ),
-        (with("seed", json!(1)), 403, "policy_denied", Value::Null),
+        (with("seed", json!(1)), 403, "policy_denied", json!("seed")),
     ];
     for (body, status, code, param) in cases {
         let answer = raw

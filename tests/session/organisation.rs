@@ -189,7 +189,9 @@ impl Organisation {
         let document = PolicyDocument {
             format: POLICY_FORMAT.into(),
             cedar: "@id(\"writers\") permit (principal in Team::\"writers\", action, resource);\n\
-                @id(\"no-seed\") forbid (principal, action == Action::\"use_seed\", resource);"
+                @id(\"no-seed\") forbid (principal, action == Action::\"use_seed\", resource);\n\
+                @id(\"no-logprobs\") forbid (principal == Principal::\"spiffe://example/team/writers/plain\", \
+                action == Action::\"use_logprobs\", resource);"
                 .into(),
             teams: [("writers".parse().unwrap(), team)].into(),
             models: [("story".parse().unwrap(), model())].into(),

@@ -4,7 +4,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use casemate::api::Message;
-use casemate::queue::{Event, Events, Finish, Generator, Job, Prompt, PromptError, StartError};
+use casemate::queue::{
+    Event, Events, Finish, Generator, Job, Prompt, PromptError, StartError, TokenLogprobs,
+    TokenText,
+};
+use casemate_models::grammar::{Grammar, GrammarError, Grammars, Shape};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -23,9 +27,12 @@ const STEP: Duration = Duration::from_millis(20);
 /// | `gush` | writes large pieces as fast as they are taken, and never ends |
 /// | `silent` | writes one piece and then nothing |
 /// | `fail` | writes one piece and fails |
+/// | `stuck` | writes one piece and finds nothing that may follow |
 /// | `vanish` | writes one piece and goes away without a word |
 /// | `panic-encode`, `panic-start`, `refuse` | as it says |
 /// | anything else | repeats the prompt |
+///
+/// A piece counts as one token of log-probability -0.5; in its place the model finds `x` at -1, and again at -1.5.
 #[derive(Default)]
 pub struct Script {
     seen: Mutex<Vec<String>>,
@@ -57,6 +64,11 @@ impl Generator for Script {
         Ok(Self::encode(text))
     }
 
+    fn grammar(&self, shape: &Shape) -> Result<Grammar, GrammarError> {
+        let letters = (0..=127_u8).map(|byte| vec![byte]).collect();
+        Grammars::new(letters, Vec::new())?.compile(shape)
+    }
+
     fn start(&self, job: Job) -> Result<Events, StartError> {
         let prompt: String = job
             .prompt
@@ -79,13 +91,38 @@ impl Generator for Script {
             return Err(StartError::Refused);
         }
         let (sender, receiver) = mpsc::channel(4);
-        tokio::spawn(play(word, prompt, sender));
+        tokio::spawn(play(word, prompt, job.logprobs, sender));
         Ok(Events::new(receiver, None))
     }
 }
 
-async fn play(word: String, prompt: String, events: mpsc::Sender<Event>) {
-    let piece = |text: String| Event::Text { text, tokens: 1 };
+fn told(text: &str, count: usize, offset: u64) -> TokenLogprobs {
+    let token = |text: &str| TokenText {
+        text: text.to_owned(),
+        bytes: Some(text.as_bytes().to_vec()),
+    };
+    let logprob = |rank: usize| rank as f64 * -0.5;
+    let others = (2..).map(|rank| (token("x"), logprob(rank)));
+    let first = [(token(text), logprob(1))].into_iter();
+    TokenLogprobs {
+        token: token(text),
+        logprob: Some(logprob(1)),
+        top: first.chain(others).take(count).collect(),
+        offset,
+    }
+}
+
+async fn play(word: String, prompt: String, logprobs: Option<usize>, events: mpsc::Sender<Event>) {
+    let mut offset = 0;
+    let mut piece = move |text: String| {
+        let told = logprobs.map(|count| told(&text, count, offset));
+        offset += text.chars().count() as u64;
+        Event::Text {
+            text,
+            tokens: 1,
+            logprobs: told.into_iter().collect(),
+        }
+    };
     let first = events.send(piece(ANSWER_MARKER.into())).await;
     if first.is_err() {
         return;
@@ -99,6 +136,7 @@ async fn play(word: String, prompt: String, events: mpsc::Sender<Event>) {
         "gush" => while events.send(piece("gush ".repeat(10_000))).await.is_ok() {},
         "silent" => events.closed().await,
         "vanish" => {}
+        "stuck" => drop(events.send(Event::Stuck).await),
         "fail" => drop(events.send(Event::Failed).await),
         _ => {
             for word in prompt.split_inclusive(' ') {

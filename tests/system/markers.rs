@@ -63,6 +63,8 @@ fn plant(base: &str) -> Vec<String> {
         json!({"model": PROMPT, "messages": message}),
         json!({"model": "default", "messages": message, "logprobs": true}),
         json!({"model": "default", "messages": message, PROMPT: 1}),
+        json!({"model": "default", "messages": message, "response_format": {"type": "json_schema",
+            "json_schema": {"name": "a", "schema": {"not": {"const": PROMPT}}}}}),
         json!({"model": "default", "messages": [{"role": PROMPT, "content": "x"}]}),
         json!({"model": "default", "prompt": format!("{PROMPT} ").repeat(2000)}),
         json!({"model": "default", "prompt": PROMPT, "temperature": PROMPT}),

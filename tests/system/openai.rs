@@ -17,6 +17,7 @@ fn openai_python_works_through_connect_and_directly() {
         return;
     }
     let place = Place::new();
+    place.permit("research", "use_logprobs");
     let (_broker, _server, connect) = place.start_all();
     let direct = serde_json::json!({
         "host": "127.0.0.1",

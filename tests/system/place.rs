@@ -72,6 +72,20 @@ impl Place {
             .unwrap()
     }
 
+    /// Adds a rule to the organisation's policy and signs it anew.
+    pub fn permit(&self, team: &str, action: &str) {
+        let rules = self.path("org/policy/policy.cedar");
+        let mut text = fs::read_to_string(&rules).unwrap();
+        text += &format!(
+            "@id(\"{team}-{action}\")\npermit (principal in Team::\"{team}\", action == Action::\"{action}\", resource);\n"
+        );
+        fs::write(rules, text).unwrap();
+        let mut sign = casemate();
+        let sign = sign.args(["policy", "sign", "org"]);
+        let output = sign.current_dir(self.path("")).output().unwrap();
+        assert!(output.status.success(), "{}", self::text(&output));
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join("demo").join(name)
     }

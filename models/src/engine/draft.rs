@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::sampler::{self, Draws, SamplingParams};
+use super::sampler::{self, Draws, Past, SamplingParams};
 use super::{Engine, Opening, PAGE, SequenceId, StepError, Tenant, Work};
 
 /// A small model beside a large one with the same vocabulary.
@@ -182,15 +182,16 @@ impl Guessing<'_> {
     /// Draws a guess as the sequence draws tokens. Where nothing can be drawn there are no more guesses.
     fn draw(&mut self, logits: &[f32]) {
         let point = self.ask.draws.next_point();
-        let context: Vec<u32>;
         let context = match self.ask.sampling.looks_back() {
-            true => {
-                context = [self.ask.tokens, &self.guesses].concat();
-                context.as_slice()
-            }
-            false => &[],
+            true => [self.ask.tokens, &self.guesses].concat(),
+            false => Vec::new(),
         };
-        let Ok(token) = sampler::draw(logits, self.ask.sampling, context, point) else {
+        // Where a repetition is broken, and what a grammar permits, is not known here: a guess may be wrong for it.
+        let past = Past {
+            tokens: &context,
+            breaks: &[],
+        };
+        let Ok(token) = sampler::draw(logits, self.ask.sampling, past, point) else {
             return;
         };
         self.guesses.push(token);

@@ -6,6 +6,7 @@
 
 pub mod draft;
 pub mod gate;
+pub mod logprobs;
 mod reference;
 mod request;
 pub mod runtime;
@@ -17,11 +18,14 @@ pub mod stop;
 
 pub use casemate_kernels::KvKind;
 pub use draft::Draft;
+pub use logprobs::{LOGPROBS_MAX, TokenLogprobs};
 pub use reference::ReferenceEngine;
 pub use request::{
-    EngineLimits, Event, Executor, FinishReason, GenerateRequest, Sink, SubmitError, Tenant, Usage,
+    EngineLimits, Event, Executor, Failure, FinishReason, GenerateRequest, Sink, SubmitError,
+    Tenant, Usage,
 };
 pub use runtime::{EngineHandle, Ticket};
+pub use sampler::dry::DryParams;
 pub use sampler::{SamplingError, SamplingParams, TemperatureOrder};
 
 /// Names a sequence while it is in the engine.

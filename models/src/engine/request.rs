@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use casemate_kernels::KvKind;
 
+use super::logprobs::TokenLogprobs;
 use super::sampler::{SamplingError, SamplingParams};
+use crate::grammar::Grammar;
 
 /// Bounds of everything that the engine holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,12 +85,17 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// Makes draws repeatable; without it they are random.
     pub seed: Option<u64>,
+    /// Which tokens may follow; without it all.
+    pub grammar: Option<Box<Grammar>>,
+    /// Of how many of the likeliest tokens the probabilities are told beside each token's own, at most
+    /// [`super::LOGPROBS_MAX`]; without it none are computed.
+    pub logprobs: Option<usize>,
     /// When the answer ends even if it is not complete.
     pub deadline: Option<Instant>,
 }
 
 /// What the engine says about a request. After [`Event::Finished`] or [`Event::Failed`] nothing follows.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub enum Event {
     /// More text, never empty and never ending inside a character.
     Text {
@@ -96,6 +103,8 @@ pub enum Event {
         text: String,
         /// The tokens that were drawn since the event before.
         tokens: Vec<u32>,
+        /// Where they were asked for: of each token whose text is out with this event.
+        logprobs: Vec<TokenLogprobs>,
     },
     /// The answer is complete.
     Finished {
@@ -104,13 +113,24 @@ pub enum Event {
         /// How many tokens it took.
         usage: Usage,
     },
-    /// The engine failed; the reason says nothing about the text.
+    /// The answer cannot go on; the reason says nothing about the text.
     Failed {
+        /// Whose fault it is.
+        failure: Failure,
         /// What failed.
         reason: String,
         /// How many tokens it took.
         usage: Usage,
     },
+}
+
+/// Whose fault it is that an answer cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The engine's.
+    Engine,
+    /// The request's: its grammar allows no token, or needs too much work.
+    Grammar,
 }
 
 /// Why an answer ended.

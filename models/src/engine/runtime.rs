@@ -12,11 +12,16 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::draft::{Ask, Draft, Drafter};
 use super::gate::Gate;
-use super::request::{EngineLimits, FinishReason, GenerateRequest, Sink, SubmitError};
+use super::logprobs::LOGPROBS_MAX;
+use super::request::{EngineLimits, Failure, FinishReason, GenerateRequest, Sink, SubmitError};
+use super::sampler::SamplingError;
 use super::scheduler::{Arrival, Planned, Scheduler};
 use super::sequence::{Next, Sequence};
 use super::stop::{STOP_LEN_MAX, STOPS_MAX};
 use super::{Engine, Opening, SequenceId, StepError, Tenant, Vocabulary, Work};
+
+/// Stack of the engine's thread. A grammar's work recurses as deep as its expressions, which come from outside.
+const STACK: usize = 16 << 20;
 
 /// The way to an engine's thread. Clones share it; when the last one goes the thread ends.
 #[derive(Clone)]
@@ -84,6 +89,7 @@ impl EngineHandle {
         };
         let thread = thread::Builder::new()
             .name("engine".to_owned())
+            .stack_size(STACK)
             .spawn(|| worker.run())?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -130,6 +136,10 @@ impl EngineHandle {
     /// Checks a request; answers how many tokens it may generate.
     fn check(&self, request: &GenerateRequest) -> Result<usize, SubmitError> {
         request.sampling.check()?;
+        if request.logprobs > Some(LOGPROBS_MAX) {
+            let (name, range) = ("logprobs", "0 to 20");
+            return Err(SamplingError::OutOfRange { name, range }.into());
+        }
         let (prompt, limit) = (request.prompt.len(), self.inner.context);
         if prompt == 0 || request.tokens_max == Some(0) {
             return Err(SubmitError::Empty);
@@ -146,7 +156,7 @@ impl EngineHandle {
         }
         let known = |id: &u32| (*id as usize) < self.inner.vocabulary;
         if !request.sampling.logit_bias.iter().all(|(id, _)| known(id)) {
-            return Err(super::sampler::SamplingError::UnknownToken.into());
+            return Err(SamplingError::UnknownToken.into());
         }
         Ok(request.tokens_max.unwrap_or(usize::MAX).min(limit - prompt))
     }
@@ -397,7 +407,7 @@ impl Worker {
                         self.finish(id, reason);
                     }
                 }
-                Ok(Err(error)) => self.fail(id, &error.to_string()),
+                Ok(Err(halted)) => self.halt(id, halted.failure(), &halted.to_string()),
                 Err(_) => self.fail(id, "the receiver of its events panicked"),
             }
         }
@@ -417,8 +427,13 @@ impl Worker {
     }
 
     fn fail(&mut self, id: SequenceId, reason: &str) {
+        self.halt(id, Failure::Engine, reason);
+    }
+
+    fn halt(&mut self, id: SequenceId, failure: Failure, reason: &str) {
         if let Some(sequence) = self.forget(id) {
-            let _ = catch_unwind(AssertUnwindSafe(|| sequence.fail(reason.to_owned())));
+            let fail = || sequence.fail(failure, reason.to_owned());
+            let _ = catch_unwind(AssertUnwindSafe(fail));
         }
     }
 

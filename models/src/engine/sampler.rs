@@ -1,145 +1,27 @@
 //! From logits to a token. Pure: the same logits, parameters, context and random number give the same token.
 //!
-//! Order: bias, repetition penalty, frequency and presence penalties, then top-k, top-p and min-p, each on what the step
-//! before left; temperature before or after those three ([`TemperatureOrder`]). All arithmetic is in 64 bits.
+//! Order: bias, repetition penalty, frequency and presence penalties, DRY, then top-k, typical, top-p and min-p, each on what
+//! the step before left; temperature before or after those four ([`TemperatureOrder`]). All arithmetic is in 64 bits.
+//! A grammar's mask comes before all of it: what it forbids has no finite logit.
+
+pub mod dry;
+mod params;
+mod typical;
 
 use std::collections::HashMap;
 
 use casemate_kernels::{Isa, elementwise};
 
-/// How tokens are drawn.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SamplingParams {
-    /// 0 takes the most probable token; higher values flatten the distribution. 0 to 100.
-    pub temperature: f64,
-    /// Where temperature comes in.
-    pub temperature_order: TemperatureOrder,
-    /// Keeps the most probable tokens; 0 keeps all.
-    pub top_k: usize,
-    /// Keeps the smallest set of tokens that has this probability. Above 0, at most 1.
-    pub top_p: f64,
-    /// Keeps tokens that have this part of the most probable one's probability. 0 to 1.
-    pub min_p: f64,
-    /// Divides positive logits of tokens in the window, multiplies negative ones. Above 0; 1 changes nothing.
-    pub repetition_penalty: f64,
-    /// Subtracted once for each time that a token is in the window. -100 to 100.
-    pub frequency_penalty: f64,
-    /// Subtracted if a token is in the window at all. -100 to 100.
-    pub presence_penalty: f64,
-    /// How many of the last tokens, prompt included, the penalties look at.
-    pub penalty_window: usize,
-    /// Added to the logits of these tokens. -100 to 100.
-    pub logit_bias: Vec<(u32, f64)>,
-}
+pub use params::{SamplingError, SamplingParams, TemperatureOrder};
+use typical::keep_typical;
 
-/// Whether temperature comes before the cuts or after them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TemperatureOrder {
-    /// Before top-k, top-p and min-p, as OpenAI and Hugging Face do.
-    First,
-    /// After them, as llama.cpp does.
-    Last,
-}
-
-impl Default for SamplingParams {
-    fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            temperature_order: TemperatureOrder::First,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            penalty_window: 64,
-            logit_bias: Vec::new(),
-        }
-    }
-}
-
-/// A parameter out of range, or logits that nothing can be drawn from.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SamplingError {
-    /// A parameter out of its range.
-    #[error("{name} must be {range}")]
-    OutOfRange {
-        /// Which parameter.
-        name: &'static str,
-        /// Its range.
-        range: &'static str,
-    },
-    /// A bias for a token that the model does not have.
-    #[error("logit_bias names a token that the model does not have")]
-    UnknownToken,
-    /// All logits are infinite or not numbers.
-    #[error("the model gave no finite logit")]
-    NoFiniteLogit,
-}
-
-impl SamplingParams {
-    /// Whether neither penalties nor bias change a logit.
-    fn leaves_logits(&self) -> bool {
-        !self.looks_back() && self.logit_bias.is_empty()
-    }
-
-    /// Whether the tokens before matter.
-    pub(super) fn looks_back(&self) -> bool {
-        self.repetition_penalty != 1.0
-            || self.frequency_penalty != 0.0
-            || self.presence_penalty != 0.0
-    }
-
-    /// Whether no token is cut off.
-    fn keeps_all(&self) -> bool {
-        self.top_k == 0 && self.top_p >= 1.0 && self.min_p == 0.0
-    }
-
-    /// Whether every parameter is in its range.
-    ///
-    /// # Errors
-    /// [`SamplingError::OutOfRange`] naming the first that is not.
-    pub fn check(&self) -> Result<(), SamplingError> {
-        let in_100 = |value: f64| (-100.0..=100.0).contains(&value);
-        let rules = [
-            (
-                "temperature",
-                "0 to 100",
-                (0.0..=100.0).contains(&self.temperature),
-            ),
-            (
-                "top_p",
-                "above 0 and at most 1",
-                self.top_p > 0.0 && self.top_p <= 1.0,
-            ),
-            ("min_p", "0 to 1", (0.0..=1.0).contains(&self.min_p)),
-            (
-                "repetition_penalty",
-                "above 0 and at most 100",
-                self.repetition_penalty > 0.0 && self.repetition_penalty <= 100.0,
-            ),
-            (
-                "frequency_penalty",
-                "-100 to 100",
-                in_100(self.frequency_penalty),
-            ),
-            (
-                "presence_penalty",
-                "-100 to 100",
-                in_100(self.presence_penalty),
-            ),
-            (
-                "logit_bias",
-                "-100 to 100",
-                self.logit_bias.iter().all(|(_, bias)| in_100(*bias)),
-            ),
-        ];
-        match rules.into_iter().find(|(_, _, holds)| !holds) {
-            Some((name, range, _)) => Err(SamplingError::OutOfRange { name, range }),
-            None => Ok(()),
-        }
-    }
+/// What stands before the token that is drawn.
+#[derive(Clone, Copy, Default)]
+pub struct Past<'a> {
+    /// All tokens, prompt included.
+    pub tokens: &'a [u32],
+    /// In which of them a breaker of DRY ends; empty where DRY is off.
+    pub breaks: &'a [bool],
 }
 
 /// Draws a token at `point`, a random number from 0 to below 1.
@@ -149,7 +31,7 @@ impl SamplingParams {
 pub fn draw(
     logits: &[f32],
     params: &SamplingParams,
-    context: &[u32],
+    past: Past<'_>,
     point: f64,
 ) -> Result<u32, SamplingError> {
     if params.temperature == 0.0 && params.leaves_logits() {
@@ -162,7 +44,7 @@ pub fn draw(
     if params.temperature > 0.0 && params.leaves_logits() && params.keeps_all() {
         return draw_from_all(logits, params.temperature, point);
     }
-    let distribution = Distribution::new(logits, params, context)?;
+    let distribution = Distribution::new(logits, params, past)?;
     distribution.draw(point).ok_or(SamplingError::NoFiniteLogit)
 }
 
@@ -213,17 +95,17 @@ pub struct Distribution {
 }
 
 impl Distribution {
-    /// What may follow `context`.
+    /// What may follow `past`.
     ///
     /// # Errors
     /// [`SamplingError::NoFiniteLogit`] or [`SamplingError::UnknownToken`].
     pub fn new(
         logits: &[f32],
         params: &SamplingParams,
-        context: &[u32],
+        past: Past<'_>,
     ) -> Result<Self, SamplingError> {
         let mut logits: Vec<f64> = logits.iter().map(|logit| f64::from(*logit)).collect();
-        penalise(&mut logits, params, context)?;
+        penalise(&mut logits, params, past)?;
         let finite = (0_u32..).zip(logits).filter(|(_, logit)| logit.is_finite());
         let mut tokens: Vec<(u32, f64)> = finite.collect();
         if params.temperature == 0.0 {
@@ -265,16 +147,16 @@ impl Distribution {
 fn penalise(
     logits: &mut [f64],
     params: &SamplingParams,
-    context: &[u32],
+    past: Past<'_>,
 ) -> Result<(), SamplingError> {
     for (id, bias) in &params.logit_bias {
         *logits
             .get_mut(*id as usize)
             .ok_or(SamplingError::UnknownToken)? += bias;
     }
-    let window = context.len().saturating_sub(params.penalty_window);
+    let window = past.tokens.len().saturating_sub(params.penalty_window);
     let mut counts: HashMap<u32, f64> = HashMap::new();
-    for id in context.get(window..).unwrap_or_default() {
+    for id in past.tokens.get(window..).unwrap_or_default() {
         *counts.entry(*id).or_default() += 1.0;
     }
     for (id, count) in counts {
@@ -288,6 +170,11 @@ fn penalise(
             *logit -= count * params.frequency_penalty + params.presence_penalty;
         }
     }
+    for (id, penalty) in params.dry.penalties(past.tokens, past.breaks) {
+        if let Some(logit) = logits.get_mut(id as usize) {
+            *logit -= penalty;
+        }
+    }
     Ok(())
 }
 
@@ -297,12 +184,15 @@ fn scale(tokens: &mut [(u32, f64)], temperature: f64) {
     }
 }
 
-/// Top-k, top-p and min-p. Leaves `tokens` sorted.
+/// Top-k, typical, top-p and min-p. Leaves `tokens` sorted.
 fn cut(tokens: &mut Vec<(u32, f64)>, params: &SamplingParams) {
     let falling = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if params.top_k > 0 && params.top_k < tokens.len() {
         tokens.select_nth_unstable_by(params.top_k, falling);
         tokens.truncate(params.top_k);
+    }
+    if params.typical_p < 1.0 {
+        keep_typical(tokens, params.typical_p);
     }
     if params.top_p < 1.0 && tokens.len() > SORT_ALL_MAX {
         // Tokens this far below the best have together less than half of what top-p leaves over, so none of them is
@@ -377,6 +267,7 @@ impl Draws {
 #[cfg(test)]
 #[allow(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::indexing_slicing,
     reason = "a test that cannot go on should stop"
 )]
@@ -403,7 +294,7 @@ mod tests {
         let mut counts = HashMap::new();
         for point in 0..points {
             let point = (f64::from(point) + 0.5) / f64::from(points);
-            let token = draw(&logits(), params, &[], point).unwrap();
+            let token = draw(&logits(), params, Past::default(), point).unwrap();
             *counts.entry(token).or_default() += 1;
         }
         counts
@@ -418,8 +309,9 @@ mod tests {
             params(|params| params.top_p = 0.9),
             params(|params| params.top_k = 40),
             params(|params| params.min_p = 0.2),
+            params(|params| params.typical_p = 0.4),
         ] {
-            let exact = Distribution::new(&logits(), &params, &[]).unwrap();
+            let exact = Distribution::new(&logits(), &params, Past::default()).unwrap();
             let counts = drawn(&params, POINTS);
             let mut seen = 0;
             for (token, probability) in &exact.tokens {
@@ -437,11 +329,15 @@ mod tests {
 
     #[test]
     fn what_top_p_leaves_out_is_found_without_sorting_all() {
-        let all = Distribution::new(&logits(), &params(|_| ()), &[])
+        let all = Distribution::new(&logits(), &params(|_| ()), Past::default())
             .unwrap()
             .tokens;
         for top_p in [0.05, 0.5, 0.9, 0.999] {
-            let cut = Distribution::new(&logits(), &params(|params| params.top_p = top_p), &[]);
+            let cut = Distribution::new(
+                &logits(),
+                &params(|params| params.top_p = top_p),
+                Past::default(),
+            );
             let kept: Vec<u32> = cut
                 .unwrap()
                 .tokens
@@ -462,19 +358,85 @@ mod tests {
     }
 
     #[test]
+    fn what_would_repeat_is_drawn_less_even_where_it_is_likeliest() {
+        let mut logits = vec![0.0_f32; 8];
+        logits[4] = 3.0;
+        let dry = params(|params| {
+            params.temperature = 0.0;
+            params.dry.multiplier = 2.0;
+        });
+        let draw = |params: &SamplingParams, tokens: &[u32], breaks: &[bool]| {
+            super::draw(&logits, params, Past { tokens, breaks }, 0.0)
+        };
+        assert_eq!(
+            draw(&dry, &[1, 2, 3, 5, 1, 2, 3], &[]),
+            Ok(4),
+            "5 would repeat"
+        );
+        let repeating = [1, 2, 3, 4, 1, 2, 3];
+        assert_eq!(
+            draw(&dry, &repeating, &[]),
+            Ok(0),
+            "2 · 1.75 is more than 3"
+        );
+        // Two tokens are left of the repetition behind the breaker.
+        let breaks = [true, false, false, false, true, false, false];
+        assert_eq!(draw(&dry, &repeating, &breaks), Ok(4), "2 is less than 3");
+        assert_eq!(
+            draw(&params(|params| params.temperature = 0.0), &repeating, &[]),
+            Ok(4)
+        );
+    }
+
+    #[test]
+    fn every_parameter_out_of_its_range_is_named() {
+        type Change = fn(&mut SamplingParams);
+        let broken: [(&str, Change); 10] = [
+            ("temperature", |params| params.temperature = f64::NAN),
+            ("top_p", |params| params.top_p = 0.0),
+            ("typical_p", |params| params.typical_p = 0.0),
+            ("min_p", |params| params.min_p = 1.5),
+            ("repetition_penalty", |params| {
+                params.repetition_penalty = 0.0
+            }),
+            ("dry_multiplier", |params| {
+                params.dry.multiplier = f64::INFINITY
+            }),
+            ("dry_base", |params| params.dry.base = 0.5),
+            ("dry_allowed_length", |params| params.dry.allowed_length = 0),
+            ("dry_sequence_breakers", |params| {
+                params.dry.breakers = vec![String::new()]
+            }),
+            ("dry_penalty_last_n", |params| {
+                params.dry.window = usize::MAX
+            }),
+        ];
+        for (expected, breaks) in broken {
+            match params(breaks).check() {
+                Err(SamplingError::OutOfRange { name, .. }) => assert_eq!(name, expected),
+                other => panic!("{expected}: {other:?}"),
+            }
+        }
+        assert_eq!(SamplingParams::default().check(), Ok(()));
+    }
+
+    #[test]
     fn without_a_temperature_the_likeliest_is_taken_and_a_bias_counts() {
         let greedy = params(|params| params.temperature = 0.0);
-        let best = Distribution::new(&logits(), &greedy, &[]).unwrap().tokens[0].0;
-        assert_eq!(draw(&logits(), &greedy, &[], 0.7), Ok(best));
+        let best = Distribution::new(&logits(), &greedy, Past::default())
+            .unwrap()
+            .tokens[0]
+            .0;
+        assert_eq!(draw(&logits(), &greedy, Past::default(), 0.7), Ok(best));
         let biased = params(|params| {
             params.temperature = 0.0;
             params.logit_bias = vec![(17, 100.0)];
         });
-        assert_eq!(draw(&logits(), &biased, &[], 0.7), Ok(17));
+        assert_eq!(draw(&logits(), &biased, Past::default(), 0.7), Ok(17));
         let hopeless = [f32::NAN, f32::NEG_INFINITY];
         for params in [&greedy, &params(|_| ())] {
             assert_eq!(
-                draw(&hopeless, params, &[], 0.5),
+                draw(&hopeless, params, Past::default(), 0.5),
                 Err(SamplingError::NoFiniteLogit)
             );
         }

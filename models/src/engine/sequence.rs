@@ -8,10 +8,13 @@ use std::time::Instant;
 use super::Vocabulary;
 use super::draft::Drafter;
 use super::gate::Place;
-use super::request::{Event, FinishReason, GenerateRequest, Sink, Usage};
-use super::sampler::{self, Draws, SamplingError, SamplingParams};
+use super::logprobs::{TokenLogprobs, Untold};
+use super::request::{Event, Failure, FinishReason, GenerateRequest, Sink, Usage};
+use super::sampler::dry::Breaks;
+use super::sampler::{self, Draws, Past, SamplingError, SamplingParams};
 use super::speculate::Speculator;
 use super::stop::StopFilter;
+use crate::grammar::{Grammar, Stuck};
 use crate::tokenizer::TextStream;
 
 pub(super) struct Sequence {
@@ -19,6 +22,9 @@ pub(super) struct Sequence {
     prompt: usize,
     tokens_max: usize,
     sampling: SamplingParams,
+    breaks: Breaks,
+    /// Moves on with the tokens that are accepted: it is as right after giving way and after wrong guesses.
+    grammar: Option<Box<Grammar>>,
     draws: Draws,
     /// Experience with what the text itself suggests.
     lookup: Speculator,
@@ -30,6 +36,9 @@ pub(super) struct Sequence {
     drafted: bool,
     stream: TextStream,
     stop: StopFilter,
+    /// How many of the likeliest tokens are told of, where they are.
+    logprobs: Option<usize>,
+    untold: Untold,
     unsaid: Vec<u32>,
     sink: Sink,
     deadline: Option<Instant>,
@@ -44,6 +53,24 @@ pub(super) struct Accepted {
     /// Guesses that were right: the model need not compute them again.
     pub(super) right: usize,
     pub(super) next: Next,
+}
+
+/// Why no token was drawn.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Halted {
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    #[error(transparent)]
+    Grammar(#[from] Stuck),
+}
+
+impl Halted {
+    pub(super) fn failure(&self) -> Failure {
+        match self {
+            Self::Sampling(_) => Failure::Engine,
+            Self::Grammar(_) => Failure::Grammar,
+        }
+    }
 }
 
 /// What a sequence does after a token.
@@ -66,6 +93,8 @@ impl Sequence {
             tokens: request.prompt,
             tokens_max,
             sampling: request.sampling,
+            breaks: Breaks::default(),
+            grammar: request.grammar,
             draws: Draws::new(seed),
             lookup: Speculator::default(),
             draft: Speculator::default(),
@@ -73,6 +102,8 @@ impl Sequence {
             drafted: false,
             stream: TextStream::default(),
             stop: StopFilter::new(request.stop),
+            logprobs: request.logprobs,
+            untold: Untold::default(),
             unsaid: Vec::new(),
             sink,
             deadline: request.deadline,
@@ -164,7 +195,7 @@ impl Sequence {
         logits: &[f32],
         vocabulary_len: usize,
         vocabulary: &dyn Vocabulary,
-    ) -> Result<Accepted, SamplingError> {
+    ) -> Result<Accepted, Halted> {
         let known = self.tokens.len() - self.guesses;
         let guessed = self.tokens.split_off(known);
         self.guesses = 0;
@@ -174,9 +205,21 @@ impl Sequence {
             next: Next::GoOn,
         };
         for (at, logits) in logits.chunks_exact(vocabulary_len).enumerate() {
-            let token = self.draw(logits)?;
+            let token = self.draw(logits, vocabulary)?;
+            if let Some(count) = self.logprobs
+                && !vocabulary.is_end(token)
+            {
+                let told = TokenLogprobs::new(logits, token, count);
+                self.untold.push(told, vocabulary.token_bytes(token).len());
+            }
             accepted.drawn += 1;
-            accepted.next = self.take(token, vocabulary);
+            let complete = self.follow(token, vocabulary)?;
+            accepted.next = match self.take(token, vocabulary) {
+                Next::GoOn | Next::Finish(FinishReason::Length) if complete => {
+                    Next::Finish(FinishReason::Stop)
+                }
+                next => next,
+            };
             let right = guessed.get(at) == Some(&token);
             accepted.right += usize::from(right);
             if !right || !matches!(accepted.next, Next::GoOn) {
@@ -193,9 +236,27 @@ impl Sequence {
         Ok(accepted)
     }
 
-    fn draw(&mut self, logits: &[f32]) -> Result<u32, SamplingError> {
+    fn draw(&mut self, logits: &[f32], vocabulary: &dyn Vocabulary) -> Result<u32, Halted> {
+        let masked = self.grammar.as_mut().map(|grammar| grammar.masked(logits));
+        let masked = masked.transpose()?;
+        let logits = masked.as_deref().unwrap_or(logits);
         let point = self.draws.next_point();
-        sampler::draw(logits, &self.sampling, &self.tokens, point)
+        let dry = &self.sampling.dry;
+        let breaks = match dry.is_off() {
+            true => &[],
+            false => self.breaks.of(&self.tokens, dry, vocabulary),
+        };
+        let tokens = &self.tokens;
+        let past = Past { tokens, breaks };
+        Ok(sampler::draw(logits, &self.sampling, past, point)?)
+    }
+
+    /// Takes the grammar further. True when it allows nothing after this token.
+    fn follow(&mut self, token: u32, vocabulary: &dyn Vocabulary) -> Result<bool, Stuck> {
+        match &mut self.grammar {
+            Some(grammar) if !vocabulary.is_end(token) => grammar.accept(token),
+            _ => Ok(false),
+        }
     }
 
     /// Appends a token and gives out what it decides.
@@ -206,6 +267,7 @@ impl Sequence {
             return Next::Finish(FinishReason::Stop);
         }
         let text = self.stream.push(vocabulary.token_bytes(token));
+        self.untold.made(&text, self.stream.pending());
         let released = self.stop.push(&text);
         if self.say(released.text).is_break() {
             return Next::Finish(FinishReason::Cancelled);
@@ -223,6 +285,7 @@ impl Sequence {
     /// Says the rest and that it is over.
     pub(super) fn finish(mut self, reason: FinishReason) {
         let rest = self.stream.finish();
+        self.untold.made(&rest, 0);
         let released = self.stop.push(&rest);
         let held = self.stop.finish();
         let usage = self.usage();
@@ -231,10 +294,14 @@ impl Sequence {
         }
     }
 
-    /// Says that the engine failed.
-    pub(super) fn fail(mut self, reason: String) {
+    /// Says that the answer cannot go on.
+    pub(super) fn fail(mut self, failure: Failure, reason: String) {
         let usage = self.usage();
-        let _ = (self.sink)(Event::Failed { reason, usage });
+        let _ = (self.sink)(Event::Failed {
+            failure,
+            reason,
+            usage,
+        });
     }
 
     fn usage(&self) -> Usage {
@@ -248,8 +315,10 @@ impl Sequence {
         if text.is_empty() {
             return ControlFlow::Continue(());
         }
+        let logprobs = self.untold.released(text.len());
         (self.sink)(Event::Text {
             text,
+            logprobs,
             tokens: std::mem::take(&mut self.unsaid),
         })
     }

@@ -25,6 +25,7 @@ use spm::SpmVocabulary;
 pub use stream::TextStream;
 
 use crate::gguf::{Array, GgufHeader, Texts};
+use crate::grammar::{GrammarError, Grammars};
 
 /// A vocabulary and how text is cut into it.
 pub struct Tokenizer {
@@ -185,6 +186,19 @@ impl Tokenizer {
     /// The bytes that a token stands for: none for a control token.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.bytes.get(id)
+    }
+
+    /// Grammars over this vocabulary. Control tokens and markup never follow in one, ends only where it is complete.
+    ///
+    /// # Errors
+    /// [`GrammarError::Unsupported`].
+    pub fn grammars(&self) -> Result<Grammars, GrammarError> {
+        let word = |id: u32| match self.markup_text(id) {
+            Some(_) => Vec::new(),
+            None => self.token_bytes(id).to_vec(),
+        };
+        let words = (0..self.len() as u32).map(word).collect();
+        Grammars::new(words, self.special.ends.clone())
     }
 
     /// The text of `ids` from the beginning of a text: control tokens are left out, and so is the space that the

@@ -35,6 +35,11 @@ impl TextStream {
         text
     }
 
+    /// Bytes of a character that has begun and is not complete.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
     /// The end of the text: a character that was not completed becomes U+FFFD.
     pub fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()

@@ -5,6 +5,7 @@
 use casemate::api::{
     ApiError, ChatRequest, CompletionRequest, Options, Role, parse_chat, parse_completion,
 };
+use casemate_models::engine::SamplingParams;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 
@@ -90,8 +91,11 @@ fn text_of(content: &Value) -> Option<String> {
 fn options_are_as_sent(options: &Options, sent: &Value) {
     assert_eq!(sent["model"], options.model);
     assert_eq!(sent["stream"].as_bool().unwrap_or_default(), options.stream);
-    assert_eq!(options.temperature, sent["temperature"].as_f64());
-    assert_eq!(options.top_p, sent["top_p"].as_f64());
+    let number = |name: &str| sent[name].as_f64().unwrap_or(1.0);
+    assert_eq!(options.sampling.temperature, number("temperature"));
+    let top_p = number("top_p").max(f64::MIN_POSITIVE);
+    assert_eq!(options.sampling.top_p, top_p);
+    assert!(options.sampling.check().is_ok(), "the sampler refuses what the API took");
     let stop = match &sent["stop"] {
         Value::Null => json!([]),
         Value::String(text) => json!([text]),
@@ -104,9 +108,15 @@ fn options_are_as_sent(options: &Options, sent: &Value) {
 fn written(options: &Options, part: &str, content: Value) -> Vec<u8> {
     let mut body = json!({
         "model": options.model, "stream": options.stream, "stop": options.stop,
-        "seed": options.seed, "temperature": options.temperature, "top_p": options.top_p,
-        "max_tokens": options.tokens_max,
+        "seed": options.seed, "max_tokens": options.tokens_max,
     });
+    match options.logprobs {
+        Some(top) if part == "messages" => {
+            body["logprobs"] = json!(true);
+            body["top_logprobs"] = json!(top);
+        }
+        top => body["logprobs"] = json!(top),
+    }
     if options.stream {
         body["stream_options"] = json!({"include_usage": options.include_usage});
     }
@@ -114,11 +124,11 @@ fn written(options: &Options, part: &str, content: Value) -> Vec<u8> {
     body.to_string().into_bytes()
 }
 
-/// Without what JSON's decimal fractions may round.
+/// Without what holds decimal fractions, which JSON may round.
 fn exact(options: Options) -> Options {
     Options {
-        temperature: None,
-        top_p: None,
+        sampling: SamplingParams::default(),
+        shape: None,
         ..options
     }
 }
