@@ -24,12 +24,14 @@ pub mod trust;
 // The judgement.
 pub mod azure;
 pub mod eventlog;
+pub mod nvidia;
 pub mod rejection;
 pub mod snp;
 pub mod tpm;
 pub mod verify;
 
 // What all of them are written in.
+mod der;
 pub mod digest;
 mod framing;
 mod reader;
