@@ -295,7 +295,9 @@ impl Report {
             nonce: NONCE,
             slot: 0,
             response: [0x11, 0x60, 0, 0],
-            blocks: (0..64).map(|index| block(index + 1, value(index))).collect(),
+            blocks: (0..64)
+                .map(|index| block(index + 1, value(index)))
+                .collect(),
             count: None,
             record: None,
             fields: vec![
@@ -453,11 +455,25 @@ impl Case {
     pub fn judge(&self) -> Result<GpuVerdict, NvidiaRejection> {
         let policy = GpuPolicy::new(self.parts.clone()).unwrap();
         let (roots, nonce) = (self.roots(), &self.nonce);
-        verify_device(&self.evidence(), nonce, &policy, &roots, self.driver, self.now)
+        verify_device(
+            &self.evidence(),
+            nonce,
+            &policy,
+            &roots,
+            self.driver,
+            self.now,
+        )
     }
 
     pub fn judge_all(&self, all: &[DeviceEvidence]) -> Result<GpuSetVerdict, NvidiaRejection> {
         let policy = GpuPolicy::new(self.parts.clone()).unwrap();
-        verify_devices(all, &self.nonce, &policy, &self.roots(), self.driver, self.now)
+        verify_devices(
+            all,
+            &self.nonce,
+            &policy,
+            &self.roots(),
+            self.driver,
+            self.now,
+        )
     }
 }
