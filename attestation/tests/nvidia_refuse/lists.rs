@@ -139,7 +139,6 @@ fn n08_lists_share_no_index_and_match_as_a_whole() {
 
 #[test]
 fn n12_versions_that_are_listed_and_no_longer_good_are_refused() {
-    let empty = |change: fn(&mut GpuPolicyParts)| refusal(|case| change(&mut case.parts));
     let below = |kind, version: &str| NvidiaRejection::BelowFloor {
         kind,
         version: version.to_owned(),
@@ -149,7 +148,7 @@ fn n12_versions_that_are_listed_and_no_longer_good_are_refused() {
     same(driver, below(ReferenceKind::Driver, DRIVER), "N12");
     let vbios = refusal(|case| case.parts.vbios_versions = newer());
     same(vbios, below(ReferenceKind::Vbios, VBIOS), "N12");
-    let prefix = empty(|parts| parts.driver_versions = ["580.1".to_owned()].into());
+    let prefix = refusal(|case| case.parts.driver_versions = ["580.1".to_owned()].into());
     same(prefix, below(ReferenceKind::Driver, DRIVER), "N12");
 }
 
