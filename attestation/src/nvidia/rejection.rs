@@ -287,6 +287,12 @@ pub enum NvidiaRejection {
     /// Rule N10.
     #[error("GPU (device {0}) is linked to other switches than those that answered")]
     OtherSwitches(usize),
+    /// Rule N11: recorded evidence is of no session.
+    #[error("devices answered a nonce that was not derived from a session")]
+    NonceNotOfSession,
+    /// Rule N11: devices that were shown beside the guest's evidence and not in it.
+    #[error("the session's context does not carry the digest of this device evidence")]
+    NotInContext,
 }
 
 impl NvidiaRejection {
@@ -345,6 +351,7 @@ impl NvidiaRejection {
             | R::SwitchTwice(_)
             | R::SwitchesDisagree(_)
             | R::OtherSwitches(_) => "N10",
+            R::NonceNotOfSession | R::NotInContext => "N11",
         }
     }
 }

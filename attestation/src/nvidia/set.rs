@@ -8,6 +8,7 @@ use super::opaque::{DeviceKind, FeatureFlag, Pdi};
 use super::policy::{DriverState, GpuPolicy};
 use super::rejection::NvidiaRejection;
 use super::roots::PinnedGpuRoot;
+use crate::binding::Context;
 use crate::digest::{Sha256Digest, UnixTime};
 use crate::tpm::Lines;
 use crate::verify::Check;
@@ -30,6 +31,7 @@ pub const DEVICES_MAX: usize = 64;
 pub struct GpuSetVerdict {
     devices: Vec<GpuVerdict>,
     digest: Sha256Digest,
+    nonce_of_session: bool,
     checks: Vec<Check>,
 }
 
@@ -44,6 +46,23 @@ impl GpuSetVerdict {
     #[must_use]
     pub const fn evidence_digest(&self) -> Sha256Digest {
         self.digest
+    }
+
+    /// Rule N11, the direction from the machine to its devices: `context` carries the digest of exactly this evidence, and the
+    /// devices answered a session's nonce. A context counts for something only once the guest's own evidence was verified
+    /// against the binding that was computed with it (rule P-35): without that, this says nothing.
+    ///
+    /// # Errors
+    /// [`NvidiaRejection::NonceNotOfSession`] and [`NvidiaRejection::NotInContext`].
+    pub fn must_be_in(&self, context: &Context) -> Result<(), NvidiaRejection> {
+        if !self.nonce_of_session {
+            return Err(NvidiaRejection::NonceNotOfSession);
+        }
+        if context.device_evidence == self.digest {
+            Ok(())
+        } else {
+            Err(NvidiaRejection::NotInContext)
+        }
     }
 
     /// The checks of the set. Each device has its own.
@@ -99,6 +118,7 @@ pub fn verify_devices(
     Ok(GpuSetVerdict {
         devices,
         digest: device_evidence_digest(evidence),
+        nonce_of_session: nonce.is_of_session(),
         checks: lines.0,
     })
 }

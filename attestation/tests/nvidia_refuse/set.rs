@@ -5,6 +5,9 @@ use casemate_attestation::nvidia::{
     device_evidence_digest,
 };
 
+use casemate_attestation::nvidia::gpu_nonce;
+use casemate_attestation::{BindingInputs, Context, Direction, Nonce, Sha256Digest};
+
 use super::same;
 use super::spdm::*;
 
@@ -204,4 +207,40 @@ fn n10_gpus_without_switches_are_a_set_too() {
     }
     (machine.case.parts.switches, machine.case.parts.mode) = (0, FeatureFlag::MultiGpu);
     assert!(machine.case.judge_all(&machine.evidence()).is_ok());
+}
+
+#[test]
+fn n11_devices_shown_beside_the_guests_evidence_and_not_in_it_are_refused() {
+    let mut machine = machine();
+    let absent = Context::absent();
+    let recorded = machine.case.judge_all(&machine.evidence()).unwrap();
+    let good = Context {
+        device_evidence: recorded.evidence_digest(),
+        ..Context::absent()
+    };
+    let found = recorded.must_be_in(&good).unwrap_err();
+    same(found, NvidiaRejection::NonceNotOfSession, "N11");
+
+    machine.case.nonce = gpu_nonce(&BindingInputs {
+        direction: Direction::Server,
+        exporter: &[1; 32],
+        server_leaf: Sha256Digest::of(b"server"),
+        client_leaf: Sha256Digest::of(b"client"),
+        nonce: Nonce::from_bytes([2; 32]),
+        context: &absent,
+    });
+    for (_, report) in &mut machine.devices {
+        report.nonce = *machine.case.nonce.as_bytes();
+    }
+    let (evidence, again) = (machine.evidence(), machine.evidence());
+    let verdict = machine.case.judge_all(&evidence).unwrap();
+    let context = |devices: &[DeviceEvidence]| Context {
+        device_evidence: device_evidence_digest(devices),
+        ..Context::absent()
+    };
+    verdict.must_be_in(&context(&evidence)).unwrap();
+    for other in [absent, good, context(&evidence[1..]), context(&again)] {
+        let found = verdict.must_be_in(&other).unwrap_err();
+        same(found, NvidiaRejection::NotInContext, "N11");
+    }
 }
