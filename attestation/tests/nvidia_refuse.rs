@@ -358,17 +358,21 @@ fn n09_modes_are_what_policy_and_guest_say() {
     assert!(line.text.contains("old driver"));
 }
 
-#[test]
-fn n11_the_nonce_is_of_the_session_and_not_of_what_it_asks_for() {
-    let context = Context::absent();
-    let inputs = |context| BindingInputs {
+/// A session's inputs.
+fn inputs(context: &Context) -> BindingInputs<'_> {
+    BindingInputs {
         direction: Direction::Server,
         exporter: &[1; 32],
         server_leaf: Sha256Digest::of(b"server"),
         client_leaf: Sha256Digest::of(b"client"),
         nonce: Nonce::from_bytes([2; 32]),
         context,
-    };
+    }
+}
+
+#[test]
+fn n11_the_nonce_is_of_the_session_and_not_of_what_it_asks_for() {
+    let context = Context::absent();
     let nonce = gpu_nonce(&inputs(&context));
     // A second implementation: Python's hashlib over the label and the framed items.
     assert_eq!(
