@@ -199,9 +199,9 @@ fn every_member_forbids_unsafe() {
 const ATTACKS_REPLAYED: &[&str] = &[
     "a01", "a02", "a03", "a04", "a05", "a06", "a07", "a08", "a09", "a10", "a11", "a12", "a13",
     "a14", "b01", "b02", "b03", "b04", "b05", "b06", "b07", "b08", "b09", "b10", "b11", "b12",
-    "b13", "b14", "b15", "b16", "b18", "b19", "b24", "b25", "k02", "k04", "k05", "k06", "k07",
-    "k08", "k09", "k10", "k11", "k12", "s01", "s03", "s05", "s08", "s10", "s12", "s14", "s15",
-    "s16", "s17", "s19",
+    "b13", "b14", "b15", "b16", "b18", "b19", "b24", "b25", "g03", "g04", "g05", "g06", "k02",
+    "k04", "k05", "k06", "k07", "k08", "k09", "k10", "k11", "k12", "s01", "s03", "s05", "s08",
+    "s10", "s12", "s14", "s15", "s16", "s17", "s19",
 ];
 
 #[test]
@@ -263,6 +263,8 @@ fn b02_one_function_says_yes_and_nothing_can_stand_in_for_it() {
         ("Claims", "eventlog/claims.rs"),
         ("BoundRuntime", "azure/hcl.rs"),
         ("AzureVerdict", "azure/appraise.rs"),
+        ("GpuVerdict", "nvidia/appraise.rs"),
+        ("GpuSetVerdict", "nvidia/set.rs"),
     ] {
         assert_eq!(makers(what), [format!("1 in attestation/src/{file}")]);
     }
@@ -277,7 +279,12 @@ fn b02_one_function_says_yes_and_nothing_can_stand_in_for_it() {
     ];
     let makes_itself = proofs
         .into_iter()
-        .chain(["BoundRuntime", "AzureVerdict"])
+        .chain([
+            "BoundRuntime",
+            "AzureVerdict",
+            "GpuVerdict",
+            "GpuSetVerdict",
+        ])
         .flat_map(|what| {
             let own = sources.iter().filter(move |(_, text)| {
                 let mut lines = text.lines();
@@ -328,6 +335,9 @@ fn b02_one_function_says_yes_and_nothing_can_stand_in_for_it() {
         .chain(tpm.map(|name| format!("attestation/src/tpm/{name}.rs")))
         .chain(log.map(|name| format!("attestation/src/eventlog/{name}.rs")))
         .chain(["appraise", "hcl", "runtime"].map(|it| format!("attestation/src/azure/{it}.rs")));
+    let gpu = ["appraise", "chain", "firmware", "measurements", "nonce"];
+    let gpu = gpu.into_iter().chain(["opaque", "policy", "report", "set"]);
+    let judging = judging.chain(gpu.map(|name| format!("attestation/src/nvidia/{name}.rs")));
     let depends = judging
         .filter(|file| {
             let found = sources.iter().find(|(path, _)| path == file);

@@ -24,6 +24,7 @@ pub mod trust;
 // The judgement.
 pub mod azure;
 pub mod eventlog;
+pub mod nvidia;
 pub mod rejection;
 pub mod snp;
 pub mod tdx;
@@ -31,6 +32,7 @@ pub mod tpm;
 pub mod verify;
 
 // What all of them are written in.
+mod der;
 pub mod digest;
 mod framing;
 mod reader;

@@ -10,6 +10,8 @@ mod der;
 mod tdx;
 #[path = "../../attestation/tests/support/log.rs"]
 mod log;
+#[path = "../../attestation/tests/support/spdm.rs"]
+mod spdm;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -43,6 +45,7 @@ fn write_all() -> Outcome {
     quote()?;
     write("event_log/domain", &log::domain())?;
     write("event_log/tpm", &log::log(&log::boot()))?;
+    device()?;
     signed_documents(&chip)?;
     let (spm, bpe) = (gguf("llama"), gguf("gpt2"));
     write("gguf_metadata/spm.gguf", &spm)?;
@@ -122,6 +125,16 @@ fn quote() -> Outcome {
     parts.extend(platform.collateral().to_json()?);
     write("tdx_quote/evidence", &parts)?;
     write("tdx-root.der", &platform.root_der)
+}
+
+/// A GPU's report and chain, and the root that it chains to.
+fn device() -> Outcome {
+    let case = spdm::case();
+    let evidence = case.evidence();
+    let length = u16::try_from(evidence.report.len())?.to_be_bytes();
+    let device = [&length[..], &evidence.report, &evidence.chain].concat();
+    write("nvidia_report/device", &device)?;
+    write("nvidia-root.der", &case.root)
 }
 
 fn signed_documents(chip: &TestChip) -> Outcome {
