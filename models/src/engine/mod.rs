@@ -5,6 +5,8 @@
 //! [`sampler`] and gives out text. Scheduler, sampler and stop strings are pure: no clock, no input or output.
 
 pub mod gate;
+pub(crate) mod paged;
+pub(crate) mod pages;
 mod reference;
 mod request;
 pub mod runtime;
