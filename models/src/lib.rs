@@ -5,9 +5,11 @@
 
 mod cpu;
 pub mod decoder;
+pub mod device;
 pub mod engine;
 pub mod ggml;
 pub mod gguf;
+mod gpu;
 pub mod layers;
 pub mod model;
 pub mod package;

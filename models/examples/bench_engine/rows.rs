@@ -1,7 +1,7 @@
 //! From the figures of some rounds to rows with the product's bars. Pure.
 
 use crate::facts::{Facts, Size};
-use crate::job::{CONTEXTS, Figures, Job, context_key};
+use crate::job::{CONTEXTS, CROSSINGS, Figures, Job, context_key};
 use crate::options::Options;
 use crate::report::Round;
 use crate::row::{Bar, Row};
@@ -14,7 +14,7 @@ pub fn of(job: Job, facts: &Facts, rounds: &[Round], options: &Options) -> Vec<R
             .map(|round| (of(&round.ours, round), of(&round.peer, round)));
         Row::new(&facts.name, name, unit, bars, pairs.collect())
     };
-    match job {
+    let mut rows = match job {
         Job::Decode => vec![
             row("decode", "tok/s", decode_bars(facts), &|figures, _| {
                 figures.get("decode").copied()
@@ -84,7 +84,15 @@ pub fn of(job: Job, facts: &Facts, rounds: &[Round], options: &Options) -> Vec<R
                 ),
             ]
         }
+    };
+    let crosses = |round: &Round| round.ours.contains_key(CROSSINGS);
+    if rounds.iter().any(crosses) {
+        let name = format!("{}, crossings per token", job.name());
+        rows.push(row(&name, "copies", vec![], &|figures, _| {
+            figures.get(CROSSINGS).copied()
+        }));
     }
+    rows
 }
 
 /// Makes a row of a name, a unit, bars, and a figure of each side of a round.

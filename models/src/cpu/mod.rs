@@ -30,7 +30,7 @@ impl CpuEngine {
     /// Whether a model's matrices can all be packed, and should be.
     pub(crate) fn takes(config: &DecoderConfig, header: &GgufHeader, executor: Executor) -> bool {
         match executor {
-            Executor::Reference => false,
+            Executor::Reference | Executor::Device => false,
             Executor::Packed => Self::fits(config, header),
             Executor::Best => config.width >= WIDTH_MIN && Self::fits(config, header),
         }

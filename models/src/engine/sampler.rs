@@ -80,7 +80,7 @@ pub enum SamplingError {
 
 impl SamplingParams {
     /// Whether neither penalties nor bias change a logit.
-    fn leaves_logits(&self) -> bool {
+    pub(crate) fn leaves_logits(&self) -> bool {
         let unpenalised = self.repetition_penalty == 1.0
             && self.frequency_penalty == 0.0
             && self.presence_penalty == 0.0;
@@ -88,7 +88,7 @@ impl SamplingParams {
     }
 
     /// Whether no token is cut off.
-    fn keeps_all(&self) -> bool {
+    pub(crate) fn keeps_all(&self) -> bool {
         self.top_k == 0 && self.top_p >= 1.0 && self.min_p == 0.0
     }
 
@@ -350,6 +350,7 @@ fn softmax(tokens: &mut [(u32, f64)]) {
 
 /// Random numbers of a sequence: SplitMix64, which a seed makes repeatable. They decide which token is drawn and
 /// protect nothing.
+#[derive(Clone)]
 pub struct Draws(u64);
 
 impl Draws {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::Vocabulary;
 use super::gate::Place;
 use super::request::{Event, FinishReason, GenerateRequest, Sink, Usage};
 use super::sampler::{self, Draws, SamplingError, SamplingParams};
 use super::speculate::Speculator;
 use super::stop::StopFilter;
+use super::{Draw, Vocabulary};
 use crate::tokenizer::TextStream;
 
 pub(super) struct Sequence {
@@ -86,8 +86,9 @@ impl Sequence {
     /// Guesses what follows: at most `max` tokens. `rows` are computed anyway in the step.
     pub(super) fn guess(&mut self, max: usize, rows: usize) {
         // The last token that may be drawn needs no guess behind it.
-        let left = self.capacity().saturating_sub(self.tokens.len() + 1);
-        let guesses = self.speculator.guess(&self.tokens, max.min(left), rows);
+        let guesses = self
+            .speculator
+            .guess(&self.tokens, max.min(self.left()), rows);
         self.guesses = guesses.len();
         self.tokens.extend(guesses);
     }
@@ -145,6 +146,55 @@ impl Sequence {
         }
         self.speculator.learn(guessed.len(), accepted.right);
         Ok(accepted)
+    }
+
+    /// How its next tokens are drawn where the logits are, if they can be: behind its last token, and behind each guess or,
+    /// without guesses, behind `ahead` tokens that are not known yet.
+    pub(super) fn drawing(&self, ahead: usize) -> Draw<'_> {
+        let mut draws = self.draws.clone();
+        let points = (0..=self.guesses + ahead).map(|_| draws.next_point());
+        Draw {
+            params: &self.sampling,
+            points: points.collect(),
+        }
+    }
+
+    /// By which rules its tokens may be drawn where the logits are, if nothing but tokens is asked for.
+    pub(super) fn rules(&self) -> Option<&SamplingParams> {
+        Some(&self.sampling)
+    }
+
+    /// How many tokens it may have behind the next one.
+    pub(super) fn left(&self) -> usize {
+        self.capacity().saturating_sub(self.tokens.len() + 1)
+    }
+
+    /// As [`Self::accept`], of tokens that were drawn as [`Self::drawing`] said.
+    pub(super) fn accept_drawn(&mut self, drawn: &[u32], vocabulary: &dyn Vocabulary) -> Accepted {
+        let known = self.tokens.len() - self.guesses;
+        let guessed = self.tokens.split_off(known);
+        self.guesses = 0;
+        let mut accepted = Accepted {
+            drawn: 0,
+            right: 0,
+            next: Next::GoOn,
+        };
+        for (at, token) in drawn.iter().enumerate() {
+            let _ = self.draws.next_point();
+            accepted.drawn += 1;
+            accepted.next = self.take(*token, vocabulary);
+            // Without guesses the model was fed with every token but the last.
+            let right = match guessed.is_empty() {
+                true => at + 1 < drawn.len(),
+                false => guessed.get(at) == Some(token),
+            };
+            accepted.right += usize::from(right);
+            if !right || !matches!(accepted.next, Next::GoOn) {
+                break;
+            }
+        }
+        self.speculator.learn(guessed.len(), accepted.right);
+        accepted
     }
 
     fn draw(&mut self, logits: &[f32]) -> Result<u32, SamplingError> {
