@@ -35,6 +35,12 @@ fn limits() -> EngineLimits {
     }
 }
 
+fn limited(change: impl FnOnce(&mut EngineLimits)) -> EngineLimits {
+    let mut changed = limits();
+    change(&mut changed);
+    changed
+}
+
 fn engine(model: &TinyModel, limits: EngineLimits) -> Box<dyn Engine> {
     let loaded = load_for(model, Executor::Device, limits).unwrap();
     assert!(loaded.reference().is_none());
@@ -42,10 +48,7 @@ fn engine(model: &TinyModel, limits: EngineLimits) -> Box<dyn Engine> {
 }
 
 fn reference(model: &TinyModel) -> Box<dyn Engine> {
-    let limits = EngineLimits {
-        device: DeviceChoice::Cpu,
-        ..limits()
-    };
+    let limits = limited(|limits| limits.device = DeviceChoice::Cpu);
     load_for(model, Executor::Reference, limits)
         .unwrap()
         .into_engine()
@@ -144,7 +147,6 @@ fn blocks_of_every_kind_are_multiplied_as_exactly_as_by_the_reference() {
             theirs += spread(&exact, &after(reference(&quantised)));
             ours += spread(&exact, &after(engine(&quantised, limits())));
         }
-        println!("{kind:?}: the device is {ours:.4} from exact, the reference {theirs:.4}");
         assert!(
             ours < 1.5 * theirs + 0.05,
             "{kind:?}: {ours} where the reference has {theirs}"
@@ -428,20 +430,14 @@ fn a_text_is_the_same_alone_beside_others_after_giving_way_and_with_guesses() {
         ..limits()
     };
     assert_eq!(run(&model, tight, true, requests()).0, alone);
-    let silent = EngineLimits {
-        speculate: false,
-        ..limits()
-    };
+    let silent = limited(|limits| limits.speculate = false);
     assert_eq!(run(&model, silent, true, requests()).0, alone);
 }
 
 #[test]
 fn tokens_come_over_several_at_a_time() {
     let model = TinyModel::new(Family::Llama, 9);
-    let quiet = EngineLimits {
-        speculate: false,
-        ..limits()
-    };
+    let quiet = limited(|limits| limits.speculate = false);
     let requests = || (0..4).map(|seed| request(seed, warm())).collect::<Vec<_>>();
     let (said, steps, crossings) = run(&model, quiet.clone(), true, requests());
     let (host, host_steps, host_crossings) = run(&model, quiet, false, requests());
@@ -584,20 +580,11 @@ fn a_run_of_passes_is_what_single_steps_are() {
 fn what_a_device_cannot_do_is_said_before_anything_is_read() {
     let model = TinyModel::new(Family::Llama, 12);
     let refused = |limits: EngineLimits| load_for(&model, Executor::Device, limits).err();
-    let q8 = EngineLimits {
-        cache: KvKind::Q8,
-        ..limits()
-    };
+    let q8 = limited(|limits| limits.cache = KvKind::Q8);
     assert!(refused(q8).is_some_and(|said| said.contains("use cache \"f16\"")));
-    let small = EngineLimits {
-        memory_bytes_max: 1 << 20,
-        ..limits()
-    };
+    let small = limited(|limits| limits.memory_bytes_max = 1 << 20);
     assert!(refused(small).is_some_and(|said| said.contains("allow more")));
-    let absent = EngineLimits {
-        device: DeviceChoice::Cuda(4095),
-        ..limits()
-    };
+    let absent = limited(|limits| limits.device = DeviceChoice::Cuda(4095));
     let said = refused(absent).unwrap();
     let expected = match cfg!(feature = "cuda") {
         true => "device \"cuda:4095\" cannot be used",

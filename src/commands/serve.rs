@@ -157,7 +157,7 @@ fn load_code(error: &LoadError) -> ExitCode {
         LoadError::Architecture(
             ArchitectureError::Unsupported(_) | ArchitectureError::UnsupportedVariant(_),
         ) => ExitCode::Unsupported,
-        LoadError::TooLarge { .. } => ExitCode::Configuration,
+        LoadError::TooLarge { .. } | LoadError::Device(_) => ExitCode::Configuration,
         LoadError::Weights(WeightError::Sealed(_)) => ExitCode::Rejected,
         _ => ExitCode::Malformed,
     }
@@ -170,6 +170,9 @@ fn load_hint(error: &LoadError) -> &'static str {
         }
         LoadError::TooLarge { .. } => {
             "lower [limits] `cache_tokens`, take [engine] `cache = \"q8\"`, or a smaller model"
+        }
+        LoadError::Device(_) => {
+            "set [engine] `device` and `cache` to what this machine and this program have"
         }
         _ => "seal a model that this version runs",
     }

@@ -6,15 +6,28 @@ use crate::options::Options;
 use crate::report::Round;
 use crate::row::{Bar, Row};
 
-/// The rows of a job.
+/// The rows of a job, and one of its crossings where there were any.
 pub fn of(job: Job, facts: &Facts, rounds: &[Round], options: &Options) -> Vec<Row> {
+    let mut rows = of_job(job, facts, rounds, options);
+    let crossed: Vec<_> = rounds
+        .iter()
+        .map(|round| (round.ours.get(CROSSINGS).copied(), None))
+        .collect();
+    if crossed.iter().any(|(ours, _)| ours.is_some()) {
+        let name = format!("{}, crossings per token", job.name());
+        rows.push(Row::new(&facts.name, &name, "copies", vec![], crossed));
+    }
+    rows
+}
+
+fn of_job(job: Job, facts: &Facts, rounds: &[Round], options: &Options) -> Vec<Row> {
     let row = |name: &str, unit, bars: Vec<Bar>, of: &dyn Fn(&Figures, &Round) -> Option<f64>| {
         let pairs = rounds
             .iter()
             .map(|round| (of(&round.ours, round), of(&round.peer, round)));
         Row::new(&facts.name, name, unit, bars, pairs.collect())
     };
-    let mut rows = match job {
+    match job {
         Job::Decode => vec![
             row("decode", "tok/s", decode_bars(facts), &|figures, _| {
                 figures.get("decode").copied()
@@ -84,15 +97,7 @@ pub fn of(job: Job, facts: &Facts, rounds: &[Round], options: &Options) -> Vec<R
                 ),
             ]
         }
-    };
-    let crosses = |round: &Round| round.ours.contains_key(CROSSINGS);
-    if rounds.iter().any(crosses) {
-        let name = format!("{}, crossings per token", job.name());
-        rows.push(row(&name, "copies", vec![], &|figures, _| {
-            figures.get(CROSSINGS).copied()
-        }));
     }
-    rows
 }
 
 /// Makes a row of a name, a unit, bars, and a figure of each side of a round.

@@ -272,8 +272,8 @@ impl Drawer {
                 (kind, Some(rules)) => {
                     let rules = Rules(rules.narrow(0, rule.start, rule.len())?);
                     let (token, drawn) = match kind {
-                        Kind::Cut => self.from_likeliest(&logits, &rules, draws.sums_all)?,
-                        _ => self.from_all(&logits, &rules)?,
+                        Kind::Cut => self.of_likeliest(&logits, &rules, draws.sums_all)?,
+                        _ => self.of_all_tokens(&logits, &rules)?,
                     };
                     (token, (drawn * finite)?)
                 }
@@ -305,7 +305,7 @@ impl Drawer {
     }
 
     /// By temperature alone, tokens in the order of their ids.
-    fn from_all(&self, logits: &Tensor, rules: &Rules) -> Result<Found> {
+    fn of_all_tokens(&self, logits: &Tensor, rules: &Rules) -> Result<Found> {
         let rows = logits.dim(0)?;
         let shares = shares(logits, &rules.heat()?)?;
         let parts = self.vocabulary.div_ceil(SHARES_SUMMED);
@@ -333,7 +333,7 @@ impl Drawer {
 
     /// By temperature, top-k, top-p and min-p, tokens by falling logit. Undecided where the last candidate may come and
     /// others may follow it.
-    fn from_likeliest(&self, logits: &Tensor, rules: &Rules, sums_all: bool) -> Result<Found> {
+    fn of_likeliest(&self, logits: &Tensor, rules: &Rules, sums_all: bool) -> Result<Found> {
         let (likeliest, ids) = self.likeliest(logits)?;
         let shares_cut = shares(&likeliest, &rules.cut_heat()?)?;
         let in_top_k = count(self.ranks.broadcast_lt(&rules.top_k()?)?)?;

@@ -39,6 +39,32 @@ fn ahead(work: &Work<'_>, draw: Option<&Draw<'_>>) -> usize {
     draw.map_or(0, |draw| draw.points.len().saturating_sub(work.logits))
 }
 
+/// What is drawn from the first pass's logits; for each part where its draws begin and its rows of logits; and the rows
+/// that the host wants.
+type Asks<'a> = (Vec<Asked<'a>>, Vec<Option<(usize, usize)>>, Vec<u32>);
+
+fn asks<'a>(parts: &[Part<'_>], draws: &'a [Option<Draw<'_>>]) -> Asks<'a> {
+    let (mut asked, mut places, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
+    let mut end = 0;
+    for (at, part) in parts.iter().enumerate() {
+        let rows = end..end + part.logits;
+        end = rows.end;
+        let Some(draw) = draw_of(draws, at) else {
+            wanted.extend(rows.map(|row| row as u32));
+            places.push(None);
+            continue;
+        };
+        places.push(Some((asked.len(), rows.start)));
+        let points = rows.zip(&draw.points);
+        asked.extend(points.map(|(row, point)| Asked {
+            row,
+            params: draw.params,
+            point: *point,
+        }));
+    }
+    (asked, places, wanted)
+}
+
 impl GpuEngine {
     pub(super) fn run(
         &mut self,
@@ -135,29 +161,7 @@ impl GpuEngine {
             .collect::<std::result::Result<Vec<_>, StepError>>()?;
         let (mut numbers, mut rules) = (Numbers::default(), Vec::new());
         let tokens = numbers.put(batch.iter().flat_map(|work| work.tokens).copied());
-        let mut wanted: Vec<u32> = Vec::new();
-        let mut places = Vec::new();
-        let mut asked = Vec::new();
-        let mut row = 0;
-        for (at, part) in parts.iter().enumerate() {
-            let rows = row..row + part.logits;
-            row = rows.end;
-            match draw_of(draws, at) {
-                None => {
-                    wanted.extend(rows.map(|row| row as u32));
-                    places.push(None);
-                }
-                Some(draw) => {
-                    places.push(Some((asked.len(), rows.start)));
-                    let points = rows.zip(&draw.points);
-                    asked.extend(points.map(|(row, point)| Asked {
-                        row,
-                        params: draw.params,
-                        point: *point,
-                    }));
-                }
-            }
-        }
+        let (mut asked, places, wanted) = asks(&parts, draws);
         let wanted = numbers.put(wanted);
         let pass = Pass::new(&parts, &shape, &mut numbers);
         let first =
