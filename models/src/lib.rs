@@ -5,9 +5,11 @@
 
 mod cpu;
 pub mod decoder;
+pub mod device;
 pub mod engine;
 pub mod ggml;
 pub mod gguf;
+mod gpu;
 pub mod grammar;
 pub mod layers;
 pub mod model;

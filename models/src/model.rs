@@ -7,8 +7,12 @@ use candle_core::Device;
 
 use crate::cpu::CpuEngine;
 use crate::decoder::{ArchitectureError, Decoder, DecoderConfig};
-use crate::engine::{Draft, Engine, EngineHandle, EngineLimits, ReferenceEngine};
+use crate::device::{self, DeviceError};
+use crate::engine::{
+    DeviceChoice, Draft, Engine, EngineHandle, EngineLimits, Executor, KvKind, ReferenceEngine,
+};
 use crate::gguf::{GgufHeader, TensorInfo, TensorType};
+use crate::gpu::{self, GpuEngine};
 use crate::grammar::{Grammar, GrammarError, Grammars, Shape};
 use crate::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -51,6 +55,9 @@ pub enum LoadError {
         /// The first id that stands for something else.
         differs: usize,
     },
+    /// The device that it is for.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// It needs more memory than it may have.
     #[error(
         "the model needs about {} MiB (weights {} MiB, cache of {cache_tokens} tokens {} MiB) and may use {} MiB; \
@@ -165,8 +172,28 @@ impl ModelText {
     }
 }
 
+/// Who computes a model.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Packed,
+    Reference,
+    Device,
+}
+
+impl Way {
+    fn of(config: &DecoderConfig, header: &GgufHeader, limits: &EngineLimits) -> Self {
+        match (limits.device, limits.executor) {
+            (DeviceChoice::Cuda(_), _) | (_, Executor::Device) => Self::Device,
+            (_, executor) if CpuEngine::takes(config, header, executor) => Self::Packed,
+            _ => Self::Reference,
+        }
+    }
+}
+
 /// What computes.
 enum Network {
+    /// Tensors on a device.
+    Device(Box<GpuEngine>),
     /// Packed weights and plain slices.
     Packed(Box<CpuEngine>),
     /// candle, in ggml's order of operations.
@@ -199,14 +226,25 @@ impl LoadedModel {
         if rows != tokens {
             return Err(LoadError::VocabularyMismatch { rows, tokens });
         }
-        let weights = check_memory(source.header(), &config, &limits)?;
+        let way = Way::of(&config, source.header(), &limits);
+        let device = device::open(limits.device)?;
+        if way == Way::Device {
+            check_device(source.header(), &limits)?;
+        }
+        let weights = check_memory(source.header(), &config, &limits, way, &device)?;
         // The tokenizer was made of half a million texts that nobody needs any more.
         casemate_kernels::heap::trim();
         let mut loader = Loader::new(source, progress);
-        let network = match CpuEngine::takes(&config, source.header(), limits.executor) {
-            true => Network::Packed(Box::new(CpuEngine::load(config, &limits, &mut loader)?)),
-            false => {
-                let decoder = Decoder::load(config, &limits, &Device::Cpu, &mut loader)?;
+        let network = match way {
+            Way::Device => {
+                let engine = GpuEngine::load(config, &limits, &device, &mut loader)?;
+                Network::Device(Box::new(engine))
+            }
+            Way::Packed => {
+                Network::Packed(Box::new(CpuEngine::load(config, &limits, &mut loader)?))
+            }
+            Way::Reference => {
+                let decoder = Decoder::load(config, &limits, &device, &mut loader)?;
                 Network::Reference(Box::new(decoder))
             }
         };
@@ -253,7 +291,7 @@ impl LoadedModel {
     /// The network by itself, if it is the one that follows ggml to the last bit: for comparisons.
     pub fn reference(&self) -> Option<&Decoder> {
         match &self.network {
-            Network::Packed(_) => None,
+            Network::Packed(_) | Network::Device(_) => None,
             Network::Reference(network) => Some(network),
         }
     }
@@ -262,6 +300,7 @@ impl LoadedModel {
     pub fn into_engine(self) -> Box<dyn Engine> {
         match self.network {
             Network::Packed(engine) => engine,
+            Network::Device(engine) => engine,
             Network::Reference(network) => Box::new(ReferenceEngine::new(*network, &self.limits)),
         }
     }
@@ -320,21 +359,40 @@ impl crate::engine::Vocabulary for TextVocabulary {
     }
 }
 
+/// What a device cannot do.
+fn check_device(header: &GgufHeader, limits: &EngineLimits) -> Result<(), LoadError> {
+    if limits.cache != KvKind::F16 {
+        return Err(DeviceError::CacheKind.into());
+    }
+    match gpu::misfit(header) {
+        None => Ok(()),
+        Some(tensor) => Err(DeviceError::Kind {
+            tensor: tensor.name().to_owned(),
+            kind: format!("{:?}", tensor.kind()),
+        }
+        .into()),
+    }
+}
+
 /// Bytes that the weights will take, if they and the cache fit.
 fn check_memory(
     header: &GgufHeader,
     config: &DecoderConfig,
     limits: &EngineLimits,
+    way: Way,
+    device: &Device,
 ) -> Result<u64, LoadError> {
     let cache_tokens = limits.cache_tokens_max as u64;
-    let (weights, cache) = if CpuEngine::takes(config, header, limits.executor) {
-        CpuEngine::memory(config, header, limits)
-    } else {
-        let weights = header.tensors().iter().map(resident_bytes);
-        let cache = cache_tokens.saturating_mul(config.cache_bytes_per_token());
-        (weights.fold(0, u64::saturating_add), cache)
+    let (weights, cache) = match way {
+        Way::Device => GpuEngine::memory(config, header, limits),
+        Way::Packed => CpuEngine::memory(config, header, limits),
+        Way::Reference => {
+            let weights = header.tensors().iter().map(resident_bytes);
+            let cache = cache_tokens.saturating_mul(config.cache_bytes_per_token());
+            (weights.fold(0, u64::saturating_add), cache)
+        }
     };
-    let limit = limits.memory_bytes_max;
+    let limit = limits.memory_bytes_max.min(device::bytes_free(device)?);
     match weights.checked_add(cache) {
         Some(needed) if needed <= limit => Ok(weights),
         _ => Err(LoadError::TooLarge {

@@ -15,7 +15,7 @@ mod tiny_model;
 use std::collections::BTreeMap;
 
 use bench::{Bench, engine, load, request, text};
-use casemate_models::engine::sampler::Distribution;
+use casemate_models::engine::sampler::{Distribution, Past};
 use casemate_models::engine::{
     Engine, EngineLimits, Executor, GenerateRequest, Opening, PAGE, SamplingParams, SequenceId,
     StepError, Work,
@@ -246,7 +246,7 @@ fn after(context: &[u32], sampling: &SamplingParams) -> Vec<(u32, f64)> {
     };
     let mut logits = Vec::new();
     engine.step(&[work], &mut logits).unwrap();
-    Distribution::new(&logits, sampling, context)
+    Distribution::new(&logits, sampling, Past::default())
         .unwrap()
         .tokens
 }

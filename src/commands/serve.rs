@@ -157,7 +157,9 @@ fn load_code(error: &LoadError) -> ExitCode {
         LoadError::Architecture(
             ArchitectureError::Unsupported(_) | ArchitectureError::UnsupportedVariant(_),
         ) => ExitCode::Unsupported,
-        LoadError::TooLarge { .. } | LoadError::DraftVocabulary { .. } => ExitCode::Configuration,
+        LoadError::TooLarge { .. } | LoadError::DraftVocabulary { .. } | LoadError::Device(_) => {
+            ExitCode::Configuration
+        }
         LoadError::Weights(WeightError::Sealed(_)) => ExitCode::Rejected,
         _ => ExitCode::Malformed,
     }
@@ -173,6 +175,9 @@ fn load_hint(error: &LoadError) -> &'static str {
         }
         LoadError::DraftVocabulary { .. } => {
             "take the `draft` out of its entry in server.toml, or name another package there"
+        }
+        LoadError::Device(_) => {
+            "set [engine] `device` and `cache` to what this machine and this program have"
         }
         _ => "seal a model that this version runs",
     }

@@ -1,5 +1,7 @@
 //! `[engine]` of `server.toml`: how models run.
 
+use casemate_models::device::DeviceError;
+use casemate_models::engine::DeviceChoice;
 use serde::{Deserialize, Serialize};
 
 /// How models run.
@@ -8,7 +10,11 @@ use serde::{Deserialize, Serialize};
 pub struct EngineSection {
     /// Threads of each model; 0 takes as many as the machine runs at once.
     pub threads: u32,
-    /// MiB that models, keys and values may take together; 0 takes what the system says is available.
+    /// Where models are computed: `cpu`, or `cuda` or `cuda:N` in a binary that was built with CUDA.
+    #[serde(with = "written")]
+    pub device: DeviceChoice,
+    /// MiB that models, keys and values may take together; 0 takes what the system says is available. On a GPU it is never more
+    /// than what that has left.
     pub memory_mib: u32,
     /// How keys and values are kept.
     pub cache: CacheKind,
@@ -34,6 +40,7 @@ impl Default for EngineSection {
     fn default() -> Self {
         Self {
             threads: 0,
+            device: DeviceChoice::Cpu,
             memory_mib: 0,
             cache: CacheKind::F16,
             prompt_tokens_per_step: 256,
@@ -59,11 +66,37 @@ impl EngineSection {
         let broken = rules
             .into_iter()
             .find(|(_, value, least, most)| !(*least..=*most).contains(value));
-        match broken {
-            Some((field, value, least, most)) => {
-                Err((field, format!("is {value}; it must be {least} to {most}")))
-            }
-            None => Ok(()),
+        if let Some((field, value, least, most)) = broken {
+            return Err((field, format!("is {value}; it must be {least} to {most}")));
         }
+        match (self.device, self.cache) {
+            (DeviceChoice::Cuda(_), _) if !casemate_models::device::HAS_CUDA => {
+                Err(("engine.device", DeviceError::WithoutCuda.to_string()))
+            }
+            (DeviceChoice::Cuda(_), CacheKind::Q8) => {
+                Err(("engine.cache", DeviceError::CacheKind.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A device as the file names it.
+mod written {
+    use casemate_models::engine::DeviceChoice;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(
+        device: &DeviceChoice,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(device)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<DeviceChoice, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        name.parse().map_err(D::Error::custom)
     }
 }

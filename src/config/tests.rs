@@ -146,4 +146,25 @@ fn the_engine_is_told_what_it_can_do() {
     assert!(refused("prompt_tokens_per_step = 0").contains("must be 1 to 65536"));
     assert!(refused("idle_seconds = 0").contains("engine.idle_seconds"));
     assert!(refused("speed = 9").contains("speed"));
+    assert!(refused("device = \"gpu\"").contains("cuda:N"));
+    assert_eq!(
+        told("device = \"cpu\"").unwrap().digest(),
+        told("").unwrap().digest()
+    );
+    // A binary without CUDA names what is missing; one with CUDA writes the number down.
+    let on_gpu = told("device = \"cuda\"").map(|loaded| loaded.text().to_owned());
+    match casemate_models::device::HAS_CUDA {
+        true => assert!(on_gpu.unwrap().contains("device = \"cuda:0\"")),
+        false => assert!(
+            on_gpu
+                .unwrap_err()
+                .contains("engine.device: this binary was built without CUDA")
+        ),
+    }
+    let q8 = refused("device = \"cuda\"\ncache = \"q8\"");
+    assert!(q8.contains(if casemate_models::device::HAS_CUDA {
+        "engine.cache"
+    } else {
+        "CUDA"
+    }));
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use casemate_models::engine::{EngineLimits, Executor, KvKind};
+use casemate_models::engine::{DeviceChoice, EngineLimits, Executor, KvKind};
 
 use crate::config::{CacheKind, EngineSection, LimitsSection};
 use crate::{api, listener};
@@ -45,10 +45,13 @@ impl LimitsSection {
             tenant_max: self.places().div_ceil(2),
             cache_tokens_max: self.cache_tokens as usize,
             prefill_tokens: engine.prompt_tokens_per_step as usize,
-            memory_bytes_max: match engine.memory_mib {
-                0 => available_bytes().unwrap_or(u64::MAX),
-                mib => u64::from(mib) << 20,
+            memory_bytes_max: match (engine.memory_mib, engine.device) {
+                (0, DeviceChoice::Cpu) => available_bytes().unwrap_or(u64::MAX),
+                // A GPU says itself how much it has left.
+                (0, DeviceChoice::Cuda(_)) => u64::MAX,
+                (mib, _) => u64::from(mib) << 20,
             },
+            device: engine.device,
             cache: match engine.cache {
                 CacheKind::F16 => KvKind::F16,
                 CacheKind::Q8 => KvKind::Q8,

@@ -26,7 +26,7 @@ pub fn run(wanted: &Comparison) -> Anyhow<()> {
         return Err(format!("there are {ours} tokens and {theirs} rows of logits").into());
     }
     let source = GgufFile::open(&wanted.model)?;
-    let mut bench = Bench::load(&source, tokens.len() * BESIDE, wanted.threads)?;
+    let mut bench = Bench::load(&source, tokens.len() * BESIDE, wanted.place)?;
     let ways = [
         (
             "one by one",

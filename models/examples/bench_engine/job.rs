@@ -101,6 +101,9 @@ impl Job {
     }
 }
 
+/// Name of the figure of copies between host and device for each token.
+pub const CROSSINGS: &str = "crossings";
+
 /// Name of the figure of decoding behind `tokens` of context.
 pub fn context_key(tokens: usize) -> String {
     format!("decode after {tokens}")

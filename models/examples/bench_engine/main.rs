@@ -39,11 +39,7 @@ fn main() -> Anyhow<()> {
             println!("{USAGE}");
             Ok(())
         }
-        Task::Child {
-            job,
-            model,
-            threads,
-        } => ours::child(job, &model, threads),
+        Task::Child { job, model, place } => ours::child(job, &model, place),
         Task::Compare(wanted) => compare::run(&wanted),
         Task::Bench(options) => bench(&options),
     }
@@ -57,7 +53,7 @@ fn bench(options: &Options) -> Anyhow<()> {
         std::io::copy(&mut File::open(model)?, &mut std::io::sink())?;
         let sealed = Sealed::of(model, options)?;
         let ours = Ours {
-            threads: options.threads,
+            place: options.place(),
             sealed: sealed.as_ref().map(|sealed| (sealed.path(), &*sealed.key)),
         };
         for job in &options.jobs {

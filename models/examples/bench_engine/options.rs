@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::slice::Iter;
 
+use casemate_models::engine::DeviceChoice;
+
 use crate::Anyhow;
 use crate::job::Job;
 
@@ -11,6 +13,7 @@ pub const USAGE: &str = "\
 usage: bench-engine --model FILE.gguf [--model FILE.gguf ...] [options]
   --llama-cpp DIR    folder with llama-bench and llama-batched-bench; without it the peer's columns are empty
   --threads N        threads of both (2)
+  --device DEVICE    where ours computes: cpu, cuda or cuda:N (cpu)
   --rounds N         rounds in which ours and the peer take turns (5)
   --rows A,B,...     decode, batch (or batch-2, -4, -8, -16, -32), prefill, start, sealed, memory, context (all);
                      and depths: contexts of 128 to 16384 (only where it is named)
@@ -20,6 +23,15 @@ usage: bench-engine --compare LOGITS --tokens FILE --model FILE.gguf [--threads 
   compares our logits with those of another program (u32 positions, u32 vocabulary, f32 rows; little endian)
   for the same token ids (numbers between white space)
 Exit code 1 when a bar is missed.";
+
+/// On what ours computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Threads of the engine.
+    pub threads: usize,
+    /// Where.
+    pub device: DeviceChoice,
+}
 
 /// What is to be done.
 pub enum Task {
@@ -31,8 +43,8 @@ pub enum Task {
         job: Job,
         /// Of which model.
         model: PathBuf,
-        /// Threads of the engine.
-        threads: usize,
+        /// On what.
+        place: Place,
     },
     /// Compare logits.
     Compare(Comparison),
@@ -48,8 +60,8 @@ pub struct Comparison {
     pub logits: PathBuf,
     /// The token ids that they are of.
     pub tokens: PathBuf,
-    /// Threads of the engine.
-    pub threads: usize,
+    /// On what ours computes.
+    pub place: Place,
     /// Whether the answer is for machines.
     pub json: bool,
 }
@@ -62,6 +74,8 @@ pub struct Options {
     pub peer: Option<PathBuf>,
     /// Threads of both.
     pub threads: usize,
+    /// Where ours computes.
+    pub device: DeviceChoice,
     /// Rounds in which both take turns.
     pub rounds: usize,
     /// What.
@@ -70,6 +84,16 @@ pub struct Options {
     pub int8_peak: Option<f64>,
     /// Whether the answer is for machines.
     pub json: bool,
+}
+
+impl Options {
+    /// On what ours computes.
+    pub const fn place(&self) -> Place {
+        Place {
+            threads: self.threads,
+            device: self.device,
+        }
+    }
 }
 
 /// Reads the command line.
@@ -81,6 +105,7 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
         models: Vec::new(),
         peer: None,
         threads: 2,
+        device: DeviceChoice::Cpu,
         rounds: 5,
         jobs: Job::all(),
         int8_peak: None,
@@ -97,16 +122,16 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
                     return Err("a child does one thing".into());
                 };
                 let model = value(word, &mut words)?.into();
-                let threads = count("a child", &mut words)?;
-                return Ok(Task::Child {
-                    job,
-                    model,
-                    threads,
-                });
+                let place = Place {
+                    threads: count("a child", &mut words)?,
+                    device: value("a child", &mut words)?.parse()?,
+                };
+                return Ok(Task::Child { job, model, place });
             }
             "--model" => options.models.push(value(word, &mut words)?.into()),
             "--llama-cpp" => options.peer = Some(value(word, &mut words)?.into()),
             "--threads" => options.threads = count(word, &mut words)?,
+            "--device" => options.device = value(word, &mut words)?.parse()?,
             "--rounds" => options.rounds = count(word, &mut words)?,
             "--rows" => {
                 let names = value(word, &mut words)?;
@@ -127,7 +152,7 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
             model: model.clone(),
             logits,
             tokens,
-            threads: options.threads,
+            place: options.place(),
             json: options.json,
         })),
         _ => Err(format!("a comparison needs one model, logits and tokens\n{USAGE}").into()),
@@ -165,6 +190,15 @@ mod tests {
         assert_eq!(options.jobs, [Job::Prefill, Job::Batch(8)]);
         assert_eq!((options.rounds, options.threads), (3, 2));
         assert!(options.json);
+        assert_eq!(options.device, DeviceChoice::Cpu);
+        let Ok(Task::Bench(options)) = task("--model a.gguf --device cuda:1") else {
+            panic!("a benchmark was asked for")
+        };
+        assert_eq!(options.place().device, DeviceChoice::Cuda(1));
+        let Ok(Task::Child { place, .. }) = task("child decode a.gguf 3 cuda:2") else {
+            panic!("a child was asked for")
+        };
+        assert_eq!((place.threads, place.device), (3, DeviceChoice::Cuda(2)));
     }
 
     #[test]
@@ -173,6 +207,7 @@ mod tests {
             "",
             "--model",
             "--model a.gguf --rounds 0",
+            "--model a.gguf --device gpu",
             "--model a.gguf --rows speed",
             "--model a.gguf --compare l.bin",
             "--model a.gguf --model b.gguf --compare l.bin --tokens t.txt",

@@ -6,20 +6,23 @@ use std::process::Command;
 use std::time::Instant;
 
 use casemate_models::LoadedModel;
-use casemate_models::engine::{Engine, EngineLimits, Opening, SequenceId, Tenant, Work};
+use casemate_models::engine::{
+    Draw, Drawn, Engine, EngineLimits, Opening, SamplingParams, SequenceId, Tenant, Work,
+};
 use casemate_models::weights::{GgufFile, WeightSource};
 
 use crate::job::{
-    BATCH_DECODED, CONTEXT_DECODED, CONTEXTS, DECODED, DEPTHS, Figures, Job, MEMORY_CONTEXT,
-    PREFILL, PROMPT, REPETITIONS, context_key,
+    BATCH_DECODED, CONTEXT_DECODED, CONTEXTS, CROSSINGS, DECODED, DEPTHS, Figures, Job,
+    MEMORY_CONTEXT, PREFILL, PROMPT, REPETITIONS, context_key,
 };
+use crate::options::Place;
 use crate::row::median;
 use crate::{Anyhow, process, throwaway};
 
 /// How children are started.
 pub struct Ours<'a> {
-    /// Threads of the engine.
-    pub threads: usize,
+    /// On what it computes.
+    pub place: Place,
     /// The sealed model and its key, when it was sealed.
     pub sealed: Option<(PathBuf, &'a [u8; 32])>,
 }
@@ -31,12 +34,13 @@ impl Ours<'_> {
             (Job::Sealed, Some((path, key))) => (path, key.as_slice()),
             _ => (model, &[]),
         };
-        let threads = self.threads.to_string();
+        let threads = self.place.threads.to_string();
         let mut command = Command::new(std::env::current_exe()?);
         command
             .args(["child", &job.name()])
             .arg(model)
             .arg(&threads)
+            .arg(self.place.device.to_string())
             .env("RAYON_NUM_THREADS", &threads)
             .env("CANDLE_NUM_THREADS", &threads);
         let finished = process::run(&mut command, key, false)?;
@@ -50,44 +54,45 @@ impl Ours<'_> {
 
 /// Does `job` in this process and prints its figures as one line, which in [`Job::Start`] says that the first token is
 /// there.
-pub fn child(job: Job, model: &Path, threads: usize) -> Anyhow<()> {
+pub fn child(job: Job, model: &Path, place: Place) -> Anyhow<()> {
     let figures = match job {
-        Job::Sealed => first_token(&throwaway::unlock(model)?, threads)?,
-        _ => plain(job, &GgufFile::open(model)?, threads)?,
+        Job::Sealed => first_token(&throwaway::unlock(model)?, place)?,
+        _ => plain(job, &GgufFile::open(model)?, place)?,
     };
     println!("{}", serde_json::to_string(&figures)?);
     Ok(())
 }
 
-fn plain(job: Job, source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
+fn plain(job: Job, source: &dyn WeightSource, place: Place) -> Anyhow<Figures> {
     match job {
-        Job::Decode => decode(source, threads),
-        Job::Batch(sequences) => batch(source, threads, sequences),
-        Job::Prefill => prefill(source, threads),
-        Job::Start | Job::Sealed => first_token(source, threads),
-        Job::Memory => memory(source, threads),
-        Job::Context => contexts(source, threads, &CONTEXTS),
-        Job::Depths => contexts(source, threads, &DEPTHS),
+        Job::Decode => decode(source, place),
+        Job::Batch(sequences) => batch(source, place, sequences),
+        Job::Prefill => prefill(source, place),
+        Job::Start | Job::Sealed => first_token(source, place),
+        Job::Memory => memory(source, place),
+        Job::Context => contexts(source, place, &CONTEXTS),
+        Job::Depths => contexts(source, place, &DEPTHS),
     }
 }
 
-fn decode(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
-    let mut bench = Bench::load(source, PROMPT + DECODED, threads)?;
+fn decode(source: &dyn WeightSource, place: Place) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, PROMPT + DECODED, place)?;
     bench.decode_together(1, PROMPT)?;
     let speeds = (0..REPETITIONS).map(|_| bench.decode_together(1, DECODED));
-    figure("decode", speeds.collect::<Anyhow<_>>()?)
+    let figures = figure("decode", speeds.collect::<Anyhow<_>>()?)?;
+    Ok(bench.with_crossings(figures))
 }
 
-fn batch(source: &dyn WeightSource, threads: usize, sequences: usize) -> Anyhow<Figures> {
+fn batch(source: &dyn WeightSource, place: Place, sequences: usize) -> Anyhow<Figures> {
     const WARM_UP: usize = 2;
-    let mut bench = Bench::load(source, sequences * (PROMPT + BATCH_DECODED), threads)?;
+    let mut bench = Bench::load(source, sequences * (PROMPT + BATCH_DECODED), place)?;
     bench.decode_together(sequences, WARM_UP)?;
     let speed = bench.decode_together(sequences, BATCH_DECODED)?;
-    figure("batch", vec![speed])
+    Ok(bench.with_crossings(figure("batch", vec![speed])?))
 }
 
-fn prefill(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
-    let mut bench = Bench::load(source, PREFILL, threads)?;
+fn prefill(source: &dyn WeightSource, place: Place) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, PREFILL, place)?;
     let mut speeds = Vec::new();
     for _ in 0..=REPETITIONS {
         let sequence = bench.open(PREFILL)?;
@@ -100,15 +105,15 @@ fn prefill(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
     figure("prefill", speeds.split_off(1))
 }
 
-fn first_token(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
-    let mut bench = Bench::load(source, PROMPT, threads)?;
+fn first_token(source: &dyn WeightSource, place: Place) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, PROMPT, place)?;
     let sequence = bench.open(PROMPT)?;
     bench.feed(sequence, PROMPT)?;
     Ok(Figures::new())
 }
 
-fn memory(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
-    let mut bench = Bench::load(source, MEMORY_CONTEXT, threads)?;
+fn memory(source: &dyn WeightSource, place: Place) -> Anyhow<Figures> {
+    let mut bench = Bench::load(source, MEMORY_CONTEXT, place)?;
     let sequence = bench.open(MEMORY_CONTEXT)?;
     bench.feed(sequence, MEMORY_CONTEXT)?;
     let status = std::fs::read_to_string("/proc/self/status")?;
@@ -117,11 +122,11 @@ fn memory(source: &dyn WeightSource, threads: usize) -> Anyhow<Figures> {
 }
 
 /// The contexts take turns, a quarter of the tokens at a time.
-fn contexts(source: &dyn WeightSource, threads: usize, contexts: &[usize]) -> Anyhow<Figures> {
+fn contexts(source: &dyn WeightSource, place: Place, contexts: &[usize]) -> Anyhow<Figures> {
     const TURNS: usize = 4;
     let capacity = |context: usize| context + CONTEXT_DECODED;
     let tokens = contexts.iter().copied().map(capacity).sum();
-    let mut bench = Bench::load(source, tokens, threads)?;
+    let mut bench = Bench::load(source, tokens, place)?;
     let mut sequences = Vec::new();
     for &context in contexts {
         let sequence = bench.open(capacity(context))?;
@@ -153,16 +158,19 @@ pub struct Bench {
     vocabulary: u64,
     sequences: u64,
     random: u64,
+    /// Copies between host and device for each token that was decoded last, where there are any.
+    crossings: f64,
 }
 
 impl Bench {
-    /// Loads a model with room for `tokens` in all, to run on `threads`.
-    pub fn load(source: &dyn WeightSource, tokens: usize, threads: usize) -> Anyhow<Self> {
+    /// Loads a model with room for `tokens` in all, to run on `place`.
+    pub fn load(source: &dyn WeightSource, tokens: usize, place: Place) -> Anyhow<Self> {
         let limits = EngineLimits {
             sequences_max: 64,
             cache_tokens_max: tokens,
             prefill_tokens: PREFILL,
-            threads,
+            threads: place.threads,
+            device: place.device,
             ..EngineLimits::default()
         };
         let model = LoadedModel::load(source, limits, &mut |_, _| ())?;
@@ -173,6 +181,7 @@ impl Bench {
             vocabulary,
             sequences: 0,
             random: 0x9e37_79b9_7f4a_7c15,
+            crossings: 0.0,
         })
     }
 
@@ -223,9 +232,26 @@ impl Bench {
         Ok(())
     }
 
-    /// Tokens per second, of all sequences together.
+    /// Tokens per second, of all sequences together. Where the engine draws by itself it does, as when it serves.
     fn decode(&mut self, sequences: &[SequenceId], tokens: usize) -> Anyhow<f64> {
+        let params = SamplingParams::default();
+        let crossed = |engine: &dyn Engine| {
+            let crossings = engine.crossings();
+            (crossings.uploads + crossings.downloads) as f64
+        };
+        let before = crossed(&*self.engine);
         let started = Instant::now();
+        match self.engine.draws(&params) {
+            0 => self.decode_by_logits(sequences, tokens)?,
+            most => self.decode_drawn(sequences, tokens, (most, &params))?,
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let decoded = (sequences.len() * tokens) as f64;
+        self.crossings = (crossed(&*self.engine) - before) / decoded;
+        Ok(decoded / seconds)
+    }
+
+    fn decode_by_logits(&mut self, sequences: &[SequenceId], tokens: usize) -> Anyhow<()> {
         for _ in 0..tokens {
             let drawn: Vec<[u32; 1]> = sequences.iter().map(|_| [self.token()]).collect();
             let work = sequences.iter().zip(&drawn).map(|(sequence, tokens)| Work {
@@ -235,8 +261,54 @@ impl Bench {
             });
             self.step(&work.collect::<Vec<_>>())?;
         }
-        let seconds = started.elapsed().as_secs_f64();
-        Ok((sequences.len() * tokens) as f64 / seconds)
+        Ok(())
+    }
+
+    /// So many tokens in a row at most, each the one that was drawn before.
+    fn decode_drawn(
+        &mut self,
+        sequences: &[SequenceId],
+        tokens: usize,
+        (most, params): (usize, &SamplingParams),
+    ) -> Anyhow<()> {
+        let mut last: Vec<[u32; 1]> = sequences.iter().map(|_| [self.token()]).collect();
+        let mut made = Drawn::default();
+        let mut left = tokens;
+        while left > 0 {
+            let count = left.min(most);
+            left -= count;
+            let work = sequences.iter().zip(&last).map(|(sequence, tokens)| Work {
+                sequence: *sequence,
+                tokens,
+                logits: 1,
+            });
+            let point = |at: usize| (at as f64 * 0.618).fract();
+            let draws = (0..sequences.len()).map(|at| {
+                Some(Draw {
+                    params,
+                    points: (0..count).map(|pass| point(at + left + pass)).collect(),
+                })
+            });
+            let (work, draws) = (work.collect::<Vec<_>>(), draws.collect::<Vec<_>>());
+            self.engine.step_drawing(&work, &draws, &mut made)?;
+            let drawn = made.tokens.iter().flatten();
+            let drawn = drawn.filter(|drawn| drawn.len() == count);
+            last = drawn
+                .filter_map(|drawn| drawn.last().map(|token| [*token]))
+                .collect();
+            if last.len() != sequences.len() {
+                return Err("the engine drew fewer tokens than it was asked for".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// With the figure of the last decoding's crossings, where there were any.
+    fn with_crossings(&self, mut figures: Figures) -> Figures {
+        if self.crossings > 0.0 {
+            figures.insert(CROSSINGS.to_owned(), self.crossings);
+        }
+        figures
     }
 
     /// Opens so many sequences, gives each a prompt, and decodes so many tokens of each together; only that is timed.

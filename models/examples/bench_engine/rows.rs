@@ -1,13 +1,26 @@
 //! From the figures of some rounds to rows with the product's bars. Pure.
 
 use crate::facts::{Facts, Size};
-use crate::job::{CONTEXTS, DEPTHS, Figures, Job, context_key};
+use crate::job::{CONTEXTS, CROSSINGS, DEPTHS, Figures, Job, context_key};
 use crate::options::Options;
 use crate::report::Round;
 use crate::row::{Bar, Row};
 
-/// The rows of a job.
+/// The rows of a job, and one of its crossings where there were any.
 pub fn of(job: Job, facts: &Facts, rounds: &[Round], options: &Options) -> Vec<Row> {
+    let mut rows = of_job(job, facts, rounds, options);
+    let crossed: Vec<_> = rounds
+        .iter()
+        .map(|round| (round.ours.get(CROSSINGS).copied(), None))
+        .collect();
+    if crossed.iter().any(|(ours, _)| ours.is_some()) {
+        let name = format!("{}, crossings per token", job.name());
+        rows.push(Row::new(&facts.name, &name, "copies", vec![], crossed));
+    }
+    rows
+}
+
+fn of_job(job: Job, facts: &Facts, rounds: &[Round], options: &Options) -> Vec<Row> {
     let row = |name: &str, unit, bars: Vec<Bar>, of: &dyn Fn(&Figures, &Round) -> Option<f64>| {
         let pairs = rounds
             .iter()

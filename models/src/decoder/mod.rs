@@ -4,7 +4,7 @@
 pub(crate) mod config;
 mod error;
 mod families;
-mod reference;
+pub(crate) mod reference;
 pub(crate) mod rope;
 pub(crate) mod weights;
 

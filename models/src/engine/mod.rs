@@ -7,6 +7,8 @@
 pub mod draft;
 pub mod gate;
 pub mod logprobs;
+pub(crate) mod paged;
+pub(crate) mod pages;
 mod reference;
 mod request;
 pub mod runtime;
@@ -21,8 +23,8 @@ pub use draft::Draft;
 pub use logprobs::{LOGPROBS_MAX, TokenLogprobs};
 pub use reference::ReferenceEngine;
 pub use request::{
-    EngineLimits, Event, Executor, Failure, FinishReason, GenerateRequest, Sink, SubmitError,
-    Tenant, Usage,
+    DeviceChoice, EngineLimits, Event, Executor, Failure, FinishReason, GenerateRequest, Sink,
+    SubmitError, Tenant, Usage,
 };
 pub use runtime::{EngineHandle, Ticket};
 pub use sampler::dry::DryParams;
@@ -76,6 +78,69 @@ pub trait Engine: Send {
     /// # Errors
     /// [`StepError`], for the batch as a whole.
     fn step(&mut self, batch: &[Work<'_>], logits: &mut Vec<f32>) -> Result<(), StepError>;
+
+    /// How many tokens in a row it draws by these parameters where the logits are, before they need be looked at: 0 where
+    /// whoever asks draws from logits.
+    fn draws(&self, params: &SamplingParams) -> usize {
+        let _ = params;
+        0
+    }
+
+    /// As [`Self::step`], with tokens drawn where `draws`, one for each part of the batch, say so; there [`Self::draws`]
+    /// must not be 0. A part whose tokens are drawn has no logits in what is answered.
+    ///
+    /// # Errors
+    /// [`StepError`], for the batch as a whole.
+    fn step_drawing(
+        &mut self,
+        batch: &[Work<'_>],
+        draws: &[Option<Draw<'_>>],
+        drawn: &mut Drawn,
+    ) -> Result<(), StepError> {
+        match draws.iter().any(Option::is_some) {
+            true => Err(StepError("this engine draws no tokens".to_owned())),
+            false => {
+                drawn.tokens.clear();
+                self.step(batch, &mut drawn.logits)
+            }
+        }
+    }
+
+    /// How often steps crossed between host and device so far, where the two are not one.
+    fn crossings(&self) -> Crossings {
+        Crossings::default()
+    }
+}
+
+/// How tokens are drawn where the logits are.
+pub struct Draw<'a> {
+    /// By which rules.
+    pub params: &'a SamplingParams,
+    /// A random number from 0 to below 1 for each row of logits that the part asks for. More of them draw more tokens, each
+    /// behind the one before; then every part of the batch asks for one row and has as many numbers.
+    pub points: Vec<f64>,
+}
+
+/// What came of a step.
+#[derive(Default)]
+pub struct Drawn {
+    /// Rows of logits of the parts whose tokens are not drawn, in order.
+    pub logits: Vec<f32>,
+    /// For each part whose tokens are drawn what they are: at most one for each random number, fewer where the last one was
+    /// decided too late for those behind it, and none where logits allow none.
+    pub tokens: Vec<Option<Vec<u32>>>,
+}
+
+/// Copies between host and device. Launches are not counted: they carry no data and, on a confidential GPU, cost no
+/// encryption of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Crossings {
+    /// To the device.
+    pub uploads: u64,
+    /// To the host.
+    pub downloads: u64,
+    /// Bytes of both.
+    pub bytes: u64,
 }
 
 /// A sequence that is about to run.

@@ -24,6 +24,8 @@ pub struct EngineLimits {
     pub prefill_tokens: usize,
     /// Bytes of weights, keys and values together; a model that may need more is not loaded.
     pub memory_bytes_max: u64,
+    /// Where it is computed.
+    pub device: DeviceChoice,
     /// Who computes.
     pub executor: Executor,
     /// How keys and values are kept, where the model runs on packed weights.
@@ -45,6 +47,7 @@ impl Default for EngineLimits {
             cache_tokens_max: 32_768,
             prefill_tokens: 256,
             memory_bytes_max: u64::MAX,
+            device: DeviceChoice::Cpu,
             executor: Executor::Best,
             cache: KvKind::F16,
             speculate: true,
@@ -52,6 +55,15 @@ impl Default for EngineLimits {
             threads: 0,
         }
     }
+}
+
+/// Where models are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The processor.
+    Cpu,
+    /// The NVIDIA GPU of this number, with its own executor.
+    Cuda(usize),
 }
 
 /// Who computes.
@@ -63,6 +75,8 @@ pub enum Executor {
     Packed,
     /// candle's tensors, in ggml's order of operations.
     Reference,
+    /// What computes on GPUs; on processors it is slow, and there for tests.
+    Device,
 }
 
 /// Whose request it is, as far as fairness goes: an opaque value that the caller derives, such as a digest.

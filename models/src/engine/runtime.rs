@@ -18,7 +18,7 @@ use super::sampler::SamplingError;
 use super::scheduler::{Arrival, Planned, Scheduler};
 use super::sequence::{Next, Sequence};
 use super::stop::{STOP_LEN_MAX, STOPS_MAX};
-use super::{Engine, Opening, SequenceId, StepError, Tenant, Vocabulary, Work};
+use super::{Draw, Drawn, Engine, Opening, SequenceId, StepError, Tenant, Vocabulary, Work};
 
 /// Stack of the engine's thread. A grammar's work recurses as deep as its expressions, which come from outside.
 const STACK: usize = 16 << 20;
@@ -84,7 +84,7 @@ impl EngineHandle {
             drafter: draft.map(|draft| Drafter::new(draft, limits.prefill_tokens)),
             scheduler: Scheduler::new(limits),
             sequences: HashMap::new(),
-            logits: Vec::new(),
+            made: Drawn::default(),
             receiver,
         };
         let thread = thread::Builder::new()
@@ -190,8 +190,8 @@ struct Worker {
     vocabulary_len: usize,
     scheduler: Scheduler,
     sequences: HashMap<SequenceId, (Tenant, Sequence)>,
-    /// Logits of a step; the memory is kept.
-    logits: Vec<f32>,
+    /// What came of a step; the memory is kept.
+    made: Drawn,
     /// Seconds without work after which beginnings are forgotten.
     idle: u64,
     /// Whether tokens are guessed.
@@ -370,15 +370,18 @@ impl Worker {
             })
         });
         let work: Vec<Work<'_>> = work.collect();
-        let (engine, logits) = (&mut self.engine, &mut self.logits);
-        catch_unwind(AssertUnwindSafe(|| engine.step(&work, logits)))
-            .unwrap_or_else(|_| Err(StepError("the model's code panicked".to_owned())))
+        let draws = draws(&*self.engine, &self.sequences, planned);
+        let (engine, made) = (&mut self.engine, &mut self.made);
+        catch_unwind(AssertUnwindSafe(|| {
+            engine.step_drawing(&work, &draws, made)
+        }))
+        .unwrap_or_else(|_| Err(StepError("the model's code panicked".to_owned())))
     }
 
     fn accept(&mut self, planned: &[Planned]) {
-        let logits = std::mem::take(&mut self.logits);
+        let made = std::mem::take(&mut self.made);
         let mut row = 0;
-        for planned in planned {
+        for (at, planned) in planned.iter().enumerate() {
             let id = planned.sequence;
             let Some((_, sequence)) = self.sequences.get_mut(&id) else {
                 continue;
@@ -388,14 +391,26 @@ impl Worker {
                 self.scheduler.advance(id, planned.range.len(), 0);
                 continue;
             }
-            let len = self.vocabulary_len;
-            let Some(own) = logits.get(row * len..(row + rows) * len) else {
-                self.fail(id, "the model gave no logits");
-                continue;
-            };
-            row += rows;
             let vocabulary = &*self.vocabulary;
-            let accepted = catch_unwind(AssertUnwindSafe(|| sequence.accept(own, len, vocabulary)));
+            let drawn = made.tokens.get(at).and_then(Option::as_ref);
+            let len = self.vocabulary_len;
+            let own = made.logits.get(row * len..(row + rows) * len);
+            let accepted = match (drawn, own) {
+                (Some(drawn), _) if drawn.is_empty() => {
+                    Ok(Err(SamplingError::NoFiniteLogit.into()))
+                }
+                (Some(drawn), _) => catch_unwind(AssertUnwindSafe(|| {
+                    Ok(sequence.accept_drawn(drawn, vocabulary))
+                })),
+                (None, Some(own)) => {
+                    row += rows;
+                    catch_unwind(AssertUnwindSafe(|| sequence.accept(own, len, vocabulary)))
+                }
+                (None, None) => {
+                    self.fail(id, "the model gave no logits");
+                    continue;
+                }
+            };
             match accepted {
                 Ok(Ok(accepted)) => {
                     if accepted.right < guesses {
@@ -411,7 +426,7 @@ impl Worker {
                 Err(_) => self.fail(id, "the receiver of its events panicked"),
             }
         }
-        self.logits = logits;
+        self.made = made;
     }
 
     fn fail_all(&mut self, planned: &[Planned], error: &StepError) {
@@ -455,4 +470,28 @@ fn rows_of(planned: &Planned, sequence: &Sequence) -> usize {
         true => 1 + sequence.guesses(),
         false => 0,
     }
+}
+
+/// Which tokens the engine draws by itself: none, those behind the rows, or more where all sequences generate and have room
+/// for as many.
+fn draws<'a>(
+    engine: &dyn Engine,
+    sequences: &'a HashMap<SequenceId, (Tenant, Sequence)>,
+    planned: &[Planned],
+) -> Vec<Option<Draw<'a>>> {
+    let drawn = |planned: &Planned| {
+        let (_, sequence) = sequences.get(&planned.sequence)?;
+        let most = engine.draws(sequence.rules()?);
+        (planned.last && most > 0).then_some((sequence, most))
+    };
+    let each: Vec<_> = planned.iter().map(drawn).collect();
+    let room = planned.iter().zip(&each).map(|(planned, one)| {
+        let (sequence, most) = (*one)?;
+        let alone = planned.range.len() == 1 && sequence.guesses() == 0;
+        alone.then(|| planned.guesses_max.min(sequence.left()).min(most - 1))
+    });
+    let ahead = room.min().flatten().unwrap_or(0);
+    let draw =
+        |one: Option<(&'a Sequence, usize)>| one.map(|(sequence, _)| sequence.drawing(ahead));
+    each.into_iter().map(draw).collect()
 }

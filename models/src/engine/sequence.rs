@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::Vocabulary;
 use super::draft::Drafter;
 use super::gate::Place;
 use super::logprobs::{TokenLogprobs, Untold};
@@ -14,6 +13,7 @@ use super::sampler::dry::Breaks;
 use super::sampler::{self, Draws, Past, SamplingError, SamplingParams};
 use super::speculate::Speculator;
 use super::stop::StopFilter;
+use super::{Draw, Vocabulary};
 use crate::grammar::{Grammar, Stuck};
 use crate::tokenizer::TextStream;
 
@@ -124,7 +124,7 @@ impl Sequence {
 
     /// Guesses what follows from the text so far: at most `max` tokens. `rows` are computed anyway in the step.
     pub(super) fn guess(&mut self, max: usize, rows: usize) {
-        let max = max.min(self.guesses_left());
+        let max = max.min(self.left());
         let guesses = self.lookup.guess(&self.tokens, max, rows);
         self.put(guesses, false);
     }
@@ -133,7 +133,7 @@ impl Sequence {
     pub(super) fn ask(&self, max: usize, rows: usize, drafter: &Drafter) -> Option<(usize, Draws)> {
         let more_trusted = self.guesses > 0 && self.lookup.trust() >= self.draft.trust();
         let room = drafter.context().checked_sub(self.tokens().len() + 1)?;
-        let max = max.min(self.guesses_left() + self.guesses).min(room);
+        let max = max.min(self.left() + self.guesses).min(room);
         let count = self.draft.count(max, rows, drafter.cost());
         (count > 0 && !more_trusted).then(|| (count, self.draws.clone()))
     }
@@ -151,11 +151,6 @@ impl Sequence {
         self.guesses = guesses.len();
         self.drafted = drafted;
         self.tokens.extend(guesses);
-    }
-
-    /// Guesses that there is room for. The last token that may be drawn needs no guess behind it.
-    fn guesses_left(&self) -> usize {
-        self.capacity().saturating_sub(self.tokens.len() + 1)
     }
 
     /// How its tokens are drawn.
@@ -226,14 +221,69 @@ impl Sequence {
                 break;
             }
         }
+        self.learn(guessed.len(), accepted.right);
+        Ok(accepted)
+    }
+
+    /// Learns how many of its guesses were right.
+    fn learn(&mut self, guesses: usize, right: usize) {
         match std::mem::take(&mut self.drafted) {
-            true => self.draft.learn(guessed.len(), accepted.right),
+            true => self.draft.learn(guesses, right),
             false => {
                 self.draft.made(0);
-                self.lookup.learn(guessed.len(), accepted.right);
+                self.lookup.learn(guesses, right);
             }
         }
-        Ok(accepted)
+    }
+
+    /// How its next tokens are drawn where the logits are, if they can be: behind its last token, and behind each guess or,
+    /// without guesses, behind `ahead` tokens that are not known yet.
+    pub(super) fn drawing(&self, ahead: usize) -> Draw<'_> {
+        let mut draws = self.draws.clone();
+        let points = (0..=self.guesses + ahead).map(|_| draws.next_point());
+        Draw {
+            params: &self.sampling,
+            points: points.collect(),
+        }
+    }
+
+    /// By which rules its tokens may be drawn where the logits are, if nothing but tokens is asked for.
+    pub(super) fn rules(&self) -> Option<&SamplingParams> {
+        let tokens_alone = self.grammar.is_none() && self.logprobs.is_none();
+        tokens_alone.then_some(&self.sampling)
+    }
+
+    /// How many tokens it may have behind the next one: so many guesses there is room for.
+    pub(super) fn left(&self) -> usize {
+        self.capacity().saturating_sub(self.tokens.len() + 1)
+    }
+
+    /// As [`Self::accept`], of tokens that were drawn as [`Self::drawing`] said.
+    pub(super) fn accept_drawn(&mut self, drawn: &[u32], vocabulary: &dyn Vocabulary) -> Accepted {
+        let known = self.tokens.len() - self.guesses;
+        let guessed = self.tokens.split_off(known);
+        self.guesses = 0;
+        let mut accepted = Accepted {
+            drawn: 0,
+            right: 0,
+            next: Next::GoOn,
+        };
+        for (at, token) in drawn.iter().enumerate() {
+            let _ = self.draws.next_point();
+            accepted.drawn += 1;
+            accepted.next = self.take(*token, vocabulary);
+            // Without guesses the model was fed with every token but the last.
+            let right = match guessed.is_empty() {
+                true => at + 1 < drawn.len(),
+                false => guessed.get(at) == Some(token),
+            };
+            accepted.right += usize::from(right);
+            if !right || !matches!(accepted.next, Next::GoOn) {
+                break;
+            }
+        }
+        self.learn(guessed.len(), accepted.right);
+        accepted
     }
 
     fn draw(&mut self, logits: &[f32], vocabulary: &dyn Vocabulary) -> Result<u32, Halted> {

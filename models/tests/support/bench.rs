@@ -69,6 +69,8 @@ pub fn request(seed: u32, prompt: Vec<u32>, tokens_max: usize) -> GenerateReques
         tokens_max: Some(tokens_max),
         stop: Vec::new(),
         seed: Some(seed.into()),
+        grammar: None,
+        logprobs: None,
         deadline: None,
     }
 }

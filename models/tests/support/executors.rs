@@ -2,8 +2,12 @@
 
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
+use std::sync::OnceLock;
+
 use casemate_models::LoadedModel;
-use casemate_models::engine::{Engine, EngineLimits, Executor, Opening, SequenceId, Tenant, Work};
+use casemate_models::engine::{
+    DeviceChoice, Engine, EngineLimits, Executor, Opening, SequenceId, Tenant, Work,
+};
 use casemate_models::weights::GgufFile;
 
 use crate::tiny_model::{TinyModel, VOCABULARY};
@@ -12,12 +16,15 @@ use crate::tiny_model::{TinyModel, VOCABULARY};
 pub type Make = fn(&TinyModel, usize) -> Box<dyn Engine>;
 
 /// All of them.
-pub const EXECUTORS: [(&str, Make); 2] = [
+pub const EXECUTORS: [(&str, Make); 3] = [
     ("reference", |model, capacity| {
         engine(model, Executor::Reference, capacity)
     }),
     ("packed", |model, capacity| {
         engine(model, Executor::Packed, capacity)
+    }),
+    ("device", |model, capacity| {
+        engine(model, Executor::Device, capacity)
     }),
 ];
 
@@ -26,9 +33,30 @@ pub fn engine(model: &TinyModel, executor: Executor, capacity: usize) -> Box<dyn
     let limits = EngineLimits {
         cache_tokens_max: capacity,
         threads: 1,
+        // Where there is a GPU its executor runs there, and on the processor elsewhere.
+        device: match executor {
+            Executor::Device => device_at_hand(),
+            _ => DeviceChoice::Cpu,
+        },
         ..EngineLimits::default()
     };
     load_for(model, executor, limits).unwrap().into_engine()
+}
+
+/// The first GPU, if this binary can use one; says so if not.
+pub fn device_at_hand() -> DeviceChoice {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        let opened = casemate_models::device::open(DeviceChoice::Cuda(0));
+        if let Err(error) = &opened {
+            println!("SKIP: nothing runs on a GPU, only on the processor: {error}");
+        }
+        opened.is_ok()
+    });
+    match found {
+        true => DeviceChoice::Cuda(0),
+        false => DeviceChoice::Cpu,
+    }
 }
 
 /// A model for an executor, or what loading says.
@@ -116,5 +144,14 @@ pub const ROOM: usize = 128;
 
 /// Two ways of the same arithmetic.
 pub const SAME: f32 = 2e-5;
+/// The same where sums are added in another order and keys and values are then rounded to 16 bits: what lies between two
+/// such numbers may go either way.
+pub fn same(executor: &str) -> f32 {
+    match executor {
+        "device" => 2e-4,
+        _ => SAME,
+    }
+}
+
 /// Different arithmetic.
 pub const OTHER: f32 = 2e-4;

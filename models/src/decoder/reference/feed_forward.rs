@@ -84,7 +84,7 @@ fn run(gated: &Gated<Linear>, activation: Activation, x: &Tensor) -> Result<Tens
 }
 
 /// The experts of a token and their weights: the likeliest ones by the softmax over all of them.
-fn route(scores: &[f32], routing: &Experts) -> Vec<(usize, f32)> {
+pub(crate) fn route(scores: &[f32], routing: &Experts) -> Vec<(usize, f32)> {
     /// The smallest sum that is divided by.
     const SUM_MIN: f32 = 6.103_515_6e-5;
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);

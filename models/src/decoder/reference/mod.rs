@@ -16,6 +16,7 @@ use super::config::DecoderConfig;
 use super::weights::{self, DecoderWeights, Matrix};
 use attention::{Attention, LayerCache, Span};
 use feed_forward::FeedForward;
+pub(crate) use feed_forward::route;
 use rotation::Rotations;
 
 impl Matrix for Linear {

@@ -81,7 +81,7 @@ pub enum SamplingError {
 
 impl SamplingParams {
     /// Whether neither penalties nor bias change a logit.
-    pub(super) fn leaves_logits(&self) -> bool {
+    pub(crate) fn leaves_logits(&self) -> bool {
         !self.looks_back() && self.logit_bias.is_empty()
     }
 
@@ -94,7 +94,7 @@ impl SamplingParams {
     }
 
     /// Whether no token is cut off.
-    pub(super) fn keeps_all(&self) -> bool {
+    pub(crate) fn keeps_all(&self) -> bool {
         self.top_k == 0 && self.top_p >= 1.0 && self.typical_p >= 1.0 && self.min_p == 0.0
     }
 

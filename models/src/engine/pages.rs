@@ -10,7 +10,26 @@ use std::collections::{BTreeMap, HashMap};
 use casemate_kernels::KvPages;
 use ring::digest::{Context, SHA256};
 
-use crate::engine::Tenant;
+use super::Tenant;
+
+/// The memory that pages stand in.
+pub(crate) trait PageMemory {
+    /// How many pages there are.
+    fn len(&self) -> usize;
+
+    /// Overwrites what a page holds.
+    fn wipe(&mut self, page: u32);
+}
+
+impl PageMemory for KvPages {
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+
+    fn wipe(&mut self, page: u32) {
+        Self::wipe(self, page);
+    }
+}
 
 /// Names a beginning: a tenant and tokens.
 pub(super) type Beginning = [u8; 32];
@@ -49,8 +68,8 @@ struct Page {
 }
 
 /// All pages.
-pub(super) struct Pages {
-    pub(super) memory: KvPages,
+pub(super) struct Pages<M: PageMemory> {
+    pub(super) memory: M,
     pages: Vec<Page>,
     free: Vec<u32>,
     known: HashMap<Beginning, u32>,
@@ -59,8 +78,8 @@ pub(super) struct Pages {
     clock: u64,
 }
 
-impl Pages {
-    pub(super) fn new(memory: KvPages) -> Self {
+impl<M: PageMemory> Pages<M> {
+    pub(super) fn new(memory: M) -> Self {
         let count = memory.len();
         Self {
             memory,
@@ -156,7 +175,7 @@ impl Pages {
     }
 }
 
-impl Drop for Pages {
+impl<M: PageMemory> Drop for Pages<M> {
     fn drop(&mut self) {
         self.wipe_all();
     }

@@ -1,0 +1,185 @@
+//! Decoders on a device: weights, keys, values and logits stay there, and tokens are drawn there. A step crosses to the
+//! device once or twice and back once, or twice where logits are wanted, whatever the layers, the vocabulary and the
+//! number of sequences. The code runs on every device of candle's, so that processors test what GPUs run.
+
+mod attention;
+mod batch;
+mod draw;
+mod experts;
+mod link;
+mod matrix;
+mod memory;
+mod network;
+mod run;
+
+use candle_core::Device;
+
+use crate::decoder::config::DecoderConfig;
+use crate::decoder::weights::{DecoderWeights, Matrix};
+use crate::engine::paged::Paged;
+use crate::engine::{
+    Crossings, Draw, Drawn, Engine, EngineLimits, Opening, PAGE, SamplingParams, SequenceId,
+    StepError, Work,
+};
+use crate::gguf::{GgufHeader, TensorInfo};
+use crate::weights::{Loader, WeightError};
+use draw::Drawer;
+use link::Link;
+use matrix::GpuMatrix;
+use memory::KvMemory;
+use network::Network;
+
+/// Passes that a step may take in a row, each fed with what the one before drew.
+const PASSES_MAX: usize = 4;
+/// Places and slots are numbered in 32-bit floats.
+const TOKENS_MAX: usize = 1 << 24;
+
+/// The engine that runs a decoder on a device.
+pub(crate) struct GpuEngine {
+    network: Network,
+    /// None: the vocabulary is too large to draw from.
+    drawer: Option<Drawer>,
+    sequences: Paged<KvMemory>,
+    link: Link,
+    /// Tokens that a sequence may have.
+    capacity: usize,
+}
+
+impl GpuEngine {
+    /// Bytes of weights, and of keys, values and what a step works with.
+    pub(crate) fn memory(
+        config: &DecoderConfig,
+        header: &GgufHeader,
+        limits: &EngineLimits,
+    ) -> (u64, u64) {
+        let weights = header.tensors().iter().map(weight_bytes);
+        let cache = KvMemory::byte_len(config, pages(limits));
+        let capacity = config.context.min(limits.cache_tokens_max) as u64;
+        let rows = (limits.prefill_tokens + limits.sequences_max) as u64;
+        // Scores before and after the softmax, and the mask: 32-bit floats, of a sequence that fills its capacity.
+        let scores = (config.heads as u64).saturating_mul(rows * 3 * 4);
+        let work = scores.saturating_mul(capacity);
+        let weights = weights.fold(0, u64::saturating_add);
+        (weights, cache.saturating_add(work))
+    }
+
+    /// Loads the weights, and reserves pages for the tokens that `limits` allow.
+    ///
+    /// # Errors
+    /// [`WeightError`]: also when the device refuses memory, or has no kernels for a matrix.
+    pub(crate) fn load(
+        config: DecoderConfig,
+        limits: &EngineLimits,
+        device: &Device,
+        loader: &mut Loader<'_>,
+    ) -> Result<Self, WeightError> {
+        let refused = |error: candle_core::Error| {
+            WeightError::Io(std::io::Error::other(failed(&error).to_string()))
+        };
+        let capacity = config.context.min(limits.cache_tokens_max);
+        if capacity > TOKENS_MAX {
+            let reason = format!("a device numbers {TOKENS_MAX} tokens of a sequence at most");
+            return Err(WeightError::Io(std::io::Error::other(reason)));
+        }
+        let weights = DecoderWeights::<GpuMatrix>::load(&config, device, loader)?;
+        let link = Link::new(device.clone());
+        let made = || {
+            let memory = KvMemory::new(&config, pages(limits), device)?;
+            let drawer = Drawer::new(config.vocabulary, &link)?;
+            let network = Network::new(config, weights, capacity, &link)?;
+            // The engine's thread has a stream of its own.
+            device.synchronize()?;
+            Ok((memory, drawer, network))
+        };
+        let (memory, drawer, network) = made().map_err(refused)?;
+        Ok(Self {
+            network,
+            drawer,
+            sequences: Paged::new(memory),
+            link: Link::new(device.clone()),
+            capacity,
+        })
+    }
+}
+
+fn weight_bytes(tensor: &TensorInfo) -> u64 {
+    let columns = tensor.shape().last().copied().unwrap_or_default();
+    let rows = tensor.shape().iter().rev().skip(1).product();
+    GpuMatrix::byte_len(tensor.kind(), rows, columns)
+}
+
+/// Whether all matrices of a model can be had on a device.
+pub(crate) fn misfit(header: &GgufHeader) -> Option<&TensorInfo> {
+    header.tensors().iter().find(|tensor| {
+        let columns = tensor.shape().last().copied().unwrap_or_default();
+        !GpuMatrix::fits(tensor.kind(), 0, columns)
+    })
+}
+
+/// Pages for the tokens that there may be; each sequence may leave one half empty.
+fn pages(limits: &EngineLimits) -> usize {
+    limits.cache_tokens_max.div_ceil(PAGE) + limits.sequences_max
+}
+
+/// What failed, without the trace that the library may add.
+fn failed(error: &candle_core::Error) -> StepError {
+    let said = error.to_string();
+    StepError(said.lines().next().unwrap_or_default().to_owned())
+}
+
+impl Engine for GpuEngine {
+    fn context_length(&self) -> usize {
+        self.network.config().context
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.network.config().vocabulary
+    }
+
+    fn pages_free(&self) -> usize {
+        self.sequences.free()
+    }
+
+    fn open(&mut self, id: SequenceId, opening: Opening<'_>) -> Result<usize, StepError> {
+        Ok(self.sequences.open(id, &opening))
+    }
+
+    fn truncate(&mut self, id: SequenceId, len: usize) {
+        self.sequences.truncate(id, len);
+    }
+
+    fn close(&mut self, id: SequenceId) {
+        self.sequences.close(id);
+    }
+
+    fn forget(&mut self) {
+        self.sequences.forget();
+    }
+
+    fn step(&mut self, batch: &[Work<'_>], logits: &mut Vec<f32>) -> Result<(), StepError> {
+        let mut drawn = Drawn::default();
+        self.step_drawing(batch, &[], &mut drawn)?;
+        *logits = drawn.logits;
+        Ok(())
+    }
+
+    fn draws(&self, params: &SamplingParams) -> usize {
+        match self.drawer.is_some() && draw::is_drawn(params) {
+            true => PASSES_MAX,
+            false => 0,
+        }
+    }
+
+    fn step_drawing(
+        &mut self,
+        batch: &[Work<'_>],
+        draws: &[Option<Draw<'_>>],
+        drawn: &mut Drawn,
+    ) -> Result<(), StepError> {
+        self.run(batch, draws, drawn)
+    }
+
+    fn crossings(&self) -> Crossings {
+        self.link.crossed()
+    }
+}
