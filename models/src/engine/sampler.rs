@@ -8,6 +8,7 @@ pub mod dry;
 mod params;
 mod typical;
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use casemate_kernels::{Isa, elementwise};
@@ -186,7 +187,6 @@ fn scale(tokens: &mut [(u32, f64)], temperature: f64) {
 
 /// Top-k, typical, top-p and min-p. Leaves `tokens` sorted.
 fn cut(tokens: &mut Vec<(u32, f64)>, params: &SamplingParams) {
-    let falling = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if params.top_k > 0 && params.top_k < tokens.len() {
         tokens.select_nth_unstable_by(params.top_k, falling);
         tokens.truncate(params.top_k);
@@ -194,26 +194,9 @@ fn cut(tokens: &mut Vec<(u32, f64)>, params: &SamplingParams) {
     if params.typical_p < 1.0 {
         keep_typical(tokens, params.typical_p);
     }
-    if params.top_p < 1.0 && tokens.len() > SORT_ALL_MAX {
-        // Tokens this far below the best have together less than half of what top-p leaves over, so none of them is
-        // among those that it keeps: they need not be sorted.
-        let best = tokens
-            .iter()
-            .map(|token| token.1)
-            .fold(f64::NEG_INFINITY, f64::max);
-        let floor = best + ((1.0 - params.top_p) / (2 * tokens.len()) as f64).ln();
-        tokens.retain(|token| token.1 >= floor);
-    }
-    tokens.sort_unstable_by(falling);
-    if params.top_p < 1.0 {
-        let mut left = params.top_p;
-        let mut probabilities = tokens.clone();
-        softmax(&mut probabilities);
-        let reached = probabilities.iter().position(|(_, probability)| {
-            left -= probability;
-            left <= 0.0
-        });
-        tokens.truncate(reached.map_or(tokens.len(), |last| last + 1));
+    match params.top_p < 1.0 {
+        true => keep_nucleus(tokens, params.top_p),
+        false => tokens.sort_unstable_by(falling),
     }
     if let Some(best) = tokens
         .first()
@@ -222,6 +205,44 @@ fn cut(tokens: &mut Vec<(u32, f64)>, params: &SamplingParams) {
     {
         tokens.retain(|token| (token.1 - best).exp() >= params.min_p);
     }
+}
+
+/// Falling logits, of equals the lower id first.
+fn falling(a: &(u32, f64), b: &(u32, f64)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Top-p: the smallest set of the likeliest tokens that has this part of the probability of all. Leaves it sorted.
+fn keep_nucleus(tokens: &mut Vec<(u32, f64)>, top_p: f64) {
+    let logits = tokens.iter().map(|token| token.1);
+    let best = logits.fold(f64::NEG_INFINITY, f64::max);
+    let share = |token: &(u32, f64)| (token.1 - best).exp();
+    let all = match tokens.len() > SORT_ALL_MAX {
+        true => {
+            let all = shares_of(tokens, best);
+            // Tokens this far below the best have together less than half of what top-p leaves over, so none of them is
+            // among those that it keeps: they need not be sorted.
+            let floor = best + ((1.0 - top_p) / (2 * tokens.len()) as f64).ln();
+            tokens.retain(|token| token.1 >= floor);
+            all
+        }
+        false => tokens.iter().map(share).sum(),
+    };
+    tokens.sort_unstable_by(falling);
+    let mut left = top_p * all;
+    let reached = tokens.iter().position(|token| {
+        left -= share(token);
+        left <= 0.0
+    });
+    tokens.truncate(reached.map_or(tokens.len(), |last| last + 1));
+}
+
+/// What all tokens have together beside the best one's 1. In 32 bits: exponentials of a whole vocabulary in 64 take longer
+/// than all else that a draw does.
+fn shares_of(tokens: &[(u32, f64)], best: f64) -> f64 {
+    let mut shares: Vec<f32> = tokens.iter().map(|token| (token.1 - best) as f32).collect();
+    elementwise::exponentials(Isa::detect(), &mut shares, 0.0, 1.0);
+    shares.iter().map(|share| f64::from(*share)).sum()
 }
 
 /// Sorting a larger vocabulary than this costs milliseconds.
@@ -332,7 +353,7 @@ mod tests {
         let all = Distribution::new(&logits(), &params(|_| ()), Past::default())
             .unwrap()
             .tokens;
-        for top_p in [0.05, 0.5, 0.9, 0.999] {
+        for top_p in (1..200).map(|at| f64::from(at) / 200.0).chain([0.999]) {
             let cut = Distribution::new(
                 &logits(),
                 &params(|params| params.top_p = top_p),
