@@ -35,6 +35,7 @@ pub mod verify;
 mod der;
 pub mod digest;
 mod framing;
+mod lines;
 mod reader;
 pub mod strict_json;
 

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use super::hcl::{BoundRuntime, HclReport, HclReportType};
 use super::rejection::AzureRejection;
 use super::runtime::RuntimeData;
+use crate::lines::Lines;
 use crate::snp::SnpVerdict;
 use crate::tpm::{
-    AkTrust, Attest, Lines, Quote, QuoteSignature, TpmLocation, TpmPolicy, TpmRejection,
-    TpmVerdict, TrustedKey, Vouched, appraise,
+    AkTrust, Attest, Quote, QuoteSignature, TpmLocation, TpmPolicy, TpmRejection, TpmVerdict,
+    TrustedKey, Vouched, appraise,
 };
 use crate::verify::Check;
 
@@ -123,7 +124,7 @@ pub fn verify_azure(
         "Z4",
         "quote is by the attestation key that the runtime data name",
     );
-    let Lines(mut checks) = lines;
+    let mut checks = lines.into_checks();
     checks.extend_from_slice(quote.checks());
     Ok(AzureVerdict {
         runtime,

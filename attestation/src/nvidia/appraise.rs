@@ -10,7 +10,7 @@ use super::report::{GpuReport, MeasurementRequest};
 use super::roots::PinnedGpuRoot;
 use crate::digest::{Sha256Digest, UnixTime};
 use crate::eventlog::Basis;
-use crate::tpm::Lines;
+use crate::lines::Lines;
 use crate::verify::Check;
 
 /// What we ask a device, but for the nonce: SPDM 1.1, GET_MEASUREMENTS, signed, all of them, slot 0.
@@ -144,7 +144,7 @@ pub fn verify_device(
         report,
         identity,
         mode: driver.mode,
-        checks: lines.0,
+        checks: lines.into_checks(),
     })
 }
 

@@ -10,7 +10,7 @@ use super::rejection::NvidiaRejection;
 use super::roots::PinnedGpuRoot;
 use crate::binding::Context;
 use crate::digest::{Sha256Digest, UnixTime};
-use crate::tpm::Lines;
+use crate::lines::Lines;
 use crate::verify::Check;
 
 /// Most devices of one machine.
@@ -119,7 +119,7 @@ pub fn verify_devices(
         devices,
         digest: device_evidence_digest(evidence),
         nonce_of_session: nonce.is_of_session(),
-        checks: lines.0,
+        checks: lines.into_checks(),
     })
 }
 

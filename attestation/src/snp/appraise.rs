@@ -8,9 +8,10 @@ use super::policy::{ALIAS_CHECK_COMPLETE, CrlPolicy, SnpPolicy};
 use super::report::{SigningKey, SnpReport, VMPL_HOST};
 use super::{PinnedRoot, Product, TcbVersion, crl};
 use crate::digest::{ChipId, Measurement, UnixTime};
+use crate::lines::Lines;
 use crate::provider::HardwareEvidence;
 use crate::rejection::{CertificateRole as Role, Rejection, TcbField};
-use crate::verify::{Check, CheckResult};
+use crate::verify::Check;
 
 /// PLATFORM_INFO bits that have a name today. Others are shown, not refused: firmware sets new ones.
 const PLATFORM_INFO_KNOWN: u64 = 0xff;
@@ -82,7 +83,7 @@ pub fn verify_snp_report(
     now: UnixTime,
 ) -> Result<SnpVerdict, Rejection> {
     let report = SnpReport::parse(&evidence.report)?;
-    let mut lines = Lines(Vec::with_capacity(20));
+    let mut lines = Lines::default();
     lines.pass(
         "S1",
         format!(
@@ -184,29 +185,8 @@ pub fn verify_snp_report(
         product,
         measurement,
         chip_id,
-        checks: lines.0,
+        checks: lines.into_checks(),
     })
-}
-
-/// Check lines in the order of the rules.
-struct Lines(Vec<Check>);
-
-impl Lines {
-    fn pass(&mut self, id: &'static str, text: impl Into<String>) {
-        self.0.push(Check {
-            id,
-            result: CheckResult::Pass,
-            text: text.into(),
-        });
-    }
-
-    fn info(&mut self, id: &'static str, text: impl Into<String>) {
-        self.0.push(Check {
-            id,
-            result: CheckResult::Info,
-            text: text.into(),
-        });
-    }
 }
 
 /// Who endorses the report.

@@ -6,7 +6,6 @@ use subtle::ConstantTimeEq as _;
 use super::certificate::{Certificate, chain};
 use super::collateral::TdxCollateral;
 use super::crl::Crl;
-use super::lines::Lines;
 use super::parts::{TdxCertificate as Place, TdxCrl, TdxDocument};
 use super::pck::{PckPlatform, PlatformConfiguration};
 use super::policy::{PlatformFlag, TdxPolicy};
@@ -17,6 +16,7 @@ use super::second::{self, Reading};
 use super::tcb::{Issue, QeIdentity, TcbInfo, TcbStatus};
 use super::{body, levels};
 use crate::digest::{ChipId, Measurement, Sha256Digest, UnixTime};
+use crate::lines::Lines;
 use crate::verify::Check;
 
 /// A quote that passed every rule. [`verify_tdx_quote`] is its only constructor.
@@ -122,7 +122,7 @@ pub fn verify_tdx_quote(
     now: UnixTime,
 ) -> Result<TdxVerdict, TdxRejection> {
     let quote = TdxQuote::parse(quote)?;
-    let mut lines = Lines::new();
+    let mut lines = Lines::default();
     shape(&quote, &mut lines);
     let root_certificate = Certificate::parse(Place::Root, root.der())?;
     let pck_chain = chain(Place::Pck, quote.pck_chain(), 2)?;

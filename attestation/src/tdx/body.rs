@@ -1,10 +1,10 @@
 //! What the TD is: rules T13 to T16, over the signed body.
 
-use super::lines::Lines;
 use super::policy::{Expected, TdxMeasurement, TdxPolicy, XFAM_FIXED, attributes};
 use super::quote::TdxQuote;
 use super::rejection::TdxRejection;
 use crate::digest::Measurement;
+use crate::lines::Lines;
 
 const ZEROS: Measurement = Measurement::from_bytes([0; 48]);
 

@@ -1,12 +1,12 @@
 //! How good the firmware is: rules T8 to T11, over Intel's signed levels.
 
-use super::lines::Lines;
 use super::parts::TdxTcb;
 use super::pck::PckPlatform;
 use super::policy::TdxPolicy;
 use super::quote::TdxQuote;
 use super::rejection::TdxRejection;
 use super::tcb::{Judged, QeIdentity, TcbInfo, TcbStatus};
+use crate::lines::Lines;
 
 /// What each part was judged to be.
 pub(crate) struct Levels {

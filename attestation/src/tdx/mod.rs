@@ -9,7 +9,6 @@ mod certificate;
 mod collateral;
 mod crl;
 mod levels;
-mod lines;
 mod parts;
 mod pck;
 mod pem;

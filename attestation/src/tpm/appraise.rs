@@ -13,7 +13,8 @@ use super::rejection::TpmRejection;
 use super::signature::{QuoteSignature, Signature};
 use crate::digest::UnixTime;
 use crate::eventlog::QuotedRegisters;
-use crate::verify::{Check, CheckResult};
+use crate::lines::Lines;
+use crate::verify::Check;
 
 /// A quote with what is needed to judge it. Nothing of it is trusted.
 #[derive(Debug, Clone)]
@@ -218,26 +219,8 @@ pub(crate) fn appraise(
         bank: policy.bank,
         registers: registers.clone(),
         attest,
-        checks: lines.0,
+        checks: lines.into_checks(),
     })
-}
-
-/// Check lines in the order of the rules.
-#[derive(Default)]
-pub(crate) struct Lines(pub(crate) Vec<Check>);
-
-impl Lines {
-    pub(crate) fn pass(&mut self, id: &'static str, text: impl Into<String>) {
-        self.add(id, CheckResult::Pass, text.into());
-    }
-
-    pub(crate) fn info(&mut self, id: &'static str, text: impl Into<String>) {
-        self.add(id, CheckResult::Info, text.into());
-    }
-
-    fn add(&mut self, id: &'static str, result: CheckResult, text: String) {
-        self.0.push(Check { id, result, text });
-    }
 }
 
 /// The key that evidence claims, read but not trusted.

@@ -13,7 +13,7 @@ mod rejection;
 mod signature;
 
 pub use algorithm::Bank;
-pub(crate) use appraise::{Lines, Quote, TrustedKey, Vouched, appraise};
+pub(crate) use appraise::{Quote, TrustedKey, Vouched, appraise};
 pub use appraise::{TpmEvidence, TpmVerdict, verify_tpm_quote};
 pub use attest::{Attest, ClockState, MESSAGE_BYTES_MAX, PcrSelection};
 pub use certificate::{CertificatePlace, verify_ak_certificate, verify_ek_certificate};
