@@ -10,7 +10,7 @@ use casemate_kernels::{KvPages, KvShape, Pool, Span};
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::weights::{DecoderWeights, Matrix};
 use crate::engine::paged::Paged;
-use crate::engine::{Engine, EngineLimits, Executor, Opening, PAGE, SequenceId, StepError, Work};
+use crate::engine::{Engine, EngineLimits, Executor, Opening, SequenceId, StepError, Work};
 use crate::gguf::GgufHeader;
 use crate::weights::{Loader, WeightError};
 use matrix::CpuMatrix;
@@ -61,7 +61,7 @@ impl CpuEngine {
         });
         let page = shape(config, limits).page_bytes() as u64;
         let weights = weights.fold(0, u64::saturating_add);
-        (weights, page.saturating_mul(pages(limits) as u64))
+        (weights, page.saturating_mul(limits.pages() as u64))
     }
 
     /// Loads the weights, and reserves pages for the tokens that `limits` allow.
@@ -75,7 +75,7 @@ impl CpuEngine {
     ) -> Result<Self, WeightError> {
         let pool = Pool::new(threads(limits))?;
         let weights = DecoderWeights::<CpuMatrix>::load(&config, &pool, loader)?;
-        let memory = KvPages::new(shape(&config, limits), pages(limits))
+        let memory = KvPages::new(shape(&config, limits), limits.pages())
             .map_err(|error| WeightError::Io(std::io::Error::other(error)))?;
         let capacity = config.context.min(limits.cache_tokens_max);
         Ok(Self {
@@ -92,11 +92,6 @@ fn shape(config: &DecoderConfig, limits: &EngineLimits) -> KvShape {
         heads: config.key_value_heads,
         head_width: config.head_width,
     }
-}
-
-/// Pages for the tokens that there may be; each sequence may leave one half empty.
-fn pages(limits: &EngineLimits) -> usize {
-    limits.cache_tokens_max.div_ceil(PAGE) + limits.sequences_max
 }
 
 /// Threads for a step: what the limits say, or what the machine has.

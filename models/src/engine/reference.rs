@@ -19,7 +19,7 @@ impl ReferenceEngine {
         Self {
             model,
             caches: HashMap::new(),
-            pages: limits.cache_tokens_max.div_ceil(PAGE) + limits.sequences_max,
+            pages: limits.pages(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use casemate_kernels::KvKind;
 
+use super::PAGE;
 use super::logprobs::TokenLogprobs;
 use super::sampler::{SamplingError, SamplingParams};
 use crate::grammar::Grammar;
@@ -64,6 +65,13 @@ pub enum DeviceChoice {
     Cpu,
     /// The NVIDIA GPU of this number, with its own executor.
     Cuda(usize),
+}
+
+impl EngineLimits {
+    /// Pages for the tokens that there may be; each sequence may leave one half empty.
+    pub(crate) fn pages(&self) -> usize {
+        self.cache_tokens_max.div_ceil(PAGE) + self.sequences_max
+    }
 }
 
 /// Who computes.

@@ -18,8 +18,8 @@ use crate::decoder::config::DecoderConfig;
 use crate::decoder::weights::{DecoderWeights, Matrix};
 use crate::engine::paged::Paged;
 use crate::engine::{
-    Crossings, Draw, Drawn, Engine, EngineLimits, Opening, PAGE, SamplingParams, SequenceId,
-    StepError, Work,
+    Crossings, Draw, Drawn, Engine, EngineLimits, Opening, SamplingParams, SequenceId, StepError,
+    Work,
 };
 use crate::gguf::{GgufHeader, TensorInfo};
 use crate::weights::{Loader, WeightError};
@@ -53,7 +53,7 @@ impl GpuEngine {
         limits: &EngineLimits,
     ) -> (u64, u64) {
         let weights = header.tensors().iter().map(weight_bytes);
-        let cache = KvMemory::byte_len(config, pages(limits));
+        let cache = KvMemory::byte_len(config, limits.pages());
         let capacity = config.context.min(limits.cache_tokens_max) as u64;
         let rows = (limits.prefill_tokens + limits.sequences_max) as u64;
         // Scores before and after the softmax, and the mask: 32-bit floats, of a sequence that fills its capacity.
@@ -84,7 +84,7 @@ impl GpuEngine {
         let weights = DecoderWeights::<GpuMatrix>::load(&config, device, loader)?;
         let link = Link::new(device.clone());
         let made = || {
-            let memory = KvMemory::new(&config, pages(limits), device)?;
+            let memory = KvMemory::new(&config, limits.pages(), device)?;
             let drawer = Drawer::new(config.vocabulary, &link)?;
             let network = Network::new(config, weights, capacity, &link)?;
             // The engine's thread has a stream of its own.
@@ -114,11 +114,6 @@ pub(crate) fn misfit(header: &GgufHeader) -> Option<&TensorInfo> {
         let columns = tensor.shape().last().copied().unwrap_or_default();
         !GpuMatrix::fits(tensor.kind(), 0, columns)
     })
-}
-
-/// Pages for the tokens that there may be; each sequence may leave one half empty.
-fn pages(limits: &EngineLimits) -> usize {
-    limits.cache_tokens_max.div_ceil(PAGE) + limits.sequences_max
 }
 
 /// What failed, without the trace that the library may add.
