@@ -1,6 +1,7 @@
 //! Every Azure vector of the shared evidence: the chain from the hardware report to the virtual TPM's quote.
 //!
-//! Signed TDX quotes are verified elsewhere; here their report data stand in for that verdict.
+//! The TDX quotes themselves are verified in `tdx_vectors`. Here a quote of the tests' own platform with the same report data
+//! stands for them, since one of them is refused there whatever the policy (SEPT_VE_DISABLE).
 
 #![allow(
     clippy::unwrap_used,
@@ -24,11 +25,12 @@ use casemate_attestation::tpm::{
     TpmLocation, TpmPolicy, TpmRejection, verify_ak_certificate, verify_tpm_quote,
 };
 use casemate_attestation::{
-    ChipId, HardwareEvidence, Measurement, Product, Sha256Digest, SnpPolicy, TcbVersion,
+    ChipId, HardwareEvidence, Measurement, Product, Sha256Digest, SnpPolicy, TcbVersion, TdxVerdict,
 };
 use serde_json::{Value, json};
 
 use common::shared;
+use common::tdx::verdict_over;
 use support::vectors::{Folder, numbers, text};
 
 #[test]
@@ -57,14 +59,15 @@ fn every_folder_gets_the_expected_verdict() {
 /// What was verified before the paravisor's part.
 enum Hardware {
     Snp(Box<SnpVerdict>),
-    Tdx([u8; 64]),
+    Tdx(Box<TdxVerdict>),
 }
 
 impl Hardware {
     fn of(folder: &Folder) -> Self {
         if let Some(quote) = folder.expected["tdx"].get("quote").and_then(Value::as_str) {
             let quote = folder.file(quote);
-            return Self::Tdx(quote[48 + 520..48 + 584].try_into().unwrap());
+            let report_data = quote[48 + 520..48 + 584].try_into().unwrap();
+            return Self::Tdx(Box::new(verdict_over(&report_data)));
         }
         Self::Snp(Box::new(snp(folder)))
     }
@@ -72,9 +75,7 @@ impl Hardware {
     fn verified(&self) -> VerifiedHardware<'_> {
         match self {
             Self::Snp(verdict) => VerifiedHardware::Snp(verdict),
-            Self::Tdx(report_data) => VerifiedHardware::Tdx {
-                report_data: *report_data,
-            },
+            Self::Tdx(verdict) => VerifiedHardware::Tdx(verdict),
         }
     }
 }

@@ -7,6 +7,7 @@ use super::rejection::AzureRejection;
 use super::runtime::RuntimeData;
 use crate::lines::Lines;
 use crate::snp::SnpVerdict;
+use crate::tdx::TdxVerdict;
 use crate::tpm::{
     AkTrust, Attest, Quote, QuoteSignature, TpmLocation, TpmPolicy, TpmRejection, TpmVerdict,
     TrustedKey, Vouched, appraise,
@@ -18,12 +19,9 @@ use crate::verify::Check;
 pub enum VerifiedHardware<'a> {
     /// The verdict on the SNP report inside the blob.
     Snp(&'a SnpVerdict),
-    /// REPORTDATA of a TDX *quote* that was verified, with its paravisor's MRTD known. A TDREPORT is no quote: it carries a
-    /// MAC that nobody but its machine can check (attack B16).
-    Tdx {
-        /// The quote's REPORTDATA.
-        report_data: [u8; 64],
-    },
+    /// The verdict on the TDX *quote* beside the blob, whose policy knows the paravisor's MRTD. The TDREPORT inside the blob
+    /// is no quote: it carries a MAC that nobody but its machine can check (attack B16).
+    Tdx(&'a TdxVerdict),
 }
 
 impl VerifiedHardware<'_> {
@@ -32,7 +30,7 @@ impl VerifiedHardware<'_> {
     pub const fn report_type(&self) -> HclReportType {
         match self {
             Self::Snp(_) => HclReportType::Snp,
-            Self::Tdx { .. } => HclReportType::TdReport,
+            Self::Tdx(_) => HclReportType::TdReport,
         }
     }
 }

@@ -194,9 +194,10 @@ impl<'a> HclReport<'a> {
                     level => Err(AzureRejection::NotParavisorLevel(level)),
                 }
             }
-            VerifiedHardware::Tdx { report_data } => {
-                td_report(self.hardware, report_data)?;
-                Ok(*report_data)
+            VerifiedHardware::Tdx(verdict) => {
+                let report_data = verdict.quote().report_data();
+                td_report(self.hardware, &report_data)?;
+                Ok(report_data)
             }
         }
     }

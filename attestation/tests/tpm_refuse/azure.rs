@@ -10,7 +10,7 @@ use casemate_attestation::snp::{SnpVerdict, verify_snp_report};
 use casemate_attestation::test_chip::ReportTemplate;
 use casemate_attestation::tpm::{Bank, QuoteSignature, TpmLocation, TpmRejection};
 
-use super::common;
+use super::common::{self, tdx::verdict_over};
 use super::support::*;
 
 /// What of a paravisor's report a test changes.
@@ -138,7 +138,7 @@ fn z_the_evidence_that_these_tests_change_is_accepted() {
     let blob = Blob::new(&td_report(&data), runtime.as_bytes(), 4).bytes();
     let mut tpmt = case();
     tpmt.signature = Some(QuoteSignature::Tpmt(ak().sign(&tpmt.message.bytes())));
-    assert!(judge_case(&blob, &VerifiedHardware::Tdx { report_data: data }, &tpmt).is_ok());
+    assert!(judge_case(&blob, &VerifiedHardware::Tdx(&verdict_over(&data)), &tpmt).is_ok());
 }
 
 /// A TDREPORT in the place of an SNP report.
@@ -241,7 +241,7 @@ fn z2_a_tdreport_counts_only_beside_its_quote() {
     let data = bound(runtime.as_bytes());
     let judge_report = |report: &[u8], report_data: [u8; 64]| {
         let blob = Blob::new(report, runtime.as_bytes(), 4).bytes();
-        judge(&blob, &VerifiedHardware::Tdx { report_data }).map(drop)
+        judge(&blob, &VerifiedHardware::Tdx(&verdict_over(&report_data))).map(drop)
     };
     let good = td_report(&data);
     assert_eq!(judge_report(&good, data), Ok(()));
