@@ -24,7 +24,7 @@ use casemate_attestation::tpm::{
 use casemate_attestation::{Sha256Digest, TdxVerdict};
 use proptest::prelude::*;
 
-use common::tdx::verdict_over;
+use common::tdx::{verdict_over, verdict_with};
 use support::certificates::{intermediate, intermediate_key, leaf, root, root_key};
 use support::log::*;
 use support::*;
@@ -43,11 +43,12 @@ fn domain_log() -> &'static [u8] {
 
 fn rtmrs(replay: &Replay) -> QuotedRegisters {
     let registers = replay.registers(Bank::Sha384).unwrap();
-    QuotedRegisters::of_rtmrs(&std::array::from_fn(|number| {
+    let rtmrs = std::array::from_fn(|number| {
         let register = Register::Rtmr(u8::try_from(number).unwrap());
         let value = registers.get(&register);
         value.map_or([0; 48], |value| value.as_slice().try_into().unwrap())
-    }))
+    });
+    QuotedRegisters::of_tdx(&verdict_with(&rtmrs))
 }
 
 /// What the hardware proves, without where it stands in the log.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::tdx::TdxVerdict;
 use crate::tpm::{Bank, TpmLocation};
 
 /// Who vouches for register values.
@@ -36,12 +37,13 @@ impl QuotedRegisters {
         }
     }
 
-    /// RTMR 0 to 3 as a *verified* TDX quote carries them. On Azure they describe the paravisor and never the guest.
+    /// RTMR 0 to 3 of a verified TDX quote. On Azure they describe the paravisor and never the guest.
     #[must_use]
-    pub fn of_rtmrs(rtmrs: &[[u8; 48]; 4]) -> Self {
+    pub fn of_tdx(verdict: &TdxVerdict) -> Self {
+        let rtmrs = verdict.rtmrs().map(|rtmr| rtmr.as_bytes().to_vec());
         Self {
             bank: Bank::Sha384,
-            values: (0..).zip(rtmrs.iter().map(|rtmr| rtmr.to_vec())).collect(),
+            values: (0..).zip(rtmrs).collect(),
             source: RegisterSource::Tdx,
         }
     }

@@ -6,6 +6,7 @@ use casemate_attestation::eventlog::{
 };
 use casemate_attestation::tpm::Bank;
 
+use super::common::tdx::verdict_with;
 use super::support::log::*;
 
 const BANKS: [Bank; 2] = [Bank::Sha256, Bank::Sha384];
@@ -264,7 +265,7 @@ fn l2_the_replay_is_what_was_quoted() {
         replayed.confirm(&missing).unwrap_err(),
         LogRejection::BankMissing(Bank::Sha512)
     );
-    let domain = QuotedRegisters::of_rtmrs(&[[0; 48]; 4]);
+    let domain = QuotedRegisters::of_tdx(&verdict_with(&[[0; 48]; 4]));
     assert_eq!(
         replayed.confirm(&domain).unwrap_err(),
         LogRejection::KindMismatch
@@ -296,7 +297,7 @@ fn l2_a_trust_domains_log_is_read_by_its_own_numbers() {
         of(number).map_or([0; 48], |value| value.as_slice().try_into().unwrap())
     });
     let claims = replayed
-        .confirm(&QuotedRegisters::of_rtmrs(&rtmrs))
+        .confirm(&QuotedRegisters::of_tdx(&verdict_with(&rtmrs)))
         .unwrap()
         .claims()
         .unwrap();
@@ -309,7 +310,7 @@ fn l2_a_trust_domains_log_is_read_by_its_own_numbers() {
     let mut other = rtmrs;
     other[2][0] ^= 1;
     let refused = replayed
-        .confirm(&QuotedRegisters::of_rtmrs(&other))
+        .confirm(&QuotedRegisters::of_tdx(&verdict_with(&other)))
         .unwrap_err();
     assert_eq!(refused, LogRejection::RegisterMismatch(Register::Rtmr(2)));
 }

@@ -2,7 +2,13 @@
 //! replay still gives the seed's registers, nothing is proven that the seed does not prove.
 #![no_main]
 
+#[path = "../../../attestation/tests/common/der.rs"]
+mod der;
+#[path = "../../../attestation/tests/common/tdx/mod.rs"]
+mod tdx;
+
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use casemate_attestation::eventlog::{
     Basis, LogKind, LogRejection, QuotedRegisters, Register, Replay, replay,
@@ -21,9 +27,9 @@ fuzz_target!(init: seeds(), |bytes: &[u8]| {
         }
     }
     let genuine = genuine();
-    let quoted = rtmrs(&genuine);
-    if let Ok(Ok(found)) = replay(bytes, LogKind::Ccel).map(|replay| claims(&replay, &quoted)) {
-        let Ok(known) = claims(&genuine, &quoted) else {
+    let quoted = quoted();
+    if let Ok(Ok(found)) = replay(bytes, LogKind::Ccel).map(|replay| claims(&replay, quoted)) {
+        let Ok(known) = claims(&genuine, quoted) else {
             panic!("the seed is out of date");
         };
         assert!(found.is_subset(&known), "{:?}", found.difference(&known));
@@ -32,7 +38,7 @@ fuzz_target!(init: seeds(), |bytes: &[u8]| {
 
 fn seeds() {
     let genuine = genuine();
-    let known = claims(&genuine, &rtmrs(&genuine));
+    let known = claims(&genuine, quoted());
     let known = known.unwrap_or_else(|rejection| panic!("the seed is out of date: {rejection}"));
     assert!(known.iter().any(|claim| claim.contains("SecureBoot(true)")));
 }
@@ -64,13 +70,19 @@ fn own(replay: &Replay, bank: Bank) -> QuotedRegisters {
     QuotedRegisters::unsigned(bank, values.collect())
 }
 
-fn rtmrs(replay: &Replay) -> QuotedRegisters {
-    QuotedRegisters::of_rtmrs(&std::array::from_fn(|number| {
-        let register = u8::try_from(number).ok().map(Register::Rtmr);
-        let registers = replay.registers(Bank::Sha384);
-        let value = registers.zip(register).and_then(|(all, it)| all.get(&it));
-        value
-            .and_then(|value| value.as_slice().try_into().ok())
-            .unwrap_or([0; 48])
-    }))
+/// The registers that the seed's log replays to, under a quote of the tests' own platform. Signed once.
+fn quoted() -> &'static QuotedRegisters {
+    static QUOTED: OnceLock<QuotedRegisters> = OnceLock::new();
+    QUOTED.get_or_init(|| {
+        let replay = genuine();
+        let rtmrs = std::array::from_fn(|number| {
+            let register = u8::try_from(number).ok().map(Register::Rtmr);
+            let registers = replay.registers(Bank::Sha384);
+            let value = registers.zip(register).and_then(|(all, it)| all.get(&it));
+            value
+                .and_then(|value| value.as_slice().try_into().ok())
+                .unwrap_or([0; 48])
+        });
+        QuotedRegisters::of_tdx(&tdx::verdict_with(&rtmrs))
+    })
 }

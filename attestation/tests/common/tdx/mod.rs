@@ -173,6 +173,18 @@ pub fn verdict_over(report_data: &[u8; 64]) -> TdxVerdict {
     verify_tdx_quote(&quote, &collateral, report_data, &policy(), &root, NOW).unwrap()
 }
 
+/// The verdict on a quote with these registers, which its policy expects.
+pub fn verdict_with(rtmrs: &[[u8; 48]; 4]) -> TdxVerdict {
+    let mut platform = Platform::new();
+    platform.quote.body(328, rtmrs.as_flattened());
+    let measured = TdxMeasurement {
+        rtmrs: rtmrs.map(|rtmr| Expected::OneOf(vec![Measurement::from_bytes(rtmr)])),
+        ..reference()
+    };
+    let policy = TdxPolicy::new(vec![measured], vec![platform_id()], EVALUATION).unwrap();
+    platform.judge_under(&policy).unwrap()
+}
+
 pub fn measured(byte: u8) -> Measurement {
     Measurement::from_bytes([byte; 48])
 }
