@@ -14,7 +14,7 @@ mod tiny_model;
 
 use std::collections::BTreeMap;
 
-use bench::{Bench, engine, load, request, text};
+use bench::{Bench, engine, load, request, text, with_step};
 use casemate_models::engine::sampler::{Distribution, Past};
 use casemate_models::engine::{
     Engine, EngineLimits, Executor, GenerateRequest, Opening, PAGE, SamplingParams, SequenceId,
@@ -128,49 +128,28 @@ fn a_context_that_is_too_short_costs_guesses_only() {
 }
 
 /// A draft that breaks every few steps.
-struct Broken(Box<dyn Engine>, usize);
-
-impl Engine for Broken {
-    fn context_length(&self) -> usize {
-        self.0.context_length()
-    }
-    fn vocabulary(&self) -> usize {
-        self.0.vocabulary()
-    }
-    fn pages_free(&self) -> usize {
-        self.0.pages_free()
-    }
-    fn open(&mut self, sequence: SequenceId, opening: Opening<'_>) -> Result<usize, StepError> {
-        self.0.open(sequence, opening)
-    }
-    fn truncate(&mut self, sequence: SequenceId, len: usize) {
-        self.0.truncate(sequence, len);
-    }
-    fn close(&mut self, sequence: SequenceId) {
-        self.0.close(sequence);
-    }
-    fn forget(&mut self) {
-        self.0.forget();
-    }
-    fn step(&mut self, batch: &[Work<'_>], logits: &mut Vec<f32>) -> Result<(), StepError> {
-        self.1 += 1;
-        match self.1 % 7 {
+fn broken(engine: Box<dyn Engine>) -> Box<dyn Engine> {
+    let mut steps = 0;
+    with_step(engine, move |engine, batch, logits| {
+        steps += 1;
+        match steps % 7 {
             3 => Err(StepError("on purpose".to_owned())),
             5 => panic!("on purpose"),
             6 => {
                 logits.clear();
                 Ok(())
             }
-            _ => self.0.step(batch, logits),
+            _ => engine.step(batch, logits),
         }
-    }
+    })
 }
 
 #[test]
 fn a_draft_that_breaks_costs_guesses_only() {
     let (plain, _) = run(limits(Executor::Packed), None);
-    let broken = Broken(engine(&large(), limits(Executor::Packed)), 0);
-    let (drafted, _) = run(limits(Executor::Packed), Some(Box::new(broken)));
+    let broken = broken(engine(&large(), limits(Executor::Packed)));
+    let (drafted, bench) = run(limits(Executor::Packed), Some(broken));
+    assert!(bench.drafts() >= 7, "each way to break was met");
     assert_eq!(drafted, plain);
 }
 

@@ -47,6 +47,7 @@ pub(super) struct Sequence {
 }
 
 /// What came of a step.
+#[derive(Default)]
 pub(super) struct Accepted {
     /// Tokens that were drawn.
     pub(super) drawn: usize,
@@ -74,7 +75,9 @@ impl Halted {
 }
 
 /// What a sequence does after a token.
+#[derive(Default)]
 pub(super) enum Next {
+    #[default]
     GoOn,
     Finish(FinishReason),
 }
@@ -191,14 +194,8 @@ impl Sequence {
         vocabulary_len: usize,
         vocabulary: &dyn Vocabulary,
     ) -> Result<Accepted, Halted> {
-        let known = self.tokens.len() - self.guesses;
-        let guessed = self.tokens.split_off(known);
-        self.guesses = 0;
-        let mut accepted = Accepted {
-            drawn: 0,
-            right: 0,
-            next: Next::GoOn,
-        };
+        let guessed = self.take_guesses();
+        let mut accepted = Accepted::default();
         for (at, logits) in logits.chunks_exact(vocabulary_len).enumerate() {
             let token = self.draw(logits, vocabulary)?;
             if let Some(count) = self.logprobs
@@ -223,6 +220,13 @@ impl Sequence {
         }
         self.learn(guessed.len(), accepted.right);
         Ok(accepted)
+    }
+
+    /// Takes its guesses back: what is drawn says which of them were right.
+    fn take_guesses(&mut self) -> Vec<u32> {
+        let known = self.tokens.len() - self.guesses;
+        self.guesses = 0;
+        self.tokens.split_off(known)
     }
 
     /// Learns how many of its guesses were right.
@@ -260,14 +264,8 @@ impl Sequence {
 
     /// As [`Self::accept`], of tokens that were drawn as [`Self::drawing`] said.
     pub(super) fn accept_drawn(&mut self, drawn: &[u32], vocabulary: &dyn Vocabulary) -> Accepted {
-        let known = self.tokens.len() - self.guesses;
-        let guessed = self.tokens.split_off(known);
-        self.guesses = 0;
-        let mut accepted = Accepted {
-            drawn: 0,
-            right: 0,
-            next: Next::GoOn,
-        };
+        let guessed = self.take_guesses();
+        let mut accepted = Accepted::default();
         for (at, token) in drawn.iter().enumerate() {
             let _ = self.draws.next_point();
             accepted.drawn += 1;

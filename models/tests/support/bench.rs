@@ -83,35 +83,70 @@ struct Seen {
     free: Arc<AtomicUsize>,
 }
 
+/// What a step does, with the engine that it is given.
+type Step =
+    Box<dyn FnMut(&mut dyn Engine, &[Work<'_>], &mut Vec<f32>) -> Result<(), StepError> + Send>;
+
 /// An engine that is watched.
-struct Watched(Box<dyn Engine>, Seen);
+struct Watched {
+    engine: Box<dyn Engine>,
+    step: Step,
+    seen: Seen,
+}
+
+impl Watched {
+    fn new(engine: Box<dyn Engine>) -> Self {
+        let seen = Seen::default();
+        seen.free.store(engine.pages_free(), Ordering::SeqCst);
+        Self {
+            engine,
+            step: Box::new(|engine, batch, logits| engine.step(batch, logits)),
+            seen,
+        }
+    }
+}
+
+/// An engine whose steps are what `step` makes of them.
+pub fn with_step(
+    engine: Box<dyn Engine>,
+    step: impl FnMut(&mut dyn Engine, &[Work<'_>], &mut Vec<f32>) -> Result<(), StepError>
+    + Send
+    + 'static,
+) -> Box<dyn Engine> {
+    Box::new(Watched {
+        step: Box::new(step),
+        ..Watched::new(engine)
+    })
+}
 
 impl Engine for Watched {
     fn context_length(&self) -> usize {
-        self.0.context_length()
+        self.engine.context_length()
     }
     fn vocabulary(&self) -> usize {
-        self.0.vocabulary()
+        self.engine.vocabulary()
     }
     fn pages_free(&self) -> usize {
-        self.0.pages_free()
+        self.engine.pages_free()
     }
     fn open(&mut self, sequence: SequenceId, opening: Opening<'_>) -> Result<usize, StepError> {
-        self.0.open(sequence, opening)
+        self.engine.open(sequence, opening)
     }
     fn truncate(&mut self, sequence: SequenceId, len: usize) {
-        self.0.truncate(sequence, len);
+        self.engine.truncate(sequence, len);
     }
     fn close(&mut self, sequence: SequenceId) {
-        self.0.close(sequence);
-        self.1.free.store(self.0.pages_free(), Ordering::SeqCst);
+        self.engine.close(sequence);
+        self.seen
+            .free
+            .store(self.engine.pages_free(), Ordering::SeqCst);
     }
     fn forget(&mut self) {
-        self.0.forget();
+        self.engine.forget();
     }
     fn step(&mut self, batch: &[Work<'_>], logits: &mut Vec<f32>) -> Result<(), StepError> {
-        self.1.steps.fetch_add(1, Ordering::Relaxed);
-        self.0.step(batch, logits)
+        self.seen.steps.fetch_add(1, Ordering::Relaxed);
+        (self.step)(&mut *self.engine, batch, logits)
     }
 }
 
@@ -148,12 +183,13 @@ impl Bench {
         limits: EngineLimits,
         draft: Option<Box<dyn Engine>>,
     ) -> Self {
-        let (seen, drafted) = (Seen::default(), Seen::default());
-        let watched = Watched(engine(model, limits.clone()), seen.clone());
-        seen.free.store(watched.pages_free(), Ordering::SeqCst);
+        let watched = Watched::new(engine(model, limits.clone()));
+        let seen = watched.seen.clone();
+        let mut drafted = Seen::default();
         let draft = draft.map(|draft| {
-            drafted.free.store(draft.pages_free(), Ordering::SeqCst);
-            Draft::new(Box::new(Watched(draft, drafted.clone())), 0.1)
+            let draft = Watched::new(draft);
+            drafted = draft.seen.clone();
+            Draft::new(Box::new(draft), 0.1)
         });
         let numbers = Numbers((0..VOCABULARY).map(|id| format!("{id} ")).collect());
         let handle = EngineHandle::spawn(Box::new(watched), draft, Arc::new(numbers), limits);
