@@ -10,6 +10,7 @@ mod certificate;
 mod key;
 mod policy;
 mod rejection;
+mod session;
 mod signature;
 
 pub use algorithm::Bank;
@@ -23,6 +24,7 @@ pub use policy::{
     TpmPolicyError,
 };
 pub use rejection::TpmRejection;
+pub use session::{registers_digest, session_nonce, tpm_id};
 pub use signature::QuoteSignature;
 
 /// Registers of a PC Client TPM: 0 to 23.
