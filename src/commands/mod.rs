@@ -66,6 +66,9 @@ enum Command {
     /// Attest a server once and print every check.
     #[command(after_help = VERIFY_EXAMPLE)]
     Verify(VerifyArguments),
+    /// Judge one piece of evidence on standard input, for programs.
+    #[command(hide = true)]
+    Judge,
     /// Make and keep an organisation: authorities, identities, chips, revocations.
     Org(org::Arguments),
     /// Seal models, look at packages, verify them.
@@ -101,6 +104,7 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Connect(arguments) => return of_client(client::connect(arguments)),
         Command::Verify(arguments) => return of_client(client::verify(arguments)),
+        Command::Judge => return of_client(async { client::judge() }),
         Command::Org(arguments) => org::run(arguments),
         Command::Model(arguments) => model::run(arguments),
         Command::Policy(arguments) => policy::run(arguments),
