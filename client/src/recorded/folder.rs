@@ -279,27 +279,31 @@ pub fn write(
         let taken = std::io::ErrorKind::DirectoryNotEmpty;
         return Err(FileError::io("write into", path, taken.into()));
     }
-    let mut fields = json!({
-        "asked_with": hex::encode(report_data),
-        "verify_at": time::format(at),
-        "verify_at_unix": at.secs(),
-    });
+    let mut fields = Map::new();
+    let mut note = |field: &str, value| fields.insert(field.to_owned(), value);
+    note("asked_with", json!(hex::encode(report_data)));
+    note("verify_at", json!(time::format(at)));
+    note("verify_at_unix", json!(at.secs()));
     let files = parts(evidence, &mut fields);
     let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
-    fields["files"] = json!(names);
+    fields.insert("files".to_owned(), json!(names));
     for (name, bytes) in &files {
         files::write_public(&path.join(name), bytes)?;
     }
-    files::write_public(&path.join(INDEX), format!("{fields:#}\n").as_bytes())
+    let index = format!("{:#}\n", Value::Object(fields));
+    files::write_public(&path.join(INDEX), index.as_bytes())
 }
 
 /// The files of a piece of evidence; those that are empty are left out.
-fn parts(evidence: &HardwareEvidence, fields: &mut Value) -> Vec<(&'static str, Vec<u8>)> {
+fn parts(
+    evidence: &HardwareEvidence,
+    fields: &mut Map<String, Value>,
+) -> Vec<(&'static str, Vec<u8>)> {
     let mut named = |field: &'static str, name: &'static str, bytes: &[u8]| {
         if bytes.is_empty() {
             return None;
         }
-        fields[field] = json!(name);
+        fields.insert(field.to_owned(), json!(name));
         Some((name, bytes.to_vec()))
     };
     let mut files = Vec::new();
@@ -343,10 +347,10 @@ fn parts(evidence: &HardwareEvidence, fields: &mut Value) -> Vec<(&'static str, 
                 KeyEvidence::Certificate { leaf, .. } => named("key", "ak_certificate.der", leaf),
             };
             files.extend(key);
-            fields["signature_format"] = json!(format);
+            fields.insert("signature_format".to_owned(), json!(format));
             "tpm2"
         }
     };
-    fields["platform"] = json!(platform);
+    fields.insert("platform".to_owned(), json!(platform));
     files
 }
