@@ -8,6 +8,7 @@ mod appraise;
 mod attest;
 mod certificate;
 mod key;
+mod nonce;
 mod policy;
 mod rejection;
 mod signature;
@@ -18,6 +19,7 @@ pub use appraise::{TpmEvidence, TpmVerdict, verify_tpm_quote};
 pub use attest::{Attest, ClockState, MESSAGE_BYTES_MAX, PcrSelection};
 pub use certificate::{CertificatePlace, verify_ak_certificate, verify_ek_certificate};
 pub use key::{AttestationKey, Curve, KeyEvidence, PublicKey};
+pub use nonce::quote_nonce;
 pub use policy::{
     AkTrust, Continuity, EnrolledKey, HostedIn, PinnedTpmRoot, TpmAnchors, TpmLocation, TpmPolicy,
     TpmPolicyError,
