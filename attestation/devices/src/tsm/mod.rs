@@ -104,7 +104,7 @@ impl<F: Files> Tsm<F> {
     /// One report over `data`, from privilege level `level` where that applies (SEV-SNP: 0 to 3) and the driver's own otherwise.
     ///
     /// # Errors
-    /// [`DeviceError`]; busy when another request is before us or somebody wrote to the entry meanwhile.
+    /// [`DeviceError`]; busy when another request is before ours, [`DeviceError::NotOurs`] when somebody wrote to our entry.
     pub fn report(&self, data: &[u8; 64], level: Option<u8>) -> Result<TsmReport, DeviceError> {
         let entry = Entry::make(&self.files, &self.reports)?;
         let provider = entry.provider()?;
