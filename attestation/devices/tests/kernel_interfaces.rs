@@ -390,27 +390,21 @@ fn logs_are_bounded_and_their_errors_named() {
 #[test]
 fn a_machine_is_what_its_devices_say_and_never_a_test_chip() {
     let here = |path: &'static str| (path, Ok(Vec::new()));
-    let tsm = here("/sys/kernel/config/tsm/report");
-    let (sev, tdx, tpm) = (
-        here("/dev/sev-guest"),
-        here("/dev/tdx_guest"),
-        here("/dev/tpmrm0"),
-    );
+    let tsm = || here("/sys/kernel/config/tsm/report");
+    let sev = || here("/dev/sev-guest");
+    let tdx = || here("/dev/tdx_guest");
+    let tpm = || here("/dev/tpmrm0");
     let best = |files: &[(&str, Result<Vec<u8>, i32>)]| Machine::detect(&tree(files)).best();
     assert_eq!(best(&[]), None);
-    assert_eq!(
-        best(&[tsm.clone()]),
-        None,
-        "a kernel that has it and no driver"
-    );
-    assert_eq!(best(&[tdx.clone()]), None, "no quote without configfs-tsm");
-    assert_eq!(best(&[tpm.clone()]), Some(Source::Tpm));
-    assert_eq!(best(&[sev.clone(), tpm.clone()]), Some(Source::SevGuest));
-    let guest = best(&[tsm.clone(), sev, tpm.clone()]);
+    assert_eq!(best(&[tsm()]), None, "a kernel that has it and no driver");
+    assert_eq!(best(&[tdx()]), None, "no quote without configfs-tsm");
+    assert_eq!(best(&[tpm()]), Some(Source::Tpm));
+    assert_eq!(best(&[sev(), tpm()]), Some(Source::SevGuest));
+    let guest = best(&[tsm(), sev(), tpm()]);
     assert_eq!(guest, Some(Source::Tsm(TsmProvider::SevGuest)));
-    let guest = best(&[tsm, tdx, tpm.clone()]);
+    let guest = best(&[tsm(), tdx(), tpm()]);
     assert_eq!(guest, Some(Source::Tsm(TsmProvider::TdxGuest)));
-    let machine = Machine::detect(&tree(&[tpm, here(eventlog::TPM_LOG)]));
+    let machine = Machine::detect(&tree(&[tpm(), here(eventlog::TPM_LOG)]));
     assert_eq!(machine.log(), Some(LogKind::Tcg2));
     let text = machine.to_string();
     assert!(text.contains(" found  TPM 2.0 (/dev/tpmrm0)"), "{text}");
