@@ -1,27 +1,41 @@
 //! Payloads of signed documents (rule O-4).
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{ChipId, Measurement, Sha256Digest};
+use crate::digest::{ChipId, Sha256Digest};
 use crate::provider::Platform;
+use crate::reference::ReferenceValues;
 use crate::signed::{Kind, Payload, SIGNED_BYTES_MAX};
-use crate::snp::{Product, TcbVersion};
-use crate::strict_json::{self, JsonError};
+use crate::strict_json::{self, JsonError, base64_bytes};
+use crate::tpm::HostedIn;
 
-/// One chip of the fleet.
+/// One machine of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FleetChip {
-    /// Under which roots the chip proves itself.
+    /// Under which roots the machine proves itself.
     pub platform: Platform,
-    /// CHIP_ID as its reports carry it.
+    /// The machine's id: CHIP_ID of an SNP chip, [`PckPlatform::id`](crate::tdx::PckPlatform::id) of a TDX platform,
+    /// [`tpm_id`](crate::tpm::tpm_id) of a TPM.
     pub chip_id: ChipId,
     /// DNS names that a server on this chip may ask a leaf for.
     pub names: Vec<String>,
     /// For people.
     pub label: String,
+    /// The attestation key of platform `tpm`, and of no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<FleetTpm>,
+}
+
+/// A TPM's attestation key, taken in by a credential that only this TPM could open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FleetTpm {
+    /// TPMT_PUBLIC of the attestation key (TPM 2.0 Part 2, 12.2.4).
+    #[serde(with = "base64_bytes")]
+    pub attestation_key: Vec<u8>,
+    /// Where the TPM runs, in the words of whoever enrolled it.
+    pub hosted: HostedIn,
 }
 
 /// The chips that the organisation owns. A chip that is not listed is refused (attack B13).
@@ -40,32 +54,6 @@ impl FleetList {
             .iter()
             .find(|chip| chip.platform == platform && chip.chip_id == *id)
     }
-}
-
-/// One launch measurement that is right.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReferenceMeasurement {
-    /// On which platform it counts.
-    pub platform: Platform,
-    /// The value.
-    pub measurement: Measurement,
-    /// For people: what was measured.
-    pub label: String,
-}
-
-/// What right evidence looks like.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReferenceValues {
-    /// Empty means none.
-    pub measurements: Vec<ReferenceMeasurement>,
-    /// The lowest firmware of each product. A product without a floor is refused.
-    pub tcb_floor: BTreeMap<Product, TcbVersion>,
-    /// The privilege level (VMPL) that a report must come from, 0 to 3.
-    pub vmpl: u32,
-    /// Products whose root of trust is known to be broken and that are accepted all the same. Shown on every verdict.
-    pub families_allowed_despite_broken_root: Vec<Product>,
 }
 
 /// What is no longer valid.

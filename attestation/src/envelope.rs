@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use crate::batch::BatchPath;
 use crate::binding::{Binding, Context, Direction};
 use crate::digest::Sha256Digest;
-use crate::provider::{HardwareEvidence, Platform};
-use crate::strict_json::{self, JsonError, base64_bytes};
+use crate::hardware::HardwareEvidence;
+use crate::provider::Platform;
+use crate::strict_json::{self, JsonError};
 
-/// The most bytes that an envelope may have.
-pub const ENVELOPE_BYTES_MAX: usize = 64 * 1024;
+/// The most bytes that an envelope may have. Intel's documents take 50 KiB, an event log up to a few hundred.
+pub const ENVELOPE_BYTES_MAX: usize = 1024 * 1024;
 
-const FORMAT: &str = "casemate/evidence/v1";
+const FORMAT: &str = "casemate/evidence/v2";
 
 /// Why an envelope was refused before anything in it was judged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +26,14 @@ pub enum EnvelopeError {
     /// Rule P-30: another format.
     #[error("evidence envelope has a format other than {FORMAT}")]
     Format,
+    /// Rule P-32: evidence of another kind than the platform's.
+    #[error("evidence envelope of platform {platform} carries evidence of kind {kind}")]
+    Kind {
+        /// The platform that the envelope names.
+        platform: Platform,
+        /// The kind of what it carries.
+        kind: &'static str,
+    },
 }
 
 /// What an envelope says.
@@ -59,17 +68,18 @@ impl Envelope {
         if wire.format != FORMAT {
             return Err(EnvelopeError::Format);
         }
-        Ok(Self {
-            bytes: bytes.to_vec(),
-            parts: wire.into(),
-        })
+        let parts = EnvelopeParts::from(wire);
+        parts.must_agree()?;
+        let bytes = bytes.to_vec();
+        Ok(Self { bytes, parts })
     }
 
     /// Writes an envelope.
     ///
     /// # Errors
-    /// [`JsonError::TooLong`] when the parts exceed [`ENVELOPE_BYTES_MAX`].
+    /// [`EnvelopeError::Kind`], and [`JsonError::TooLong`] when the parts exceed [`ENVELOPE_BYTES_MAX`].
     pub fn build(parts: EnvelopeParts) -> Result<Self, EnvelopeError> {
+        parts.must_agree()?;
         let bytes = strict_json::to_vec(&Wire::from(parts.clone()))?;
         if bytes.len() > ENVELOPE_BYTES_MAX {
             return Err(JsonError::TooLong {
@@ -133,89 +143,51 @@ impl Envelope {
     }
 }
 
+impl EnvelopeParts {
+    /// Rule P-32: the platform and the kind of evidence go together.
+    fn must_agree(&self) -> Result<(), EnvelopeError> {
+        let (platform, kind) = (self.platform, self.hardware.kind());
+        if self.hardware.is_of(platform) {
+            Ok(())
+        } else {
+            Err(EnvelopeError::Kind { platform, kind })
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wire {
     format: String,
     platform: Platform,
     direction: Direction,
-    #[serde(with = "base64_bytes")]
-    report: Vec<u8>,
-    collateral: Collateral,
+    hardware: HardwareEvidence,
     context: Context,
     #[serde(deserialize_with = "strict_json::required")]
     batch: Option<BatchPath>,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Collateral {
-    #[serde(with = "base64_bytes")]
-    vek: Vec<u8>,
-    #[serde(with = "base64_bytes")]
-    intermediate: Vec<u8>,
-    #[serde(with = "base64_bytes")]
-    crl: Vec<u8>,
-}
-
 impl From<Wire> for EnvelopeParts {
     fn from(wire: Wire) -> Self {
-        let Collateral {
-            vek,
-            intermediate,
-            crl,
-        } = wire.collateral;
-        let hardware = HardwareEvidence {
-            report: wire.report,
-            vek,
-            intermediate,
-            crl,
-        };
-        let Wire {
-            platform,
-            direction,
-            context,
-            batch,
-            ..
-        } = wire;
         Self {
-            platform,
-            direction,
-            hardware,
-            context,
-            batch,
+            platform: wire.platform,
+            direction: wire.direction,
+            hardware: wire.hardware,
+            context: wire.context,
+            batch: wire.batch,
         }
     }
 }
 
 impl From<EnvelopeParts> for Wire {
     fn from(parts: EnvelopeParts) -> Self {
-        let HardwareEvidence {
-            report,
-            vek,
-            intermediate,
-            crl,
-        } = parts.hardware;
-        let EnvelopeParts {
-            platform,
-            direction,
-            context,
-            batch,
-            ..
-        } = parts;
-        let collateral = Collateral {
-            vek,
-            intermediate,
-            crl,
-        };
         Self {
             format: FORMAT.to_owned(),
-            platform,
-            direction,
-            report,
-            collateral,
-            context,
-            batch,
+            platform: parts.platform,
+            direction: parts.direction,
+            hardware: parts.hardware,
+            context: parts.context,
+            batch: parts.batch,
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod binding;
 
 // Who signs it, and how it travels.
 pub mod envelope;
+pub mod hardware;
 pub mod provider;
 #[cfg(feature = "test-chip")]
 pub mod test_chip;
@@ -18,24 +19,26 @@ pub mod test_chip;
 // What counts.
 pub mod bundles;
 pub mod expectations;
+pub mod reference;
 pub mod signed;
 pub mod trust;
 
 // The judgement.
 pub mod azure;
 pub mod eventlog;
+pub mod look;
 pub mod nvidia;
 pub mod rejection;
 pub mod snp;
 pub mod tdx;
 pub mod tpm;
+pub mod verdict;
 pub mod verify;
 
 // What all of them are written in.
 mod der;
 pub mod digest;
 mod framing;
-mod lines;
 mod reader;
 pub mod strict_json;
 
@@ -43,18 +46,24 @@ pub use batch::{Batch, BatchError, BatchPath};
 pub use binding::{
     Binding, BindingInputs, Context, Direction, EXPORTER_LABEL, confirmation_message,
 };
-pub use bundles::{
-    FleetChip, FleetList, PolicyPayload, ReferenceMeasurement, ReferenceValues, Revocations,
-};
+pub use bundles::{FleetChip, FleetList, FleetTpm, PolicyPayload, Revocations};
 pub use digest::{ChipId, HexError, Measurement, Nonce, Sha256Digest, UnixTime};
 pub use envelope::{ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, EnvelopeParts};
-pub use expectations::Expectations;
-pub use provider::{EvidenceProvider, HardwareEvidence, Platform, ProviderError};
+pub use expectations::{Expectations, ExpectationsError};
+pub use hardware::{HardwareEvidence, TpmBoot};
+pub use provider::{EvidenceProvider, Platform, ProviderError};
+pub use reference::{
+    ReferenceValues, SnpMeasurement, SnpReference, TdxMachine, TdxReference, TpmMachine,
+    TpmReference,
+};
 pub use rejection::Rejection;
 pub use signed::{
     Issue, Kind, Payload, ReleasePublicKey, ReleaseSecretKey, SignedDocument, SignedError, Verified,
 };
-pub use snp::{Product, SnpPolicy, TcbVersion};
-pub use tdx::{TdxCollateral, TdxPolicy, TdxRejection, TdxRoot, TdxVerdict, verify_tdx_quote};
+pub use snp::{Product, SnpEvidence, SnpPolicy, SnpRejection, TcbVersion};
+pub use tdx::{
+    TdxCollateral, TdxEvidence, TdxPolicy, TdxRejection, TdxRoot, TdxVerdict, verify_tdx_quote,
+};
 pub use trust::TrustAnchors;
-pub use verify::{Check, CheckResult, VerifiedEvidence, Verifier};
+pub use verdict::{Basis, Check, CheckResult};
+pub use verify::{Verdict, VerifiedEvidence, Verifier};

@@ -4,12 +4,18 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hardware::HardwareEvidence;
+
 /// Kinds of evidence that this version knows (rule P-31).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Platform {
     /// AMD SEV-SNP, under AMD's roots.
     Snp,
+    /// Intel TDX, under Intel's root.
+    Tdx,
+    /// Measured boot with a TPM 2.0 that the organisation enrolled. Says what booted; memory is not encrypted by it.
+    Tpm,
     /// A seed that signs SNP reports under a private root. Proves nothing about a machine.
     TestChip,
 }
@@ -20,7 +26,28 @@ impl Platform {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Snp => "snp",
+            Self::Tdx => "tdx",
+            Self::Tpm => "tpm",
             Self::TestChip => "test-chip",
+        }
+    }
+
+    /// Every platform, in the order in which they are told.
+    pub const ALL: [Self; 4] = [Self::Snp, Self::Tdx, Self::Tpm, Self::TestChip];
+
+    /// Whether verified evidence means that the machine keeps its memory from its host.
+    #[must_use]
+    pub const fn confidential(self) -> bool {
+        self.caveat().is_none()
+    }
+
+    /// Why verified evidence of this platform does not mean confidential; `None` where it does.
+    #[must_use]
+    pub const fn caveat(self) -> Option<&'static str> {
+        match self {
+            Self::Snp | Self::Tdx => None,
+            Self::Tpm => Some("measured boot: a TPM says what booted, and memory is not encrypted"),
+            Self::TestChip => Some("test chip: a seed vouches, not a machine"),
         }
     }
 }
@@ -29,19 +56,6 @@ impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
-}
-
-/// A report and the collateral that travels with it. Bytes from outside: nothing here was checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HardwareEvidence {
-    /// The attestation report, 1184 bytes when well-formed.
-    pub report: Vec<u8>,
-    /// The chip's endorsement certificate (VCEK or VLEK), DER.
-    pub vek: Vec<u8>,
-    /// The certificate that signed it (ASK or ASVK), DER.
-    pub intermediate: Vec<u8>,
-    /// The root's revocation list, DER. Empty means that there is none, which the verifier refuses.
-    pub crl: Vec<u8>,
 }
 
 /// Why no evidence could be had.

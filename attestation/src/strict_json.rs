@@ -115,6 +115,60 @@ pub mod base64_bytes {
     }
 }
 
+/// A list of [`base64_bytes`].
+pub(crate) mod base64_list {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(transparent)]
+    struct Item(#[serde(with = "super::base64_bytes")] Vec<u8>);
+
+    pub(crate) fn serialize<S: Serializer>(
+        items: &[Vec<u8>],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(items.iter().map(|item| Item(item.clone())))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Vec<u8>>, D::Error> {
+        let items = Vec::<Item>::deserialize(deserializer)?;
+        Ok(items.into_iter().map(|item| item.0).collect())
+    }
+}
+
+/// Register values by number: keys are numbers as they are usually written, values lower-case hexadecimal.
+pub(crate) mod hex_registers {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(crate) fn serialize<S: Serializer>(
+        registers: &BTreeMap<u8, Vec<u8>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let texts = registers
+            .iter()
+            .map(|(number, value)| (number.to_string(), hex::encode(value)));
+        serializer.collect_map(texts)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<u8, Vec<u8>>, D::Error> {
+        let texts = BTreeMap::<String, String>::deserialize(deserializer)?;
+        let entry = |(key, value): (String, String)| {
+            let number: u8 = key.parse().ok()?;
+            let lower = !value.bytes().any(|byte| byte.is_ascii_uppercase());
+            let canonical = lower && number.to_string() == key;
+            Some((number, hex::decode(&value).ok().filter(|_| canonical)?))
+        };
+        let registers = texts.into_iter().map(entry).collect::<Option<_>>();
+        registers.ok_or_else(|| D::Error::custom("not registers by number in hexadecimal"))
+    }
+}
+
 /// A fixed number of bytes as lower-case hexadecimal (rule P-1): `#[serde(with = "strict_json::hex_bytes")]`.
 pub mod hex_bytes {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};

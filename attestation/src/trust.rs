@@ -1,23 +1,35 @@
-//! Which roots count. Production knows AMD's and nothing else; the test chip's must be named, under its feature.
+//! Which roots count. Production knows the vendors' and nothing else; others must be named, under their feature.
 
 use crate::provider::Platform;
 use crate::snp::PinnedRoot;
+use crate::tdx::TdxRoot;
 
 /// A platform and the roots that its evidence must chain to.
 #[derive(Debug, Clone)]
 pub struct TrustAnchors {
     platform: Platform,
-    roots: Vec<PinnedRoot>,
+    roots: Roots,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Roots {
+    Amd(Vec<PinnedRoot>),
+    Intel(TdxRoot),
+    /// A TPM's key counts by its enrolment in the fleet list, and by nothing else.
+    Enrolment,
 }
 
 impl TrustAnchors {
-    /// AMD's roots, compiled in.
+    /// The vendor's roots, compiled in; for platform `tpm` the fleet list alone. `None` for the test chip, which has no vendor.
     #[must_use]
-    pub fn production() -> Self {
-        Self {
-            platform: Platform::Snp,
-            roots: PinnedRoot::amd(),
-        }
+    pub fn production(platform: Platform) -> Option<Self> {
+        let roots = match platform {
+            Platform::Snp => Roots::Amd(PinnedRoot::amd()),
+            Platform::Tdx => Roots::Intel(TdxRoot::intel()),
+            Platform::Tpm => Roots::Enrolment,
+            Platform::TestChip => return None,
+        };
+        Some(Self { platform, roots })
     }
 
     /// The root of one test chip, by its certificate (DER). Evidence under it is never confidential.
@@ -27,7 +39,17 @@ impl TrustAnchors {
         let root = PinnedRoot::private(crate::test_chip::PRODUCT, root_der);
         Self {
             platform: Platform::TestChip,
-            roots: vec![root],
+            roots: Roots::Amd(vec![root]),
+        }
+    }
+
+    /// Another root than Intel's. What chains to it says nothing about a machine.
+    #[cfg(feature = "test-chip")]
+    #[must_use]
+    pub const fn private_tdx(root: TdxRoot) -> Self {
+        Self {
+            platform: Platform::Tdx,
+            roots: Roots::Intel(root),
         }
     }
 
@@ -37,9 +59,7 @@ impl TrustAnchors {
         self.platform
     }
 
-    /// The roots, by product.
-    #[must_use]
-    pub fn roots(&self) -> &[PinnedRoot] {
+    pub(crate) const fn roots(&self) -> &Roots {
         &self.roots
     }
 }

@@ -3,42 +3,16 @@
 use crate::binding::Binding;
 use crate::digest::{ChipId, Measurement, UnixTime};
 use crate::envelope::Envelope;
-use crate::expectations::Expectations;
+use crate::eventlog::{LogKind, QuotedRegisters, replay};
+use crate::expectations::{Expectations, PlatformPolicy, TpmExpectations};
+use crate::hardware::{HardwareEvidence, TpmBoot};
 use crate::provider::Platform;
 use crate::rejection::Rejection;
-use crate::snp::{Product, SnpVerdict, TcbVersion, verify_snp_report};
-use crate::trust::TrustAnchors;
-
-/// How a check ended. There is no "not checked": evidence that fails one check has no verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckResult {
-    /// The rule holds.
-    Pass,
-    /// The rule was satisfied in a way, or by an override, that a person should read.
-    Info,
-}
-
-impl CheckResult {
-    /// The word on a check line.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pass => "PASS",
-            Self::Info => "INFO",
-        }
-    }
-}
-
-/// One line of a verdict.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// The rule, such as `S5`.
-    pub id: &'static str,
-    /// How it ended.
-    pub result: CheckResult,
-    /// What was found.
-    pub text: String,
-}
+use crate::snp::{SnpVerdict, TcbVersion, verify_snp_report};
+use crate::tdx::{self, TdxEvidence, TdxPolicy, TdxRoot, TdxVerdict, verify_tdx_quote};
+use crate::tpm::{TpmRejection, TpmVerdict, registers_digest, session_nonce, verify_tpm_quote};
+use crate::trust::{Roots, TrustAnchors};
+use crate::verdict::{Check, Lines};
 
 /// Appraises evidence of one platform against roots and expectations.
 #[derive(Debug, Clone)]
@@ -96,18 +70,232 @@ impl Verifier {
             let (found, expected) = (envelope.direction(), binding.direction());
             return Err(Rejection::WrongDirection { found, expected });
         }
+        let report_data = envelope.report_data(binding);
+        self.verify_recorded(envelope.hardware(), &report_data, now)
+    }
+
+    /// Appraises evidence whose report data are known in another way than by a connection: recorded evidence, a look at a
+    /// machine of one's own. A session needs [`Verifier::verify`].
+    ///
+    /// # Errors
+    /// [`Rejection`] names the first rule that does not hold.
+    pub fn verify_recorded(
+        &self,
+        hardware: &HardwareEvidence,
+        report_data: &[u8; 64],
+        now: UnixTime,
+    ) -> Result<VerifiedEvidence, Rejection> {
+        let platform = self.anchors.platform();
         let (from, until) = self.expectations.validity();
         if now < from || now >= until {
             return Err(Rejection::ExpectationsNotInForce { from, until, now });
         }
-        let report_data = envelope.report_data(binding);
-        let (policy, roots) = (self.expectations.policy(), self.anchors.roots());
-        let verdict = verify_snp_report(envelope.hardware(), &report_data, policy, roots, now)?;
-        Ok(VerifiedEvidence { platform, verdict })
+        let mut found = match (hardware, self.expectations.policy(), self.anchors.roots()) {
+            (HardwareEvidence::Snp(evidence), PlatformPolicy::Snp(policy), Roots::Amd(roots)) => {
+                let verdict = verify_snp_report(evidence, report_data, policy, roots, now)?;
+                Found::of_snp(verdict)
+            }
+            (HardwareEvidence::Tdx(evidence), PlatformPolicy::Tdx(policy), Roots::Intel(root)) => {
+                trust_domain(evidence, report_data, policy, root, now)?
+            }
+            (HardwareEvidence::Tpm(boot), PlatformPolicy::Tpm(expected), Roots::Enrolment) => {
+                measured_boot(boot, report_data, expected, now)?
+            }
+            _ => {
+                let kind = hardware.kind();
+                return Err(Rejection::OtherKind { platform, kind });
+            }
+        };
+        found.until = found.until.min(until);
+        Ok(VerifiedEvidence { platform, found })
+    }
+
+    /// Whether evidence that was verified before would still be accepted: its documents are not out of date, and these
+    /// expectations, which may be newer ones, still list its machine and what runs there (rule P-52).
+    ///
+    /// # Errors
+    /// [`Rejection`] names what no longer holds.
+    pub fn still_counts(
+        &self,
+        evidence: &VerifiedEvidence,
+        now: UnixTime,
+    ) -> Result<(), Rejection> {
+        let until = evidence.until();
+        if now >= until {
+            return Err(Rejection::EvidenceOutOfDate { until, now });
+        }
+        let (found, expected) = (evidence.platform(), self.anchors.platform());
+        let other = Rejection::PlatformNotAccepted { found, expected };
+        if found != expected {
+            return Err(other);
+        }
+        let chip = evidence.chip_id();
+        match (evidence.verdict(), self.expectations.policy()) {
+            (Verdict::Snp(verdict), PlatformPolicy::Snp(policy)) => {
+                Ok(policy.still_lists(chip, verdict.measurement())?)
+            }
+            (Verdict::Tdx(verdict), PlatformPolicy::Tdx(policy)) => {
+                Ok(tdx::still_listed(verdict.quote(), chip, policy)?)
+            }
+            (Verdict::Tpm(verdict), PlatformPolicy::Tpm(expected)) => {
+                Ok(expected.still_lists(chip, verdict)?)
+            }
+            _ => Err(other),
+        }
     }
 }
 
-/// Evidence that passed every check. [`Verifier::verify`] is its only constructor.
+/// Rules T1 to T19, and L1 to L4 where a log came along.
+fn trust_domain(
+    evidence: &TdxEvidence,
+    report_data: &[u8; 64],
+    policy: &TdxPolicy,
+    root: &TdxRoot,
+    now: UnixTime,
+) -> Result<Found, Rejection> {
+    let (quote, collateral) = (&evidence.quote, &evidence.collateral);
+    let verdict = verify_tdx_quote(quote, collateral, report_data, policy, root, now)?;
+    let mut checks = verdict.checks().to_vec();
+    let quoted = QuotedBy::Tdx(&verdict);
+    checks.extend(event_log_lines(&evidence.event_log, LogKind::Ccel, quoted)?);
+    Ok(Found {
+        measurement: verdict.measurement(),
+        chip_id: verdict.platform_id(),
+        // The window names its last second.
+        until: verdict.collateral().until.plus(1),
+        checks,
+        verdict: Verdict::Tdx(Box::new(verdict)),
+    })
+}
+
+/// Rules P1 to P6, and L1 to L4 where a log came along. One of the machines must match as a whole.
+fn measured_boot(
+    boot: &TpmBoot,
+    report_data: &[u8; 64],
+    expected: &TpmExpectations,
+    now: UnixTime,
+) -> Result<Found, Rejection> {
+    let nonce = session_nonce(report_data);
+    let mut refusal = None;
+    let judged = expected.machines.iter().find_map(|policy| {
+        match verify_tpm_quote(&boot.quote, &nonce, policy, &expected.anchors, now) {
+            Ok(verdict) => Some(verdict),
+            Err(rejection) => {
+                refusal = Some(rejection);
+                None
+            }
+        }
+    });
+    let verdict = judged.ok_or_else(|| refusal.unwrap_or(TpmRejection::KeyNotEnrolled))?;
+    let owner = expected.owner(verdict.key());
+    let chip_id = owner.ok_or(TpmRejection::KeyNotEnrolled)?;
+    let mut checks = verdict.checks().to_vec();
+    let quoted = QuotedBy::Tpm(&verdict);
+    checks.extend(event_log_lines(&boot.event_log, LogKind::Tcg2, quoted)?);
+    Ok(Found {
+        measurement: registers_digest(verdict.bank(), verdict.registers()),
+        chip_id,
+        until: UnixTime::from_secs(u64::MAX),
+        checks,
+        verdict: Verdict::Tpm(Box::new(verdict)),
+    })
+}
+
+/// Whose registers a log is compared with.
+#[derive(Clone, Copy)]
+pub(crate) enum QuotedBy<'a> {
+    Tdx(&'a TdxVerdict),
+    Tpm(&'a TpmVerdict),
+}
+
+/// Rules L1 to L4. Registers decide; a log says what their values mean, and one that says otherwise is refused.
+pub(crate) fn event_log_lines(
+    log: &[u8],
+    kind: LogKind,
+    quoted: QuotedBy<'_>,
+) -> Result<Vec<Check>, Rejection> {
+    let quoted = match quoted {
+        QuotedBy::Tdx(verdict) => QuotedRegisters::of_tdx(verdict),
+        QuotedBy::Tpm(verdict) => verdict.quoted(),
+    };
+    let mut lines = Lines::default();
+    event_log(log, kind, &quoted, &mut lines)?;
+    Ok(lines.into_checks())
+}
+
+fn event_log(
+    log: &[u8],
+    kind: LogKind,
+    quoted: &QuotedRegisters,
+    lines: &mut Lines,
+) -> Result<(), Rejection> {
+    if log.is_empty() {
+        lines.info(
+            "L1",
+            "no event log came along: registers are known by value alone",
+        );
+        return Ok(());
+    }
+    let replayed = replay(log, kind)?;
+    let confirmed = replayed.confirm(quoted)?;
+    let registers: Vec<String> = confirmed
+        .registers()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let events = replayed.events().len();
+    lines.pass("L1", format!("event log of {events} events is well-formed"));
+    lines.pass(
+        "L2",
+        format!("replay gives the quoted {}", registers.join(", ")),
+    );
+    let claims = confirmed.claims()?;
+    lines.pass(
+        "L3",
+        format!("{} claims hash to what was measured", claims.all().len()),
+    );
+    if let Some((on, basis)) = claims.secure_boot() {
+        let state = if on { "on" } else { "off" };
+        lines.info_resting_on("L4", basis, format!("secure boot is {state}"));
+    }
+    Ok(())
+}
+
+/// What one appraisal gave.
+#[derive(Debug, Clone)]
+struct Found {
+    verdict: Verdict,
+    measurement: Measurement,
+    chip_id: ChipId,
+    until: UnixTime,
+    checks: Vec<Check>,
+}
+
+impl Found {
+    fn of_snp(verdict: SnpVerdict) -> Self {
+        Self {
+            measurement: verdict.measurement(),
+            chip_id: verdict.chip_id(),
+            until: verdict.until(),
+            checks: verdict.checks().to_vec(),
+            verdict: Verdict::Snp(Box::new(verdict)),
+        }
+    }
+}
+
+/// The verdict of the platform's own rules.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// On an SNP report, of a machine or of the test chip.
+    Snp(Box<SnpVerdict>),
+    /// On a TDX quote.
+    Tdx(Box<TdxVerdict>),
+    /// On a TPM's quote.
+    Tpm(Box<TpmVerdict>),
+}
+
+/// Evidence that passed every check. [`Verifier`] is its only maker.
 ///
 /// ```compile_fail
 /// use casemate_attestation::{Platform, VerifiedEvidence};
@@ -127,7 +315,7 @@ impl Verifier {
 #[derive(Debug, Clone)]
 pub struct VerifiedEvidence {
     platform: Platform,
-    verdict: SnpVerdict,
+    found: Found,
 }
 
 impl VerifiedEvidence {
@@ -137,42 +325,49 @@ impl VerifiedEvidence {
         self.platform
     }
 
-    /// Whether a machine, and not a seed, vouches.
+    /// Whether the machine that vouches keeps its memory from its host.
     #[must_use]
     pub const fn confidential(&self) -> bool {
-        match self.platform {
-            Platform::Snp => true,
-            Platform::TestChip => false,
+        self.platform.confidential()
+    }
+
+    /// What runs: the launch measurement of an SNP guest, the MRTD of a trust domain, and of a TPM
+    /// [`registers_digest`](crate::tpm::registers_digest). What else a platform measures is in its [`Verdict`].
+    #[must_use]
+    pub const fn measurement(&self) -> Measurement {
+        self.found.measurement
+    }
+
+    /// The machine, as the fleet list names it.
+    #[must_use]
+    pub const fn chip_id(&self) -> ChipId {
+        self.found.chip_id
+    }
+
+    /// SNP firmware that the endorsement key was derived for; `None` on other platforms.
+    #[must_use]
+    pub const fn tcb(&self) -> Option<TcbVersion> {
+        match &self.found.verdict {
+            Verdict::Snp(verdict) => Some(verdict.reported_tcb()),
+            Verdict::Tdx(_) | Verdict::Tpm(_) => None,
         }
     }
 
-    /// The launch measurement.
+    /// First second at which some document that was judged is out of date: evidence counts no longer than that.
     #[must_use]
-    pub const fn measurement(&self) -> Measurement {
-        self.verdict.measurement()
+    pub const fn until(&self) -> UnixTime {
+        self.found.until
     }
 
-    /// The chip, as the fleet list names it.
+    /// What the platform's own rules found.
     #[must_use]
-    pub const fn chip_id(&self) -> ChipId {
-        self.verdict.chip_id()
-    }
-
-    /// The processor's family.
-    #[must_use]
-    pub const fn product(&self) -> Product {
-        self.verdict.product()
-    }
-
-    /// The firmware that the endorsement key was derived for.
-    #[must_use]
-    pub const fn tcb(&self) -> TcbVersion {
-        self.verdict.reported_tcb()
+    pub const fn verdict(&self) -> &Verdict {
+        &self.found.verdict
     }
 
     /// Every check that was passed, in order, for display.
     #[must_use]
     pub fn checks(&self) -> &[Check] {
-        self.verdict.checks()
+        &self.found.checks
     }
 }

@@ -12,9 +12,9 @@ mod common;
 use casemate_attestation::snp::{CrlPolicy, PinnedRoot, PolicyError, verify_snp_report};
 use casemate_attestation::test_chip::{ReportTemplate, TestChip};
 use casemate_attestation::{
-    Batch, Binding, Context, Direction, Envelope, Expectations, FleetList, Nonce, Platform,
-    Product, ReferenceValues, Rejection, Sha256Digest, SignedDocument, SignedError, SnpPolicy,
-    TcbVersion, TrustAnchors, Verifier,
+    Batch, Binding, Context, Direction, Envelope, Expectations, ExpectationsError, FleetList,
+    Nonce, Platform, Product, ReferenceValues, Rejection, Sha256Digest, SignedDocument,
+    SignedError, SnpPolicy, SnpReference, SnpRejection, TcbVersion, TrustAnchors, Verifier,
 };
 
 use common::*;
@@ -35,7 +35,7 @@ fn a01_relay_of_genuine_evidence_is_refused() {
     };
     assert_eq!(
         refused(&genuine, &relayed.binding(genuine.context())),
-        Rejection::BindingMismatch
+        SnpRejection::BindingMismatch.into()
     );
 }
 
@@ -48,7 +48,7 @@ fn a02_relay_with_the_leaf_of_another_server_is_refused() {
     };
     assert_eq!(
         refused(&genuine, &same_leaf.binding(genuine.context())),
-        Rejection::BindingMismatch
+        SnpRejection::BindingMismatch.into()
     );
 }
 
@@ -66,12 +66,11 @@ fn a04_evidence_of_the_other_direction_is_refused() {
         Rejection::WrongDirection { found, expected }
     );
     // The word alone does not help: the direction is signed.
-    let relabelled = build(
-        Platform::TestChip,
-        Direction::Server,
-        reflected.hardware().clone(),
+    let relabelled = build(Platform::TestChip, Direction::Server, report_of(&reflected));
+    assert_eq!(
+        refused(&relabelled, &mine),
+        SnpRejection::BindingMismatch.into()
     );
-    assert_eq!(refused(&relabelled, &mine), Rejection::BindingMismatch);
 }
 
 #[test]
@@ -83,7 +82,7 @@ fn a05_old_evidence_under_a_new_nonce_is_refused() {
     };
     assert_eq!(
         refused(&old, &now.binding(old.context())),
-        Rejection::BindingMismatch
+        SnpRejection::BindingMismatch.into()
     );
 }
 
@@ -103,7 +102,7 @@ fn a07_claims_beside_the_report_that_were_not_signed_are_refused() {
         let edited = Envelope::build(parts).unwrap();
         assert_eq!(
             refused(&edited, &channel().binding(edited.context())),
-            Rejection::BindingMismatch
+            SnpRejection::BindingMismatch.into()
         );
     }
 }
@@ -122,7 +121,10 @@ fn a08_report_data_empty_zero_short_or_other_is_refused() {
             ..chip.template()
         });
         let other = build(Platform::TestChip, Direction::Server, hardware);
-        assert_eq!(refused(&other, &binding), Rejection::BindingMismatch);
+        assert_eq!(
+            refused(&other, &binding),
+            SnpRejection::BindingMismatch.into()
+        );
     }
 }
 
@@ -144,7 +146,7 @@ fn a08_genuine_report_over_zeros_is_refused() {
     .unwrap()
     .with_crl(CrlPolicy::MissingIsShown)
     .allowing_despite_broken_root(Product::Milan);
-    let evidence = casemate_attestation::HardwareEvidence {
+    let evidence = casemate_attestation::SnpEvidence {
         report,
         vek: read("vek.der"),
         intermediate: read("../roots/milan_ask.der"),
@@ -157,7 +159,7 @@ fn a08_genuine_report_over_zeros_is_refused() {
     let binding = channel().binding(&context());
     assert_eq!(
         judge(binding.as_bytes()).unwrap_err(),
-        Rejection::BindingMismatch
+        SnpRejection::BindingMismatch
     );
 }
 
@@ -186,11 +188,14 @@ fn a08_batch_path_of_another_session_is_refused() {
     };
     assert_eq!(judged(1, &mine), Ok(()));
     assert_eq!(judged(0, &theirs), Ok(()));
-    assert_eq!(judged(0, &mine), Err(Rejection::BindingMismatch));
-    assert_eq!(judged(1, &theirs), Err(Rejection::BindingMismatch));
+    assert_eq!(judged(0, &mine), Err(SnpRejection::BindingMismatch.into()));
+    assert_eq!(
+        judged(1, &theirs),
+        Err(SnpRejection::BindingMismatch.into())
+    );
     assert_eq!(
         judged(7, &mine),
-        Err(Rejection::BindingMismatch),
+        Err(SnpRejection::BindingMismatch.into()),
         "no path: a single report"
     );
 }
@@ -198,9 +203,9 @@ fn a08_batch_path_of_another_session_is_refused() {
 #[test]
 fn a14_evidence_does_not_choose_its_verifier() {
     let chip = chip();
-    let hardware = envelope(&chip, &channel()).hardware().clone();
+    let hardware = report_of(&envelope(&chip, &channel()));
     let binding = channel().binding(&context());
-    let anchors = TrustAnchors::production();
+    let anchors = TrustAnchors::production(Platform::Snp).unwrap();
     let production = Verifier::new(anchors, expectations(Platform::Snp, &chip)).unwrap();
     let (found, expected) = (Platform::TestChip, Platform::Snp);
     let honest = build(Platform::TestChip, Direction::Server, hardware.clone());
@@ -209,7 +214,7 @@ fn a14_evidence_does_not_choose_its_verifier() {
         rejection,
         Rejection::PlatformNotAccepted { found, expected }
     );
-    for word in ["none", "nocc", "tdx", "SNP", ""] {
+    for word in ["none", "nocc", "sgx", "SNP", ""] {
         let text = String::from_utf8(honest.as_bytes().to_vec()).unwrap();
         let text = text.replace(
             "\"platform\":\"test-chip\"",
@@ -222,9 +227,9 @@ fn a14_evidence_does_not_choose_its_verifier() {
 #[test]
 fn b04_production_roots_refuse_the_test_chip_under_any_name() {
     let chip = chip();
-    let hardware = envelope(&chip, &channel()).hardware().clone();
+    let hardware = report_of(&envelope(&chip, &channel()));
     let production = Verifier::new(
-        TrustAnchors::production(),
+        TrustAnchors::production(Platform::Snp).unwrap(),
         expectations(Platform::Snp, &chip),
     )
     .unwrap();
@@ -257,43 +262,55 @@ fn b01_measurement_that_matches_nothing_is_refused() {
     let other = casemate_attestation::Measurement::from_bytes([7; 48]);
     let chip = chip().with_measurement(other);
     let rejection = refused(&envelope(&chip, &channel()), &channel().binding(&context()));
-    assert_eq!(rejection, Rejection::MeasurementUnknown(other));
+    assert_eq!(rejection, SnpRejection::MeasurementUnknown(other).into());
 }
 
 #[test]
 fn b03_empty_means_none() {
     let chip = chip();
     let platform = Platform::TestChip;
-    let make = |reference: &ReferenceValues, fleet: &FleetList| {
-        Expectations::new(platform, &verified(reference), &verified(fleet)).map(|_| ())
+    let make = |section: SnpReference, fleet: &FleetList| {
+        let mut reference = ReferenceValues::default();
+        reference.test_chip = Some(section);
+        Expectations::new(platform, &verified(&reference), &verified(fleet)).map(|_| ())
     };
-    let (reference, fleet) = (reference(platform), fleet(platform, &chip));
-    assert_eq!(make(&reference, &fleet), Ok(()));
-    let none = ReferenceValues {
+    let refused = |error: PolicyError| Err(ExpectationsError::Snp(error));
+    let (reference, fleet) = (snp_reference(), fleet(platform, &chip));
+    assert_eq!(make(reference.clone(), &fleet), Ok(()));
+    let none = SnpReference {
         measurements: Vec::new(),
         ..reference.clone()
     };
-    assert_eq!(make(&none, &fleet), Err(PolicyError::NoMeasurements));
-    let none = ReferenceValues {
+    assert_eq!(make(none, &fleet), refused(PolicyError::NoMeasurements));
+    let none = SnpReference {
         tcb_floor: [].into(),
         ..reference.clone()
     };
-    assert_eq!(make(&none, &fleet), Err(PolicyError::NoFloors));
+    assert_eq!(make(none, &fleet), refused(PolicyError::NoFloors));
     assert_eq!(
-        make(&reference, &FleetList { chips: Vec::new() }),
-        Err(PolicyError::NoChips)
+        make(reference.clone(), &FleetList { chips: Vec::new() }),
+        refused(PolicyError::NoChips)
     );
-    let level = ReferenceValues {
+    let level = SnpReference {
         vmpl: 4,
         ..reference.clone()
     };
-    assert_eq!(make(&level, &fleet), Err(PolicyError::Vmpl(4)));
+    assert_eq!(make(level, &fleet), refused(PolicyError::Vmpl(4)));
     let mut masked = fleet.clone();
     masked.chips[0].chip_id = casemate_attestation::ChipId::from_bytes([0; 64]);
-    assert_eq!(make(&reference, &masked), Err(PolicyError::MaskedChip));
+    assert_eq!(
+        make(reference.clone(), &masked),
+        refused(PolicyError::MaskedChip)
+    );
     // Values of one platform say nothing about another.
-    let other = Expectations::new(Platform::Snp, &verified(&reference), &verified(&fleet));
-    assert_eq!(other.err(), Some(PolicyError::NoMeasurements));
+    let values = ReferenceValues {
+        test_chip: Some(reference),
+        ..ReferenceValues::default()
+    };
+    for other in [Platform::Snp, Platform::Tdx, Platform::Tpm] {
+        let made = Expectations::new(other, &verified(&values), &verified(&fleet));
+        assert_eq!(made.err(), Some(ExpectationsError::NoSection(other)));
+    }
 }
 
 #[test]
@@ -306,7 +323,7 @@ fn b05_root_of_another_product_is_refused() {
     let milan = PinnedRoot::private(Product::Milan, chip.root_der());
     assert_eq!(
         judge(&[milan]),
-        Err(Rejection::NoRootForProduct(Product::Genoa))
+        Err(SnpRejection::NoRootForProduct(Product::Genoa))
     );
     assert_eq!(judge(&PinnedRoot::amd()).unwrap_err().rule(), "S5");
     assert_eq!(judge(&roots(&chip)), Ok(()));
@@ -325,7 +342,7 @@ fn b06_reference_values_that_are_not_signed_are_refused() {
 fn b07_debug_is_refused() {
     assert_eq!(
         refusal(|report| report.policy |= 1 << 19),
-        Rejection::DebugPermitted
+        SnpRejection::DebugPermitted
     );
 }
 
@@ -333,22 +350,22 @@ fn b07_debug_is_refused() {
 fn b08_migration_reserved_bits_and_vmpl_are_refused() {
     assert_eq!(
         refusal(|report| report.policy |= 1 << 18),
-        Rejection::MigrationPermitted
+        SnpRejection::MigrationPermitted
     );
     assert_eq!(
         refusal(|report| report.policy &= !(1 << 17)),
-        Rejection::PolicyReservedBit
+        SnpRejection::PolicyReservedBit
     );
     assert_eq!(
         refusal(|report| report.vmpl = 1),
-        Rejection::Vmpl {
+        SnpRejection::Vmpl {
             found: 1,
             expected: 0
         }
     );
     assert_eq!(
         refusal(|report| report.vmpl = u32::MAX),
-        Rejection::RequestedByHost
+        SnpRejection::RequestedByHost
     );
 }
 
@@ -365,7 +382,7 @@ fn b09_firmware_that_the_certificate_does_not_confirm_is_refused() {
     let (component, reported, certificate) = ("snp", 200, casemate_attestation::test_chip::TCB.snp);
     assert_eq!(
         rejection,
-        Rejection::TcbMismatch {
+        SnpRejection::TcbMismatch {
             component,
             reported,
             certificate
@@ -381,11 +398,11 @@ fn b10_committed_or_launch_firmware_below_the_floor_is_refused() {
     };
     assert!(matches!(
         refusal(|report| report.committed_tcb = lower),
-        Rejection::TcbBelowFloor { .. }
+        SnpRejection::TcbBelowFloor { .. }
     ));
     assert!(matches!(
         refusal(|report| report.launch_tcb = lower),
-        Rejection::TcbBelowFloor { .. }
+        SnpRejection::TcbBelowFloor { .. }
     ));
 }
 
@@ -394,11 +411,11 @@ fn b11_other_or_masked_chip_id_and_provider_key_are_refused() {
     let id = casemate_attestation::ChipId::from_bytes;
     assert_eq!(
         refusal(|report| report.chip_id = id([5; 64])),
-        Rejection::ChipIdMismatch
+        SnpRejection::ChipIdMismatch
     );
     assert_eq!(
         refusal(|report| report.chip_id = id([0; 64])),
-        Rejection::ChipIdMasked
+        SnpRejection::ChipIdMasked
     );
     assert_eq!(refusal(|report| report.flags = 1 << 2).rule(), "S4");
 }
@@ -410,7 +427,7 @@ fn b12_product_with_a_broken_root_is_refused_unless_overridden_and_shown() {
     };
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
     let report = read("report.bin");
-    let evidence = casemate_attestation::HardwareEvidence {
+    let evidence = casemate_attestation::SnpEvidence {
         vek: read("vek.der"),
         intermediate: read("../roots/milan_ask.der"),
         crl: read("../roots/milan_crl_2025-05-06.der"),
@@ -433,7 +450,7 @@ fn b12_product_with_a_broken_root_is_refused_unless_overridden_and_shown() {
         |policy: &SnpPolicy| verify_snp_report(&evidence, &data, policy, &PinnedRoot::amd(), now);
     assert_eq!(
         judge(&strict(vec![chip])).unwrap_err(),
-        Rejection::FamilyRootBroken(Product::Milan)
+        SnpRejection::FamilyRootBroken(Product::Milan)
     );
     let overridden =
         judge(&strict(vec![chip]).allowing_despite_broken_root(Product::Milan)).unwrap();
@@ -446,7 +463,7 @@ fn b12_product_with_a_broken_root_is_refused_unless_overridden_and_shown() {
     let stranger = casemate_attestation::ChipId::from_bytes([4; 64]);
     let not_enrolled =
         judge(&strict(vec![stranger]).allowing_despite_broken_root(Product::Milan)).unwrap_err();
-    assert_eq!(not_enrolled, Rejection::ChipUnknown(chip));
+    assert_eq!(not_enrolled, SnpRejection::ChipUnknown(chip));
 }
 
 #[test]
@@ -456,14 +473,17 @@ fn b13_valid_evidence_of_a_chip_that_is_not_enrolled_is_refused() {
         &envelope(&stranger, &channel()),
         &channel().binding(&context()),
     );
-    assert_eq!(rejection, Rejection::ChipUnknown(stranger.chip_id()));
+    assert_eq!(
+        rejection,
+        SnpRejection::ChipUnknown(stranger.chip_id()).into()
+    );
 }
 
 #[test]
 fn b14_alias_check_that_is_not_complete_is_refused() {
     assert_eq!(
         refusal(|report| report.platform_info &= !(1 << 5)),
-        Rejection::AliasCheckIncomplete
+        SnpRejection::AliasCheckIncomplete
     );
 }
 
@@ -490,7 +510,10 @@ fn b19_missing_revocation_list_is_not_a_clean_one() {
     let chip = chip();
     let mut evidence = chip.evidence_for(&chip.template());
     evidence.crl.clear();
-    assert_eq!(judge(&chip, &evidence).unwrap_err(), Rejection::CrlMissing);
+    assert_eq!(
+        judge(&chip, &evidence).unwrap_err(),
+        SnpRejection::CrlMissing
+    );
     let shown = policy(&chip).with_crl(CrlPolicy::MissingIsShown);
     let verdict = verify_snp_report(&evidence, &REPORT_DATA, &shown, &roots(&chip), NOW).unwrap();
     assert!(

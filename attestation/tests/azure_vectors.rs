@@ -25,7 +25,7 @@ use casemate_attestation::tpm::{
     TpmLocation, TpmPolicy, TpmRejection, verify_ak_certificate, verify_tpm_quote,
 };
 use casemate_attestation::{
-    ChipId, HardwareEvidence, Measurement, Product, Sha256Digest, SnpPolicy, TcbVersion, TdxVerdict,
+    ChipId, Measurement, Product, Sha256Digest, SnpEvidence, SnpPolicy, TcbVersion, TdxVerdict,
 };
 use serde_json::{Value, json};
 
@@ -99,7 +99,7 @@ fn snp(folder: &Folder) -> SnpVerdict {
     .allowing_despite_broken_root(Product::Milan)
     .tolerating_missing_alias_check();
     let report_data = field(0x50..0x90).try_into().unwrap();
-    let evidence = HardwareEvidence {
+    let evidence = SnpEvidence {
         vek: folder.file("vek.der"),
         intermediate: genuine.file(text(expected, "intermediate")),
         crl: Vec::new(),

@@ -17,20 +17,20 @@ mod policy_rules;
 #[path = "refuse/turin.rs"]
 mod turin;
 
-use casemate_attestation::rejection::{CertificateRole as Role, TcbField};
+use casemate_attestation::snp::{CertificateRole as Role, TcbField};
 use casemate_attestation::snp::{PinnedRoot, SnpVerdict, VMPL_HOST, verify_snp_report};
 use casemate_attestation::test_chip::{
     Authority, CrlTemplate, IntermediateTemplate, TCB, TestChip, VALID_FROM, VALID_UNTIL,
     VekTemplate,
 };
 use casemate_attestation::{
-    ChipId, Direction, HardwareEvidence, Measurement, Platform, Product, Rejection, SnpPolicy,
-    TcbVersion, Verifier,
+    ChipId, Direction, Measurement, Platform, Product, Rejection, SnpEvidence, SnpPolicy,
+    SnpRejection, TcbVersion, Verifier,
 };
 
 use common::*;
 
-type Judged = Result<SnpVerdict, Rejection>;
+type Judged = Result<SnpVerdict, SnpRejection>;
 
 /// Judges the template's evidence under the policy after `change`.
 fn under(change: impl FnOnce(SnpPolicy) -> SnpPolicy) -> Judged {
@@ -46,7 +46,7 @@ fn under(change: impl FnOnce(SnpPolicy) -> SnpPolicy) -> Judged {
 }
 
 /// Judges the template's evidence after `change`.
-fn evidence(change: impl FnOnce(&TestChip, &mut HardwareEvidence)) -> Rejection {
+fn evidence(change: impl FnOnce(&TestChip, &mut SnpEvidence)) -> SnpRejection {
     let chip = chip();
     let mut evidence = chip.evidence_for(&chip.template());
     change(&chip, &mut evidence);
@@ -54,7 +54,7 @@ fn evidence(change: impl FnOnce(&TestChip, &mut HardwareEvidence)) -> Rejection 
 }
 
 /// Judges the template's evidence with another endorsement certificate.
-fn vek(change: impl FnOnce(&mut VekTemplate)) -> Rejection {
+fn vek(change: impl FnOnce(&mut VekTemplate)) -> SnpRejection {
     evidence(|chip, evidence| {
         let mut template = chip.vek_template();
         change(&mut template);
@@ -62,11 +62,11 @@ fn vek(change: impl FnOnce(&mut VekTemplate)) -> Rejection {
     })
 }
 
-fn intermediate(template: &IntermediateTemplate) -> Rejection {
+fn intermediate(template: &IntermediateTemplate) -> SnpRejection {
     evidence(|chip, evidence| evidence.intermediate = chip.issue_intermediate(template))
 }
 
-fn crl(change: impl FnOnce(&mut CrlTemplate)) -> Rejection {
+fn crl(change: impl FnOnce(&mut CrlTemplate)) -> SnpRejection {
     evidence(|chip, evidence| {
         let mut template = CrlTemplate::issued_at(NOW);
         change(&mut template);
@@ -75,7 +75,7 @@ fn crl(change: impl FnOnce(&mut CrlTemplate)) -> Rejection {
 }
 
 /// Changes signed bytes of a report and signs them again.
-fn resigned(offset: usize, byte: u8) -> Rejection {
+fn resigned(offset: usize, byte: u8) -> SnpRejection {
     evidence(|chip, evidence| {
         evidence.report[offset] = byte;
         chip.sign_bytes(&mut evidence.report);
@@ -84,7 +84,7 @@ fn resigned(offset: usize, byte: u8) -> Rejection {
 
 fn refusal_or_none(
     change: impl FnOnce(&mut casemate_attestation::test_chip::ReportTemplate),
-) -> Option<Rejection> {
+) -> Option<SnpRejection> {
     let chip = chip();
     let mut template = chip.template();
     change(&mut template);
@@ -107,15 +107,11 @@ fn p31_p20_o3_the_envelope_must_fit() {
     let good = envelope(&chip, &channel);
     assert!(verifier.verify(&good, &binding, NOW).is_ok());
     let (found, expected) = (Platform::Snp, Platform::TestChip);
-    let other = build(Platform::Snp, Direction::Server, good.hardware().clone());
+    let other = build(Platform::Snp, Direction::Server, report_of(&good));
     let refused = verifier.verify(&other, &binding, NOW).unwrap_err();
     assert_eq!(refused, Rejection::PlatformNotAccepted { found, expected });
     let (found, expected) = (Direction::Client, Direction::Server);
-    let other = build(
-        Platform::TestChip,
-        Direction::Client,
-        good.hardware().clone(),
-    );
+    let other = build(Platform::TestChip, Direction::Client, report_of(&good));
     assert_eq!(
         verifier.verify(&other, &binding, NOW).unwrap_err(),
         Rejection::WrongDirection { found, expected }
@@ -134,21 +130,21 @@ fn p31_p20_o3_the_envelope_must_fit() {
 #[test]
 fn s1_length_version_and_processor() {
     let long = evidence(|_, evidence| evidence.report.push(0));
-    assert_eq!(long, Rejection::ReportLength(1185));
+    assert_eq!(long, SnpRejection::ReportLength(1185));
     for version in [0, 1, 6, 99] {
         assert_eq!(
             refusal(|report| report.version = version),
-            Rejection::ReportVersion(version)
+            SnpRejection::ReportVersion(version)
         );
     }
     assert_eq!(
         refusal(|report| report.cpuid = [0; 3]),
-        Rejection::VersionWithoutCpuid(3)
+        SnpRejection::VersionWithoutCpuid(3)
     );
     let unknown = refusal(|report| report.cpuid = [0x19, 0x40, 0]);
     assert_eq!(
         unknown,
-        Rejection::ProcessorUnknown {
+        SnpRejection::ProcessorUnknown {
             family: 0x19,
             model: 0x40
         }
@@ -158,7 +154,7 @@ fn s1_length_version_and_processor() {
 #[test]
 fn s2_reserved_bytes_signed_or_not() {
     for offset in [0x18b, 0x19f, 0x1eb, 0x1ef, 0x1f8, 0x207, 0x208, 0x29f] {
-        assert_eq!(resigned(offset, 1), Rejection::ReservedNotZero(offset));
+        assert_eq!(resigned(offset, 1), SnpRejection::ReservedNotZero(offset));
     }
     // Version 2 has no processor identity.
     let refused = evidence(|chip, evidence| {
@@ -168,13 +164,13 @@ fn s2_reserved_bytes_signed_or_not() {
         evidence.report[0x188] = 0x19;
         chip.sign_bytes(&mut evidence.report);
     });
-    assert_eq!(refused, Rejection::ReservedNotZero(0x188));
-    assert_eq!(resigned(0x48, 0x20), Rejection::ReservedNotZero(0x48));
-    assert_eq!(resigned(0x3a, 1), Rejection::ReservedNotZero(0x38));
-    assert_eq!(resigned(0x182, 1), Rejection::ReservedNotZero(0x180));
+    assert_eq!(refused, SnpRejection::ReservedNotZero(0x188));
+    assert_eq!(resigned(0x48, 0x20), SnpRejection::ReservedNotZero(0x48));
+    assert_eq!(resigned(0x3a, 1), SnpRejection::ReservedNotZero(0x38));
+    assert_eq!(resigned(0x182, 1), SnpRejection::ReservedNotZero(0x180));
     for offset in [0x2d0, 0x2e7, 0x318, 0x32f, 0x330, 0x49f] {
         let refused = evidence(|_, evidence| evidence.report[offset] = 1);
-        assert_eq!(refused, Rejection::ReservedNotZero(offset));
+        assert_eq!(refused, SnpRejection::ReservedNotZero(offset));
     }
 }
 
@@ -182,16 +178,16 @@ fn s2_reserved_bytes_signed_or_not() {
 fn s3_algorithm_and_signature() {
     assert_eq!(
         refusal(|report| report.signature_algorithm = 0),
-        Rejection::SignatureAlgorithm(0)
+        SnpRejection::SignatureAlgorithm(0)
     );
     for offset in [0x50, 0x90, 0x2a0, 0x2e8] {
         let refused = evidence(|_, evidence| evidence.report[offset] ^= 1);
-        assert_eq!(refused, Rejection::ReportSignature);
+        assert_eq!(refused, SnpRejection::ReportSignature);
     }
     let refused = evidence(|_, evidence| evidence.vek.truncate(40));
     assert_eq!(
         refused,
-        Rejection::CertificateMalformed {
+        SnpRejection::CertificateMalformed {
             role: Role::Vek,
             what: "not a certificate in DER"
         }
@@ -199,7 +195,7 @@ fn s3_algorithm_and_signature() {
     let refused = evidence(|_, evidence| evidence.vek.push(0));
     assert_eq!(
         refused,
-        Rejection::CertificateMalformed {
+        SnpRejection::CertificateMalformed {
             role: Role::Vek,
             what: "bytes after its end"
         }
@@ -207,7 +203,7 @@ fn s3_algorithm_and_signature() {
     let refused = evidence(|_, evidence| evidence.vek = vec![0x30; 9000]);
     assert_eq!(
         refused,
-        Rejection::CertificateMalformed {
+        SnpRejection::CertificateMalformed {
             role: Role::Vek,
             what: "longer than 8192 bytes"
         }
@@ -215,7 +211,7 @@ fn s3_algorithm_and_signature() {
     let refused = evidence(|chip, evidence| evidence.vek = chip.collateral().intermediate.clone());
     assert_eq!(
         refused,
-        Rejection::CertificateMalformed {
+        SnpRejection::CertificateMalformed {
             role: Role::Vek,
             what: "has no P-384 key"
         }
@@ -227,7 +223,7 @@ fn s4_signing_key() {
     let refused = refusal(|report| report.flags = 1 << 2);
     assert_eq!(
         refused,
-        Rejection::SigningKey {
+        SnpRejection::SigningKey {
             reported: "VLEK",
             certificate: "VCEK"
         }
@@ -235,7 +231,7 @@ fn s4_signing_key() {
     let refused = refusal(|report| report.flags = 7 << 2);
     assert_eq!(
         refused,
-        Rejection::SigningKey {
+        SnpRejection::SigningKey {
             reported: "none",
             certificate: "VCEK"
         }
@@ -243,14 +239,14 @@ fn s4_signing_key() {
     let refused = vek(|template| template.common_name = "SEV-VLEK".to_owned());
     assert_eq!(
         refused,
-        Rejection::SigningKey {
+        SnpRejection::SigningKey {
             reported: "VCEK",
             certificate: "VLEK"
         }
     );
     let csp_id = "CN=cloud".to_owned();
     let judged = provider(|_| (), |policy| policy);
-    assert_eq!(judged.unwrap_err(), Rejection::VlekNotAllowed { csp_id });
+    assert_eq!(judged.unwrap_err(), SnpRejection::VlekNotAllowed { csp_id });
     let allowed = provider(|_| (), |policy| policy.allowing_vlek_of("CN=cloud")).unwrap();
     assert!(
         allowed
@@ -298,13 +294,16 @@ fn s5_chain() {
     let with_roots = |roots: &[PinnedRoot]| {
         verify_snp_report(&evidence_good, &REPORT_DATA, &policy(&chip), roots, NOW).unwrap_err()
     };
-    assert_eq!(with_roots(&[]), Rejection::NoRootForProduct(Product::Genoa));
+    assert_eq!(
+        with_roots(&[]),
+        SnpRejection::NoRootForProduct(Product::Genoa)
+    );
     let milan = PinnedRoot::private(Product::Milan, chip.root_der());
     assert_eq!(
         with_roots(&[milan]),
-        Rejection::NoRootForProduct(Product::Genoa)
+        SnpRejection::NoRootForProduct(Product::Genoa)
     );
-    let malformed = Rejection::CertificateMalformed {
+    let malformed = SnpRejection::CertificateMalformed {
         role: Role::Root,
         what: "not a certificate in DER",
     };
@@ -319,13 +318,13 @@ fn s5_chain() {
     };
     assert_eq!(
         intermediate(&named("ARK-Milan")),
-        Rejection::ChainName {
+        SnpRejection::ChainName {
             role: Role::Intermediate
         }
     );
     assert_eq!(
         vek(|t| t.issuer = "SEV-Milan".to_owned()),
-        Rejection::ChainName { role: Role::Vek }
+        SnpRejection::ChainName { role: Role::Vek }
     );
     let template = IntermediateTemplate {
         common_name: "SEV-Turin".to_owned(),
@@ -334,7 +333,7 @@ fn s5_chain() {
     let (found, expected) = ("SEV-Turin".to_owned(), "SEV-Genoa".to_owned());
     assert_eq!(
         intermediate(&template),
-        Rejection::CertificateName {
+        SnpRejection::CertificateName {
             role: Role::Intermediate,
             found,
             expected
@@ -347,24 +346,24 @@ fn s5_chain() {
     };
     assert_eq!(
         intermediate(&template),
-        Rejection::NotAuthority {
+        SnpRejection::NotAuthority {
             role: Role::Intermediate
         }
     );
-    assert_eq!(vek(|t| t.authority = true), Rejection::LeafIsAuthority);
+    assert_eq!(vek(|t| t.authority = true), SnpRejection::LeafIsAuthority);
     let template = IntermediateTemplate {
         signer: Authority::Intermediate,
         ..IntermediateTemplate::default()
     };
     assert_eq!(
         intermediate(&template),
-        Rejection::ChainSignature {
+        SnpRejection::ChainSignature {
             role: Role::Intermediate
         }
     );
     assert_eq!(
         vek(|t| t.signer = Authority::Root),
-        Rejection::ChainSignature { role: Role::Vek }
+        SnpRejection::ChainSignature { role: Role::Vek }
     );
 }
 
@@ -374,7 +373,7 @@ fn s6_validity_to_the_second() {
     let (from, until) = (NOW.plus(1), NOW.minus(1));
     assert_eq!(
         vek(|t| t.not_before = from),
-        Rejection::CertificateNotYetValid {
+        SnpRejection::CertificateNotYetValid {
             role,
             from,
             now: NOW
@@ -382,7 +381,7 @@ fn s6_validity_to_the_second() {
     );
     assert_eq!(
         vek(|t| t.not_after = until),
-        Rejection::CertificateExpired {
+        SnpRejection::CertificateExpired {
             role,
             until,
             now: NOW
@@ -395,7 +394,7 @@ fn s6_validity_to_the_second() {
     let role = Role::Intermediate;
     assert_eq!(
         intermediate(&template),
-        Rejection::CertificateExpired {
+        SnpRejection::CertificateExpired {
             role,
             until,
             now: NOW
@@ -418,7 +417,7 @@ fn s6_validity_to_the_second() {
     let (role, until) = (Role::Root, VALID_UNTIL);
     assert_eq!(
         judged.unwrap_err(),
-        Rejection::CertificateExpired { role, until, now }
+        SnpRejection::CertificateExpired { role, until, now }
     );
 
     let mut evidence = chip.evidence_for(&chip.template());
@@ -445,7 +444,7 @@ fn s7_product() {
     let refused = refusal(|report| report.cpuid = [0x19, 0x01, 0x01]);
     assert_eq!(
         refused,
-        Rejection::ProductMismatch {
+        SnpRejection::ProductMismatch {
             reported,
             certificate
         }
@@ -454,13 +453,13 @@ fn s7_product() {
     let refused = milan(&chip, |policy| policy);
     assert_eq!(
         refused.unwrap_err(),
-        Rejection::FamilyRootBroken(Product::Milan)
+        SnpRejection::FamilyRootBroken(Product::Milan)
     );
     let overridden = milan(&chip, |policy| {
         policy.allowing_despite_broken_root(Product::Milan)
     })
     .unwrap_err();
-    assert_eq!(overridden, Rejection::NoFloorForProduct(Product::Milan));
+    assert_eq!(overridden, SnpRejection::NoFloorForProduct(Product::Milan));
 }
 
 /// The chip as a Milan part: certificate, intermediate and root say so.
@@ -491,17 +490,17 @@ fn s8_firmware_of_the_certificate() {
         .enumerate()
     {
         let refused = vek(|template| template.components.retain(|(arc, _)| *arc != ARCS[index]));
-        assert_eq!(refused, Rejection::TcbExtensionMissing(component));
+        assert_eq!(refused, SnpRejection::TcbExtensionMissing(component));
         let refused = vek(|template| template.components[index].1 += 1);
         assert!(
-            matches!(refused, Rejection::TcbMismatch { component: found, .. } if found == component)
+            matches!(refused, SnpRejection::TcbMismatch { component: found, .. } if found == component)
         );
     }
     let refused = vek(|template| template.components.push((9, 1)));
     let what = "has a version for a component that its product lacks";
     assert_eq!(
         refused,
-        Rejection::CertificateMalformed {
+        SnpRejection::CertificateMalformed {
             role: Role::Vek,
             what
         }
@@ -512,15 +511,15 @@ fn s8_firmware_of_the_certificate() {
 fn s9_hardware_id() {
     assert_eq!(
         vek(|template| template.hardware_id = None),
-        Rejection::HardwareIdMissing
+        SnpRejection::HardwareIdMissing
     );
     assert_eq!(
         refusal(|report| report.chip_id = ChipId::from_bytes([0; 64])),
-        Rejection::ChipIdMasked
+        SnpRejection::ChipIdMasked
     );
     assert_eq!(
         refusal(|report| report.chip_id = ChipId::from_bytes([3; 64])),
-        Rejection::ChipIdMismatch
+        SnpRejection::ChipIdMismatch
     );
     // Ids that look like DER: a reader that guesses by the first byte would take them apart.
     for first in [0x02, 0x04] {
@@ -532,19 +531,19 @@ fn s9_hardware_id() {
                 .splice(0..2, [first, 62])
                 .for_each(drop)
         });
-        assert_eq!(refused, Rejection::ChipIdMismatch);
+        assert_eq!(refused, SnpRejection::ChipIdMismatch);
     }
     let judged = provider(
         |chip| *chip = ChipId::from_bytes([1; 64]),
         |policy| policy.allowing_vlek_of("CN=cloud"),
     );
-    assert_eq!(judged.unwrap_err(), Rejection::VlekNamesChip);
+    assert_eq!(judged.unwrap_err(), SnpRejection::VlekNamesChip);
 }
 
 #[test]
 fn anchors_and_expectations_of_different_platforms_make_no_verifier() {
     let chip = chip();
-    let anchors = casemate_attestation::TrustAnchors::production();
+    let anchors = casemate_attestation::TrustAnchors::production(Platform::Snp).unwrap();
     let refused = Verifier::new(anchors, expectations(Platform::TestChip, &chip)).unwrap_err();
     let (found, expected) = (Platform::TestChip, Platform::Snp);
     assert_eq!(refused, Rejection::PlatformNotAccepted { found, expected });
@@ -554,10 +553,10 @@ fn anchors_and_expectations_of_different_platforms_make_no_verifier() {
 #[test]
 fn every_rejection_is_provoked_here() {
     let (enumeration, here) = (
-        include_str!("../src/rejection.rs"),
+        include_str!("../src/snp/rejection.rs"),
         concat!(include_str!("refuse.rs"), include_str!("refuse/policy.rs")),
     );
-    let body = enumeration.split("pub enum Rejection {").nth(1).unwrap();
+    let body = enumeration.split("pub enum SnpRejection {").nth(1).unwrap();
     let body = body.split("\n}\n").next().unwrap();
     let variants = body.lines().filter_map(|line| {
         let name = line.strip_prefix("    ")?.split([' ', '(', ',']).next()?;
@@ -565,7 +564,7 @@ fn every_rejection_is_provoked_here() {
             .then_some(name)
     });
     let missing: Vec<&str> = variants
-        .filter(|name| !here.contains(&format!("Rejection::{name}")))
+        .filter(|name| !here.contains(&format!("SnpRejection::{name}")))
         .collect();
     assert!(missing.is_empty(), "not provoked: {missing:?}");
 }

@@ -10,9 +10,11 @@
 mod common;
 
 use casemate_attestation::strict_json::JsonError;
+use casemate_attestation::tdx::Expected;
 use casemate_attestation::{
-    FleetList, Issue, Kind, Payload, Platform, PolicyPayload, ReferenceValues, ReleasePublicKey,
-    ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument, SignedError, UnixTime,
+    FleetList, Issue, Kind, Measurement, Payload, Platform, PolicyPayload, ReferenceValues,
+    ReleasePublicKey, ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument, SignedError,
+    UnixTime,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -212,20 +214,48 @@ fn o4_payloads_are_strict() {
 
 #[test]
 fn o4_reference_values_have_the_documented_form() {
+    let (ab, cd) = ("ab".repeat(48), "cd".repeat(32));
     let text = format!(
-        r#"{{"measurements":[{{"platform":"snp","measurement":"{}","label":"casemate 0.1.0"}}],
+        r#"{{"snp":{{"measurements":[{{"measurement":"{ab}","label":"casemate 0.1.0"}}],
         "tcb_floor":{{"milan":{{"boot_loader":4,"tee":0,"snp":24,"microcode":219,"fmc":0}}}},
-        "vmpl":0,"families_allowed_despite_broken_root":["milan"]}}"#,
-        "ab".repeat(48)
+        "vmpl":0,"families_allowed_despite_broken_root":["milan"]}},
+        "tdx":{{"machines":[{{"mrtd":"{ab}","rtmrs":[["{ab}"],["{ab}","{ab}"],null,[]],"label":"casemate 0.1.0"}}],
+        "collateral_floor":17,"statuses":{{"SWHardeningNeeded":["INTEL-SA-00837"]}}}},
+        "tpm":{{"bank":"sha256","machines":[{{"registers":{{"4":"{cd}","11":"{cd}"}},"label":"casemate 0.1.0"}}]}}}}"#,
     );
     let values = ReferenceValues::from_payload(text.as_bytes()).unwrap();
+    let snp = values.snp.as_ref().unwrap();
     assert_eq!(
-        values.families_allowed_despite_broken_root,
+        snp.families_allowed_despite_broken_root,
         [casemate_attestation::Product::Milan]
     );
-    assert!(
-        ReferenceValues::from_payload(text.replace("\"milan\":", "\"rome\":").as_bytes()).is_err()
+    assert_eq!(values.test_chip, None);
+    let tdx = values.tdx.as_ref().unwrap();
+    assert_eq!(
+        tdx.mr_owner,
+        Expected::OneOf(vec![Measurement::from_bytes([0; 48])])
     );
+    assert_eq!(tdx.mr_seam, Expected::NotJudged);
+    assert_eq!(tdx.machines[0].rtmrs[2], Expected::NotJudged);
+    assert_eq!(tdx.machines[0].rtmrs[3], Expected::OneOf(Vec::new()));
+    let again = values.to_payload().unwrap();
+    assert_eq!(ReferenceValues::from_payload(&again).unwrap(), values);
+    for (from, to) in [
+        ("\"milan\":", "\"rome\":"),
+        ("\"snp\":{\"meas", "\"sev\":{\"meas"),
+        ("SWHardeningNeeded", "Fine"),
+        ("\"sha256\"", "\"md5\""),
+        ("\"11\":", "\"011\":"),
+        (",null,[]]", ",null]"),
+        ("\"collateral_floor\":17,", ""),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let other = text.replacen(from, to, 1);
+        assert!(
+            ReferenceValues::from_payload(other.as_bytes()).is_err(),
+            "{to}"
+        );
+    }
 }
 
 #[test]

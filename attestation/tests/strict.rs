@@ -9,10 +9,13 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use casemate_attestation::strict_json::{self, JsonError};
+use casemate_attestation::tpm::{KeyEvidence, QuoteSignature, TpmEvidence};
 use casemate_attestation::{
     Batch, BatchPath, Context, Direction, ENVELOPE_BYTES_MAX, Envelope, EnvelopeError,
-    EnvelopeParts, HardwareEvidence, Platform, Sha256Digest,
+    EnvelopeParts, HardwareEvidence, Platform, Sha256Digest, SnpEvidence, TpmBoot,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -20,12 +23,12 @@ use serde_json::Value;
 use common::{channel, context};
 
 fn good() -> String {
-    let hardware = HardwareEvidence {
+    let hardware = HardwareEvidence::Snp(SnpEvidence {
         report: vec![1; 1184],
         vek: vec![2; 5],
         intermediate: vec![3; 4],
         crl: vec![4; 3],
-    };
+    });
     let batch = Batch::new(&[channel().binding(&context()); 3])
         .unwrap()
         .path(1);
@@ -69,7 +72,13 @@ fn b25_envelopes_are_read_strictly() {
         duplicate,
         "escaped twin"
     );
-    for before in ["{", "\"collateral\":{", "\"context\":{", "\"batch\":{"] {
+    for before in [
+        "{",
+        "\"hardware\":{",
+        "\"snp\":{",
+        "\"context\":{",
+        "\"batch\":{",
+    ] {
         let unknown = replaced(before, &format!("{before}\"note\":1,"));
         assert!(malformed(&unknown), "unknown field after {before}");
     }
@@ -79,7 +88,7 @@ fn b25_envelopes_are_read_strictly() {
         "missing field"
     );
     assert_eq!(
-        replaced("casemate/evidence/v1", "casemate/evidence/v2"),
+        replaced("casemate/evidence/v2", "casemate/evidence/v1"),
         EnvelopeError::Format
     );
     for word in ["Server", "both", ""] {
@@ -87,6 +96,62 @@ fn b25_envelopes_are_read_strictly() {
             "\"direction\":\"server\"",
             &format!("\"direction\":\"{word}\"")
         )));
+    }
+}
+
+#[test]
+fn p32_platform_and_kind_go_together() {
+    for (platform, word) in [(Platform::Tdx, "tdx"), (Platform::Tpm, "tpm")] {
+        let other = format!("\"platform\":\"{word}\"");
+        assert_eq!(
+            replaced("\"platform\":\"test-chip\"", &other),
+            EnvelopeError::Kind {
+                platform,
+                kind: "snp"
+            }
+        );
+    }
+    let snp = "\"platform\":\"snp\"";
+    let text = good().replacen("\"platform\":\"test-chip\"", snp, 1);
+    assert!(Envelope::parse(text.as_bytes()).is_ok());
+    let two = replaced("\"hardware\":{", "\"hardware\":{\"tpm\":{},");
+    assert!(malformed(&two), "two kinds at once");
+    let none = replaced("\"hardware\":{\"snp\":", "\"hardware\":{\"sgx\":");
+    assert!(malformed(&none), "a kind that is not known");
+    let mut parts = Envelope::parse(good().as_bytes()).unwrap().parts().clone();
+    parts.platform = Platform::Tpm;
+    assert!(matches!(
+        Envelope::build(parts),
+        Err(EnvelopeError::Kind { .. })
+    ));
+}
+
+#[test]
+fn p01_registers_are_numbered_in_one_way() {
+    let evidence = HardwareEvidence::Tpm(Box::new(boot([(1, vec![7; 32])].into())));
+    let text = serde_json::to_string(&evidence).unwrap();
+    let read = |text: &str| serde_json::from_str::<HardwareEvidence>(text);
+    assert_eq!(read(&text).unwrap(), evidence);
+    for key in ["01", "+1", "1 ", "-1", "256", "one", ""] {
+        let other = text.replacen("\"1\":", &format!("\"{key}\":"), 1);
+        assert!(read(&other).is_err(), "{key:?}");
+    }
+    let value = hex::encode([7; 32]);
+    for other in [&value[1..], &format!("{value}zz"), "AB"] {
+        let other = text.replacen(&value, other, 1);
+        assert!(read(&other).is_err(), "{other}");
+    }
+}
+
+fn boot(registers: BTreeMap<u8, Vec<u8>>) -> TpmBoot {
+    TpmBoot {
+        quote: TpmEvidence {
+            message: vec![1; 9],
+            signature: QuoteSignature::Tpmt(vec![2; 8]),
+            registers,
+            key: KeyEvidence::PublicArea(vec![3; 7]),
+        },
+        event_log: vec![4; 6],
     }
 }
 
@@ -167,12 +232,10 @@ fn b25_length_and_depth_are_bounded() {
     assert!(read(&nested(15)).is_ok());
     assert_eq!(read(&nested(16)), Err(JsonError::TooDeep));
     assert_eq!(read(&nested(100_000)), Err(JsonError::TooDeep));
-    let hardware = HardwareEvidence {
-        report: vec![0; 60_000],
-        vek: vec![],
-        intermediate: vec![],
-        crl: vec![],
-    };
+    let hardware = HardwareEvidence::Snp(SnpEvidence {
+        report: vec![0; ENVELOPE_BYTES_MAX / 4 * 3],
+        ..SnpEvidence::default()
+    });
     let (platform, direction) = (Platform::Snp, Direction::Server);
     let parts = EnvelopeParts {
         platform,
@@ -228,21 +291,67 @@ fn path() -> impl Strategy<Value = Option<BatchPath>> {
     prop_oneof![Just(None), one]
 }
 
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(any::<u8>(), 0..2000)
+}
+
+fn snp() -> impl Strategy<Value = (Platform, HardwareEvidence)> {
+    let platform = prop_oneof![Just(Platform::Snp), Just(Platform::TestChip)];
+    (platform, bytes(), bytes(), bytes(), bytes()).prop_map(
+        |(platform, report, vek, intermediate, crl)| {
+            let evidence = SnpEvidence {
+                report,
+                vek,
+                intermediate,
+                crl,
+            };
+            (platform, HardwareEvidence::Snp(evidence))
+        },
+    )
+}
+
+fn tpm() -> impl Strategy<Value = (Platform, HardwareEvidence)> {
+    let signature = prop_oneof![
+        bytes().prop_map(QuoteSignature::Tpmt),
+        bytes().prop_map(QuoteSignature::RsassaSha256),
+    ];
+    let certified = (bytes(), prop::collection::vec(bytes(), 0..3));
+    let key = prop_oneof![
+        bytes().prop_map(KeyEvidence::PublicArea),
+        bytes().prop_map(KeyEvidence::Spki),
+        certified.prop_map(|(leaf, intermediates)| KeyEvidence::Certificate {
+            leaf,
+            intermediates
+        }),
+    ];
+    let registers = prop::collection::btree_map(any::<u8>(), bytes(), 0..5);
+    (bytes(), signature, registers, key, bytes()).prop_map(
+        |(message, signature, registers, key, event_log)| {
+            let quote = TpmEvidence {
+                message,
+                signature,
+                registers,
+                key,
+            };
+            let boot = TpmBoot { quote, event_log };
+            (Platform::Tpm, HardwareEvidence::Tpm(Box::new(boot)))
+        },
+    )
+}
+
 prop_compose! {
     fn parts()(
-        snp in any::<bool>(),
+        (platform, hardware) in prop_oneof![snp(), tpm()],
         server in any::<bool>(),
-        pieces in prop::array::uniform4(prop::collection::vec(any::<u8>(), 0..2000)),
         digests in prop::array::uniform3(digest()),
         models in prop::collection::vec(digest(), 0..9),
         batch in path(),
     ) -> EnvelopeParts {
-        let [report, vek, intermediate, crl] = pieces;
         let [policy_bundle, configuration, device_evidence] = digests;
         EnvelopeParts {
-            platform: if snp { Platform::Snp } else { Platform::TestChip },
+            platform,
             direction: if server { Direction::Server } else { Direction::Client },
-            hardware: HardwareEvidence { report, vek, intermediate, crl },
+            hardware,
             context: Context { policy_bundle, models, configuration, device_evidence },
             batch,
         }

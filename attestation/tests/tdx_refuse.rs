@@ -19,8 +19,8 @@ mod levels;
 #[path = "tdx_refuse/quote.rs"]
 mod quote;
 
+use casemate_attestation::CheckResult;
 use casemate_attestation::tdx::{TdxPolicy, TdxRejection, TdxRoot, TdxVerdict};
-use casemate_attestation::verify::CheckResult;
 
 use common::tdx::*;
 

@@ -13,11 +13,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use casemate_attestation::CheckResult;
 use casemate_attestation::tdx::{
     Expected, TcbStatus, TdxCertificate, TdxCollateral, TdxCrl, TdxDocument, TdxMeasurement,
     TdxPolicy, TdxQuote, TdxRejection, TdxRoot, TdxTcb, TdxVerdict, verify_tdx_quote,
 };
-use casemate_attestation::verify::CheckResult;
 use casemate_attestation::{ChipId, Measurement, UnixTime};
 use serde_json::Value;
 

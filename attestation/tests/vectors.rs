@@ -15,7 +15,7 @@ use std::path::Path;
 
 use casemate_attestation::snp::{CrlPolicy, PinnedRoot, SnpReport, SnpVerdict, verify_snp_report};
 use casemate_attestation::{
-    ChipId, HardwareEvidence, Measurement, Product, Rejection, SnpPolicy, TcbVersion, UnixTime,
+    ChipId, Measurement, Product, SnpEvidence, SnpPolicy, SnpRejection, TcbVersion, UnixTime,
 };
 use serde_json::Value;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -28,7 +28,7 @@ const CSP: &str = "CN=cc-us-east-2.amazonaws.com";
 struct Vector {
     name: String,
     expected: Value,
-    evidence: HardwareEvidence,
+    evidence: SnpEvidence,
     now: UnixTime,
 }
 
@@ -53,7 +53,7 @@ impl Vector {
             Some(name) => fs::read(path.join(name)).unwrap(),
             None => Vec::new(),
         };
-        let evidence = HardwareEvidence {
+        let evidence = SnpEvidence {
             report: file("report"),
             vek: file("vek"),
             intermediate: file("intermediate"),
@@ -105,7 +105,7 @@ impl Vector {
         .tolerating_missing_alias_check()
     }
 
-    fn judge(&self, policy: &SnpPolicy, roots: &[PinnedRoot]) -> Result<SnpVerdict, Rejection> {
+    fn judge(&self, policy: &SnpPolicy, roots: &[PinnedRoot]) -> Result<SnpVerdict, SnpRejection> {
         verify_snp_report(&self.evidence, &self.report_data(), policy, roots, self.now)
     }
 }
@@ -124,7 +124,7 @@ fn seconds(text: &str) -> u64 {
     days * 86_400 + number(11..13) * 3600 + number(14..16) * 60 + number(17..19)
 }
 
-fn line(name: &str, result: &Result<SnpVerdict, Rejection>) -> String {
+fn line(name: &str, result: &Result<SnpVerdict, SnpRejection>) -> String {
     match result {
         Ok(verdict) => format!(
             "{name:42} accept  {} {}",
@@ -143,15 +143,15 @@ fn genuine_vectors_get_the_expected_verdict_under_amds_roots() {
         let (name, roots) = (vector.name.as_str(), PinnedRoot::amd());
         let result = vector.judge(&vector.policy(), &roots);
         println!("{}", line(name, &result));
-        let rule = result.as_ref().err().map(Rejection::rule);
+        let rule = result.as_ref().err().map(SnpRejection::rule);
         seen += 1;
         match name {
-            "milan-v2-debug" => assert_eq!(result.unwrap_err(), Rejection::DebugPermitted),
+            "milan-v2-debug" => assert_eq!(result.unwrap_err(), SnpRejection::DebugPermitted),
             "milan-v2-vlek-aws-vmpl1" => provider_key(&vector, &roots),
             "milan-v5-gcp-vmpl1" => {
                 assert_eq!(
                     result.unwrap_err(),
-                    Rejection::Vmpl {
+                    SnpRejection::Vmpl {
                         found: 1,
                         expected: 0
                     }
@@ -166,21 +166,21 @@ fn genuine_vectors_get_the_expected_verdict_under_amds_roots() {
                 SnpReport::parse(&vector.evidence.report).unwrap().version(),
                 4
             ),
-            "neg-truncated" => assert_eq!(result.unwrap_err(), Rejection::ReportLength(1183)),
+            "neg-truncated" => assert_eq!(result.unwrap_err(), SnpRejection::ReportLength(1183)),
             "neg-version-3-claimed" => {
-                assert_eq!(result.unwrap_err(), Rejection::VersionWithoutCpuid(3))
+                assert_eq!(result.unwrap_err(), SnpRejection::VersionWithoutCpuid(3))
             }
             "neg-reserved-0x4c" => {
-                assert_eq!(result.unwrap_err(), Rejection::ReservedNotZero(0x4c))
+                assert_eq!(result.unwrap_err(), SnpRejection::ReservedNotZero(0x4c))
             }
             "neg-tcb-reserved-byte" => {
-                assert_eq!(result.unwrap_err(), Rejection::ReservedNotZero(0x38))
+                assert_eq!(result.unwrap_err(), SnpRejection::ReservedNotZero(0x38))
             }
             "neg-signature-padding" => {
-                assert_eq!(result.unwrap_err(), Rejection::ReservedNotZero(0x2dc))
+                assert_eq!(result.unwrap_err(), SnpRejection::ReservedNotZero(0x2dc))
             }
             "neg-signature-reserved" => {
-                assert_eq!(result.unwrap_err(), Rejection::ReservedNotZero(0x49f))
+                assert_eq!(result.unwrap_err(), SnpRejection::ReservedNotZero(0x49f))
             }
             // The foreign certificate is not of the key that signed; `snp::chain` shows that it would not chain either.
             "neg-debug-bit-cleared"
@@ -189,7 +189,7 @@ fn genuine_vectors_get_the_expected_verdict_under_amds_roots() {
             | "neg-vmpl-rewritten"
             | "neg-vek-of-other-chip"
             | "neg-vek-not-from-amd" => {
-                assert_eq!(result.unwrap_err(), Rejection::ReportSignature, "{name}")
+                assert_eq!(result.unwrap_err(), SnpRejection::ReportSignature, "{name}")
             }
             "neg-turin-under-milan-root" => assert_eq!(rule, Some("S5"), "{name}"),
             "neg-vlek-expired" | "neg-vlek-under-ask" => {
@@ -221,17 +221,17 @@ fn provider_key(vector: &Vector, roots: &[PinnedRoot]) {
     let csp_id = CSP.to_owned();
     assert_eq!(
         refused(vector.policy()),
-        Rejection::VlekNotAllowed {
+        SnpRejection::VlekNotAllowed {
             csp_id: csp_id.clone()
         }
     );
     assert_eq!(
         refused(vector.policy().allowing_vlek_of("CN=other")),
-        Rejection::VlekNotAllowed { csp_id }
+        SnpRejection::VlekNotAllowed { csp_id }
     );
     assert_eq!(
         refused(vector.policy().allowing_vlek_of(CSP)),
-        Rejection::Vmpl {
+        SnpRejection::Vmpl {
             found: 1,
             expected: 0
         }
@@ -361,7 +361,7 @@ fn certificates_of_the_synthetic_set_that_no_vector_uses_are_refused_too() {
         return;
     };
     let vector = Vector::read(&folder.join("baseline"));
-    let with = |change: &dyn Fn(&mut HardwareEvidence)| {
+    let with = |change: &dyn Fn(&mut SnpEvidence)| {
         let mut evidence = vector.evidence.clone();
         change(&mut evidence);
         let data = vector.report_data();
@@ -422,12 +422,12 @@ fn genuine_revocation_lists_are_read_and_dated() {
         vector.now = due;
         assert_eq!(
             vector.judge(&policy, &roots).unwrap_err(),
-            Rejection::CrlStale { due, now: due }
+            SnpRejection::CrlStale { due, now: due }
         );
         vector.evidence.crl = Vec::new();
         assert_eq!(
             vector.judge(&policy, &roots).unwrap_err(),
-            Rejection::CrlMissing
+            SnpRejection::CrlMissing
         );
     }
 }

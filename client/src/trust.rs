@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use casemate_attestation::signed::SIGNED_BYTES_MAX;
-use casemate_attestation::snp::PolicyError;
 use casemate_attestation::{
-    Expectations, FleetList, HexError, Kind, Payload, Platform, ReferenceValues, Rejection,
-    ReleasePublicKey, SignedDocument, SignedError, TrustAnchors, UnixTime, Verified, Verifier,
+    Expectations, ExpectationsError, FleetList, HexError, Kind, Payload, Platform, ReferenceValues,
+    Rejection, ReleasePublicKey, SignedDocument, SignedError, TrustAnchors, UnixTime, Verified,
+    Verifier,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -46,7 +46,7 @@ pub enum TrustError {
     },
     /// The documents say nothing for the platform in use.
     #[error("reference values and fleet list: {0}")]
-    Nothing(#[from] PolicyError),
+    Nothing(#[from] ExpectationsError),
     /// Roots and documents are for different platforms.
     #[error(transparent)]
     Platforms(#[from] Rejection),
@@ -54,14 +54,16 @@ pub enum TrustError {
     #[error(transparent)]
     Floors(#[from] FloorsError),
     /// This build knows no test chip.
-    #[error("platform test-chip is not part of this build; use platform = \"snp\"")]
+    #[error(
+        "platform test-chip is not part of this build; use the platform of the server's machine"
+    )]
     NoTestChip,
     /// The test chip's root is not named.
     #[error("platform test-chip needs test_chip_root in [trust]")]
     NoTestChipRoot,
     /// A root for a chip that is not asked for.
-    #[error("test_chip_root stands in [trust], but platform is snp; remove it")]
-    StrayTestChipRoot,
+    #[error("test_chip_root stands in [trust], but platform is {0}; remove it")]
+    StrayTestChipRoot(Platform),
 }
 
 impl TrustError {
@@ -190,10 +192,9 @@ fn release_key(path: &Path) -> Result<ReleasePublicKey, TrustError> {
 
 fn anchors(section: &TrustSection) -> Result<TrustAnchors, TrustError> {
     match (section.platform, &section.test_chip_root) {
-        (Platform::Snp, None) => Ok(TrustAnchors::production()),
-        (Platform::Snp, Some(_)) => Err(TrustError::StrayTestChipRoot),
-        (Platform::TestChip, None) => Err(TrustError::NoTestChipRoot),
         (Platform::TestChip, Some(path)) => test_chip_anchors(path),
+        (platform, Some(_)) => Err(TrustError::StrayTestChipRoot(platform)),
+        (platform, None) => TrustAnchors::production(platform).ok_or(TrustError::NoTestChipRoot),
     }
 }
 

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use casemate_attestation::{Product, TrustAnchors};
+use casemate_attestation::Product;
+use casemate_attestation::snp::PinnedRoot;
 use ring::signature::{RSA_PSS_2048_8192_SHA384, RsaPublicKeyComponents};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
@@ -17,9 +18,8 @@ const TIMES: u32 = 200;
 
 /// What an appraisal of AMD's certificates costs beyond one of the test chip's.
 pub fn difference(test_root: &[u8]) -> anyhow::Result<Duration> {
-    let anchors = TrustAnchors::production();
-    let amd = anchors
-        .roots()
+    let roots = PinnedRoot::amd();
+    let amd = roots
         .iter()
         .find(|root| root.product() == Product::Genoa)
         .context("no root of AMD's")?;

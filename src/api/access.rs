@@ -70,7 +70,7 @@ impl Access {
         let context = DecisionContext {
             now,
             platform,
-            confidential: platform != Platform::TestChip,
+            confidential: platform.confidential(),
             tcb,
             client_evidence: caller
                 .session

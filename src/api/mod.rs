@@ -285,7 +285,8 @@ impl Service {
 
     fn health(&self) -> Response<Answer> {
         let confidential = self.attestor.confidential();
-        let notice = (!confidential).then_some("NOT CONFIDENTIAL: a test chip stands in");
+        let caveat = self.attestor.platform().caveat();
+        let notice = caveat.map(|caveat| format!("NOT CONFIDENTIAL: {caveat}"));
         let document = json!({"status": "ok", "version": env!("CARGO_PKG_VERSION"),
             "platform": self.attestor.platform(), "confidential": confidential, "notice": notice});
         json_answer(Bytes::from(document.to_string()))

@@ -57,7 +57,7 @@ pub enum AuditEvent {
         version: &'static str,
         /// Digest of the configuration in force.
         configuration: Sha256Digest,
-        /// False whenever the test chip stands in.
+        /// Whether the server's machine keeps its memory from its host: never with a TPM alone or a test chip.
         confidential: bool,
     },
     /// A part went down in order.

@@ -169,11 +169,11 @@ impl ReleaseClient {
         let evidence = client
             .evidence(provider, &leaf, &challenge, request)
             .await?;
-        let report = SnpReport::parse(&evidence.hardware().report);
+        let tcb = own_tcb(evidence.hardware());
         let body = keys_request(evidence.as_bytes().to_vec(), request);
         let answer: wire::KeysAnswer = client.post("/release/keys", &body).await?;
         let released = Released {
-            tcb: report.ok().map(|report| report.reported_tcb()),
+            tcb,
             ..read_answer(answer, request, &identity.key_pem)?
         };
         Ok((released, client))
@@ -382,6 +382,16 @@ fn read_answer(
         keys,
         tcb: None,
     })
+}
+
+/// What this machine's own report says of its firmware: for policy to ask about, where the platform has such a report.
+fn own_tcb(hardware: &HardwareEvidence) -> Option<TcbVersion> {
+    match hardware {
+        HardwareEvidence::Snp(evidence) => SnpReport::parse(&evidence.report)
+            .ok()
+            .map(|report| report.reported_tcb()),
+        HardwareEvidence::Tdx(_) | HardwareEvidence::Tpm(_) => None,
+    }
 }
 
 /// Rules P-10 and P-11: TLS 1.3 only, the hybrid group first, no resumption.

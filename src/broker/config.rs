@@ -81,14 +81,15 @@ impl Role for BrokerConfig {
         match self.platform {
             Platform::TestChip if cfg!(not(feature = "test-chip")) => Err((
                 "platform",
-                "this program was built without the test chip; use \"snp\"".into(),
+                "this program was built without the test chip; use \"snp\", \"tdx\" or \"tpm\""
+                    .into(),
             )),
             Platform::TestChip if !self.allow_test_chip => Err((
                 "platform",
                 "\"test-chip\" proves nothing about a machine; it needs allow_test_chip = true"
                     .into(),
             )),
-            Platform::Snp | Platform::TestChip => Ok(()),
+            Platform::Snp | Platform::Tdx | Platform::Tpm | Platform::TestChip => Ok(()),
         }
     }
 }

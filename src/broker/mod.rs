@@ -212,10 +212,9 @@ async fn attend(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>, p
 /// Configuration chooses whose evidence counts; evidence never does (rule P-31).
 fn anchors(organisation: &Organisation, platform: Platform) -> Result<TrustAnchors, OrgError> {
     match platform {
-        Platform::Snp => Ok(TrustAnchors::production()),
         #[cfg(feature = "test-chip")]
         Platform::TestChip => Ok(TrustAnchors::test_chip(&organisation.test_chip_root()?)),
-        #[cfg(not(feature = "test-chip"))]
-        Platform::TestChip => Err(OrgError::NoTestChip(organisation.folder().to_owned())),
+        platform => TrustAnchors::production(platform)
+            .ok_or_else(|| OrgError::NoTestChip(organisation.folder().to_owned())),
     }
 }

@@ -3,8 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use casemate_attestation::{
-    Binding, Envelope, Expectations, Platform, Rejection, TrustAnchors, UnixTime, VerifiedEvidence,
-    Verifier,
+    Binding, Envelope, Expectations, Platform, TrustAnchors, UnixTime, VerifiedEvidence, Verifier,
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -123,7 +122,8 @@ impl Desk {
     ) -> Result<wire::UpdatesAnswer, Refusal> {
         let mut books = self.books();
         let Books { store, documents } = &mut *books;
-        still_counts(documents, store, evidence, now)?;
+        self.verifier(store, documents, now)?
+            .still_counts(evidence, now)?;
         let newer = |document: Issued, number: u64| {
             (document.number > number).then_some(wire::Bytes(document.bytes))
         };
@@ -255,28 +255,6 @@ fn check_policy(policy: &PolicyDocument, packages: &[wire::Package]) -> Result<(
             Err(Refusal::NotInPolicy(id.to_string()))
         }
         None => Ok(()),
-    }
-}
-
-/// Whether chip and measurement of a server that attested before are still in the documents in force.
-fn still_counts(
-    documents: &mut Documents,
-    store: &mut Store,
-    evidence: &VerifiedEvidence,
-    now: UnixTime,
-) -> Result<(), Refusal> {
-    let (platform, chip) = (evidence.platform(), evidence.chip_id());
-    let fleet = documents.fleet(store, now)?;
-    if fleet.payload().chip(platform, &chip).is_none() {
-        return Err(Rejection::ChipUnknown(chip).into());
-    }
-    let measurement = evidence.measurement();
-    let reference = documents.reference(store, now)?;
-    let mut accepted = reference.payload().measurements.iter();
-    if accepted.any(|entry| entry.platform == platform && entry.measurement == measurement) {
-        Ok(())
-    } else {
-        Err(Rejection::MeasurementUnknown(measurement).into())
     }
 }
 

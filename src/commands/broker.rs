@@ -59,8 +59,8 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
         let platform = config.platform;
         let broker = Broker::start(config).await.map_err(command_error)?;
         let address = broker.address()?;
-        if platform != casemate_attestation::Platform::Snp {
-            eprintln!("NOT CONFIDENTIAL: evidence of platform {platform} is accepted");
+        if let Some(caveat) = platform.caveat() {
+            eprintln!("NOT CONFIDENTIAL: evidence of platform {platform} is accepted ({caveat})");
         }
         let mut out = std::io::stdout();
         writeln!(out, "broker ready on {address}")?;

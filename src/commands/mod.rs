@@ -12,6 +12,7 @@ pub mod org;
 pub mod policy;
 pub mod serve;
 
+use casemate_attestation::Platform;
 use casemate_client::command::{
     self as client, CONNECT_EXAMPLE, CommandFailure, ConnectArguments, VERIFY_EXAMPLE,
     VerifyArguments,
@@ -187,4 +188,12 @@ mod tests {
         without_example(&Cli::command(), "", &mut found);
         assert!(found.is_empty(), "{found:?}");
     }
+}
+
+/// A platform by its word, for arguments.
+fn platform(text: &str) -> Result<Platform, String> {
+    Platform::ALL
+        .into_iter()
+        .find(|platform| platform.as_str() == text)
+        .ok_or_else(|| "platforms are snp, tdx, tpm and test-chip".to_owned())
 }

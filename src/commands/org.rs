@@ -4,16 +4,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use casemate_attestation::signed::SIGNED_BYTES_MAX;
 use casemate_attestation::{
-    ChipId, FleetChip, Measurement, Platform, ReferenceMeasurement, Sha256Digest, UnixTime,
+    ChipId, FleetChip, FleetTpm, Measurement, Platform, ReferenceValues, Sha256Digest,
+    SnpMeasurement, UnixTime, strict_json,
 };
 use clap::{ArgGroup, Args, Subcommand};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::{CommandError, ExitCode};
-use crate::org::documents::{self, DOCUMENT_DAYS, Revocation};
+use crate::org::documents::{self, DOCUMENT_DAYS, ReferenceSection, Revocation};
 use crate::org::{self, InitOptions, Name, OrgError, Organisation};
 
 /// Arguments of `casemate org`.
@@ -36,6 +40,8 @@ enum Verb {
     /// Add a chip to the signed fleet list.
     #[command(
         after_help = "Examples:\n  casemate org enrol ./acme --chip-id 8f3a… --label 'rack 1' --name llm.acme.internal\n  \
+        casemate org enrol ./acme --platform tdx --chip-id 04c1… --label 'rack 2' --name llm.acme.internal\n  \
+        casemate org enrol ./acme --tpm rack3.json --label 'rack 3' --name llm.acme.internal\n  \
         casemate org enrol ./acme --test-chip --label laptop --name localhost"
     )]
     Enrol(Enrol),
@@ -97,13 +103,19 @@ struct Issue {
 }
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("chip").required(true).args(["chip_id", "test_chip"])))]
+#[command(group(ArgGroup::new("chip").required(true).args(["chip_id", "tpm", "test_chip"])))]
 struct Enrol {
     /// The organisation's folder.
     folder: PathBuf,
-    /// CHIP_ID as its reports carry it, 128 hexadecimal digits.
+    /// CHIP_ID of an SNP chip, or the id of a TDX platform, as evidence carries it: 128 hexadecimal digits.
     #[arg(long, value_name = "HEX")]
     chip_id: Option<ChipId>,
+    /// Platform of the chip: snp or tdx.
+    #[arg(long, default_value = "snp", value_parser = super::platform, conflicts_with_all = ["tpm", "test_chip"])]
+    platform: Platform,
+    /// A TPM: its id and attestation key, as JSON.
+    #[arg(long, value_name = "FILE")]
+    tpm: Option<PathBuf>,
     /// Enrol the organisation's test chip. NOT CONFIDENTIAL.
     #[arg(long)]
     test_chip: bool,
@@ -135,15 +147,19 @@ struct Revoke {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("values").required(true).args(["measurement", "section"])))]
 struct Reference {
     /// The organisation's folder.
     folder: PathBuf,
-    /// SNP launch measurement, 96 hexadecimal digits.
-    #[arg(long, value_name = "HEX")]
-    measurement: Measurement,
+    /// SNP launch measurement to add, 96 hexadecimal digits.
+    #[arg(long, value_name = "HEX", requires = "label")]
+    measurement: Option<Measurement>,
     /// What was measured.
     #[arg(long)]
-    label: String,
+    label: Option<String>,
+    /// A platform's whole section in place of the one before, as JSON: {"tdx": {...}}, {"tpm": {...}} or {"snp": {...}}.
+    #[arg(long, value_name = "FILE", conflicts_with = "label")]
+    section: Option<PathBuf>,
     /// Days that the new document is in force.
     #[arg(long, default_value_t = DOCUMENT_DAYS)]
     days: u32,
@@ -252,20 +268,44 @@ fn run_enrol(enrol: Enrol) -> Result<(), CommandError> {
         days,
         ..
     } = enrol;
-    let number = match enrol.chip_id {
-        Some(chip_id) => {
-            let chip = FleetChip {
-                platform: Platform::Snp,
-                chip_id,
-                names,
-                label,
-            };
-            documents::enrol(&organisation, chip, days, now()).map_err(command_error)?
+    let enrolled = |platform, chip_id, tpm| {
+        let chip = FleetChip {
+            platform,
+            chip_id,
+            names: names.clone(),
+            label: label.clone(),
+            tpm,
+        };
+        documents::enrol(&organisation, chip, days, now()).map_err(command_error)
+    };
+    let number = match (enrol.chip_id, enrol.tpm) {
+        (Some(chip_id), _) => enrolled(enrol.platform, chip_id, None)?,
+        (None, Some(file)) => {
+            let OwnTpm { id, key } = read_json(&file)?;
+            enrolled(Platform::Tpm, id, Some(key))?
         }
-        None => enrol_test_chip(&organisation, &label, names, days)?,
+        (None, None) => enrol_test_chip(&organisation, &label, names, days)?,
     };
     eprintln!("signed fleet list number {number}, in force for {days} days");
     Ok(())
+}
+
+/// A TPM as it is handed in for enrolment.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OwnTpm {
+    id: ChipId,
+    key: FleetTpm,
+}
+
+/// Reads one strict JSON document that an officer hands in.
+fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T, CommandError> {
+    let shown = file.display();
+    let bytes = fs::read(file).map_err(|e| {
+        CommandError::new(ExitCode::Configuration, format!("cannot read {shown}: {e}"))
+    })?;
+    strict_json::from_slice(bytes.trim_ascii(), SIGNED_BYTES_MAX)
+        .map_err(|e| CommandError::new(ExitCode::Malformed, format!("{shown}: {e}")))
 }
 
 #[cfg(feature = "test-chip")]
@@ -319,23 +359,48 @@ fn certificate_digest(file: &Path) -> Result<Sha256Digest, CommandError> {
 
 fn run_reference(reference: Reference) -> Result<(), CommandError> {
     let organisation = open(&reference.folder)?;
-    let Reference {
-        measurement,
-        label,
-        days,
-        ..
-    } = reference;
-    let entry = ReferenceMeasurement {
-        platform: Platform::Snp,
-        measurement,
-        label,
+    let days = reference.days;
+    let number = match (reference.measurement, reference.section) {
+        (Some(measurement), _) => {
+            let label = reference.label.unwrap_or_default();
+            let entry = SnpMeasurement { measurement, label };
+            documents::add_measurement(&organisation, Platform::Snp, entry, days, now())
+        }
+        (None, Some(file)) => {
+            let section = one_section(read_json(&file)?)?;
+            documents::replace_section(&organisation, section, days, now())
+        }
+        (None, None) => return Err(CommandError::new(ExitCode::Usage, "no values are given")),
     };
-    let number = documents::add_measurement(&organisation, entry, days, now());
     eprintln!(
         "signed reference values number {}",
         number.map_err(command_error)?
     );
     Ok(())
+}
+
+/// The one section of a document that has the form of reference values.
+fn one_section(values: ReferenceValues) -> Result<ReferenceSection, CommandError> {
+    let ReferenceValues {
+        snp,
+        test_chip,
+        tdx,
+        tpm,
+    } = values;
+    let mut sections = [
+        snp.map(ReferenceSection::Snp),
+        tdx.map(ReferenceSection::Tdx),
+        tpm.map(ReferenceSection::Tpm),
+    ]
+    .into_iter()
+    .flatten();
+    match (sections.next(), sections.next(), test_chip) {
+        (Some(section), None, None) => Ok(section),
+        _ => Err(CommandError::new(
+            ExitCode::Malformed,
+            "the file must hold one section: snp, tdx or tpm",
+        )),
+    }
 }
 
 fn run_floor(floor: &Floor) -> Result<(), CommandError> {

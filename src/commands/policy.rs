@@ -76,7 +76,7 @@ struct Explain {
     #[arg(long)]
     model: String,
     /// Platform that attests the server: snp or test-chip.
-    #[arg(long, default_value = "snp", value_parser = platform)]
+    #[arg(long, default_value = "snp", value_parser = super::platform)]
     platform: Platform,
     /// The peer's address.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
@@ -165,7 +165,7 @@ fn explain(arguments: &Explain) -> Result<(), CommandError> {
     let context = DecisionContext {
         now,
         platform: arguments.platform,
-        confidential: arguments.platform != Platform::TestChip,
+        confidential: arguments.platform.confidential(),
         tcb: None,
         client_evidence: None,
         peer: arguments.peer,
@@ -234,11 +234,4 @@ fn exit_code(error: &PolicyError) -> ExitCode {
         PolicyError::Signed(_) => ExitCode::Malformed,
         _ => ExitCode::Configuration,
     }
-}
-
-fn platform(text: &str) -> Result<Platform, String> {
-    [Platform::Snp, Platform::TestChip]
-        .into_iter()
-        .find(|platform| platform.as_str() == text)
-        .ok_or_else(|| "platforms are snp and test-chip".to_owned())
 }

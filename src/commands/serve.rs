@@ -4,7 +4,6 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use casemate_attestation::Platform;
 use casemate_models::LoadError;
 use casemate_models::decoder::ArchitectureError;
 use casemate_models::weights::WeightError;
@@ -84,8 +83,8 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
             () = super::end_requested() => return Ok(()),
         };
         let address = server.address()?;
-        if platform == Platform::TestChip {
-            eprintln!("NOT CONFIDENTIAL: a test chip vouches for this server");
+        if let Some(caveat) = platform.caveat() {
+            eprintln!("NOT CONFIDENTIAL: {caveat}");
         }
         let mut out = std::io::stdout();
         writeln!(out, "server ready on {address}")?;

@@ -261,7 +261,7 @@ impl AttestationSection {
             (Platform::TestChip, None) => {
                 Err((field, "is needed with platform \"test-chip\"".into()))
             }
-            (Platform::Snp, Some(_)) => Err((
+            (Platform::Snp | Platform::Tdx | Platform::Tpm, Some(_)) => Err((
                 field,
                 "is for platform \"test-chip\" only; remove it".into(),
             )),

@@ -5,9 +5,9 @@
 use std::path::Path;
 
 use casemate_attestation::{
-    FleetChip, FleetList, Issue, Kind, Payload, PolicyPayload, Product, ReferenceMeasurement,
-    ReferenceValues, ReleasePublicKey, ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument,
-    SignedError, TcbVersion, UnixTime, Verified,
+    FleetChip, FleetList, Issue, Kind, Payload, Platform, PolicyPayload, Product, ReferenceValues,
+    ReleasePublicKey, ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument, SignedError,
+    SnpMeasurement, SnpReference, TcbVersion, TdxReference, TpmReference, UnixTime, Verified,
 };
 use serde::Deserialize;
 
@@ -151,27 +151,79 @@ pub fn enrol(
     sign_next(organisation, &fleet, days, now)
 }
 
-/// Adds a measurement to the reference values. Returns the new number.
+/// Changes the section of a platform whose evidence is an SNP report; one that was not there begins with nothing in it.
+/// Returns the new number.
 ///
 /// # Errors
-/// When it is listed, or signing fails.
+/// What `change` refuses, [`OrgError::OtherEvidence`] for other platforms, or when signing fails.
+fn edit_snp(
+    organisation: &Organisation,
+    platform: Platform,
+    days: u32,
+    now: UnixTime,
+    change: impl FnOnce(&mut SnpReference) -> Result<(), OrgError>,
+) -> Result<u64, OrgError> {
+    let mut values = open_for_editing::<ReferenceValues>(organisation)?.into_payload();
+    let section = values
+        .snp_reports_mut(platform)
+        .ok_or(OrgError::OtherEvidence(platform))?;
+    change(section.get_or_insert_default())?;
+    sign_next(organisation, &values, days, now)
+}
+
+/// Adds a launch measurement to the reference values. Returns the new number.
+///
+/// # Errors
+/// When it is listed, the platform writes no SNP reports, or signing fails.
 pub fn add_measurement(
     organisation: &Organisation,
-    measurement: ReferenceMeasurement,
+    platform: Platform,
+    measurement: SnpMeasurement,
+    days: u32,
+    now: UnixTime,
+) -> Result<u64, OrgError> {
+    edit_snp(organisation, platform, days, now, |section| {
+        let known = section.measurements.iter();
+        if known
+            .clone()
+            .any(|known| known.measurement == measurement.measurement)
+        {
+            let listed = measurement.measurement.to_string();
+            return Err(OrgError::MeasurementListed(listed));
+        }
+        section.measurements.push(measurement);
+        Ok(())
+    })
+}
+
+/// Puts a whole section of the reference values in the place of the one before. Returns the new number.
+///
+/// # Errors
+/// When the present document is damaged, or signing fails.
+pub fn replace_section(
+    organisation: &Organisation,
+    section: ReferenceSection,
     days: u32,
     now: UnixTime,
 ) -> Result<u64, OrgError> {
     let mut values = open_for_editing::<ReferenceValues>(organisation)?.into_payload();
-    let same = |known: &ReferenceMeasurement| {
-        known.platform == measurement.platform && known.measurement == measurement.measurement
-    };
-    if values.measurements.iter().any(same) {
-        return Err(OrgError::MeasurementListed(
-            measurement.measurement.to_string(),
-        ));
+    match section {
+        ReferenceSection::Snp(section) => values.snp = Some(section),
+        ReferenceSection::Tdx(section) => values.tdx = Some(section),
+        ReferenceSection::Tpm(section) => values.tpm = Some(section),
     }
-    values.measurements.push(measurement);
     sign_next(organisation, &values, days, now)
+}
+
+/// Reference values of one platform.
+#[derive(Clone, Debug)]
+pub enum ReferenceSection {
+    /// AMD SEV-SNP.
+    Snp(SnpReference),
+    /// Intel TDX.
+    Tdx(TdxReference),
+    /// Measured boot.
+    Tpm(TpmReference),
 }
 
 /// Sets the lowest firmware of a product. Returns the new number.
@@ -185,9 +237,10 @@ pub fn set_floor(
     days: u32,
     now: UnixTime,
 ) -> Result<u64, OrgError> {
-    let mut values = open_for_editing::<ReferenceValues>(organisation)?.into_payload();
-    values.tcb_floor.insert(product, floor);
-    sign_next(organisation, &values, days, now)
+    edit_snp(organisation, Platform::Snp, days, now, |section| {
+        section.tcb_floor.insert(product, floor);
+        Ok(())
+    })
 }
 
 /// What is to be revoked.
@@ -256,7 +309,7 @@ fn renew_one<T: Payload>(
 mod tests {
     use super::*;
     use crate::org::{InitOptions, init};
-    use casemate_attestation::{ChipId, Measurement, Platform};
+    use casemate_attestation::{ChipId, Measurement};
 
     const NOW: UnixTime = UnixTime::from_secs(1_790_000_000);
     const DAYS: u32 = 90;
@@ -277,6 +330,7 @@ mod tests {
             chip_id: ChipId::from_bytes([7; 64]),
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             label: String::new(),
+            tpm: None,
         }
     }
 
@@ -298,17 +352,18 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let organisation = organisation(parent.path());
         let add = |platform| {
-            let measurement = ReferenceMeasurement {
-                platform,
+            let measurement = SnpMeasurement {
                 measurement: Measurement::from_bytes([3; 48]),
                 label: String::new(),
             };
-            add_measurement(&organisation, measurement, DAYS, NOW)
+            add_measurement(&organisation, platform, measurement, DAYS, NOW)
         };
         assert_eq!(add(Platform::Snp).unwrap(), 2);
         let again = add(Platform::Snp).unwrap_err();
         assert!(matches!(again, OrgError::MeasurementListed(_)), "{again}");
         assert_eq!(add(Platform::TestChip).unwrap(), 3);
+        let other = add(Platform::Tdx).unwrap_err();
+        assert!(matches!(other, OrgError::OtherEvidence(_)), "{other}");
     }
 
     #[test]

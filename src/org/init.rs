@@ -2,7 +2,6 @@
 //!
 //! Everything is made in a folder beside the target, which is renamed when it is complete.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -102,13 +101,7 @@ fn sign_empty_documents(
 ) -> Result<(), OrgError> {
     let issue = documents::issue(1, days, now);
     documents::sign_into(folder, &FleetList { chips: Vec::new() }, issue, key)?;
-    let values = ReferenceValues {
-        measurements: Vec::new(),
-        tcb_floor: BTreeMap::new(),
-        vmpl: 0,
-        families_allowed_despite_broken_root: Vec::new(),
-    };
-    documents::sign_into(folder, &values, issue, key)?;
+    documents::sign_into(folder, &ReferenceValues::default(), issue, key)?;
     let none = Revocations {
         certificates: Vec::new(),
         principals: Vec::new(),

@@ -14,8 +14,8 @@ pub mod test_chip;
 use std::path::{Path, PathBuf};
 
 use casemate_attestation::{
-    FleetList, PolicyPayload, ReferenceValues, ReleasePublicKey, ReleaseSecretKey, Revocations,
-    SignedError,
+    FleetList, Platform, PolicyPayload, ReferenceValues, ReleasePublicKey, ReleaseSecretKey,
+    Revocations, SignedError,
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls_pki_types::CertificateDer;
@@ -73,6 +73,11 @@ pub enum OrgError {
     /// The measurement is in the reference values.
     #[error("measurement {0} is listed already")]
     MeasurementListed(String),
+    /// Its reference values have another form.
+    #[error(
+        "platform {0} proves itself by other evidence than SNP reports; give its whole section: org reference --section FILE"
+    )]
+    OtherEvidence(Platform),
     /// It is in the revocation list.
     #[error("{0} is revoked already")]
     RevokedAlready(String),

@@ -1,7 +1,7 @@
 //! The organisation's test chip: a seed in a file. Whoever reads it can forge evidence; nothing it signs is confidential.
 
 use casemate_attestation::test_chip::{PRODUCT, TCB, TestChip};
-use casemate_attestation::{FleetChip, Platform, ReferenceMeasurement, ReferenceValues, UnixTime};
+use casemate_attestation::{FleetChip, Platform, ReferenceValues, SnpMeasurement, UnixTime};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
@@ -60,14 +60,14 @@ impl Organisation {
     ) -> Result<u64, OrgError> {
         let chip = self.test_chip(now)?;
         let mut values = documents::open_for_editing::<ReferenceValues>(self)?.into_payload();
-        let measurement = ReferenceMeasurement {
-            platform: Platform::TestChip,
+        let measurement = SnpMeasurement {
             measurement: TestChip::default_measurement(),
             label: LABEL.into(),
         };
-        if !values.measurements.contains(&measurement) {
-            values.measurements.push(measurement);
-            values.tcb_floor.entry(PRODUCT).or_insert(TCB);
+        let section = values.test_chip.get_or_insert_default();
+        if !section.measurements.contains(&measurement) {
+            section.measurements.push(measurement);
+            section.tcb_floor.entry(PRODUCT).or_insert(TCB);
             documents::sign_next(self, &values, days, now)?;
         }
         let label = format!("{label} ({LABEL})");
@@ -76,6 +76,7 @@ impl Organisation {
             chip_id: chip.chip_id(),
             names,
             label,
+            tpm: None,
         };
         documents::enrol(self, entry, days, now)
     }

@@ -22,7 +22,7 @@ pub struct DecisionContext {
     pub now: UnixTime,
     /// Platform that attests the server.
     pub platform: Platform,
-    /// False whenever the test chip stands in.
+    /// Whether the server's machine keeps its memory from its host: never with a TPM alone or a test chip.
     pub confidential: bool,
     /// Firmware versions of the server, where its evidence tells them.
     pub tcb: Option<TcbVersion>,

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use casemate_attestation::{
-    Context, EvidenceProvider, Platform, ReleasePublicKey, Revocations, TcbVersion, Verified,
+    Context, EvidenceProvider, ReleasePublicKey, Revocations, TcbVersion, Verified,
 };
 use casemate_client::floors::FloorsFile;
 use rustls_pki_types::CertificateDer;
@@ -283,7 +283,7 @@ async fn record_start(
             part: Part::Server,
             version: env!("CARGO_PKG_VERSION"),
             configuration: config.digest(),
-            confidential: config.attestation.platform != Platform::TestChip,
+            confidential: config.attestation.platform.confidential(),
         },
         AuditEvent::PolicyInForce {
             number: policy.number(),

@@ -142,9 +142,9 @@ impl Attestor {
             .policy_bundle = digest;
     }
 
-    /// Whether a machine, and not the test chip, vouches for this server.
+    /// Whether the machine that vouches for this server keeps its memory from its host.
     pub fn confidential(&self) -> bool {
-        self.batcher.platform() != Platform::TestChip
+        self.batcher.platform().confidential()
     }
 
     /// Answers a challenge with evidence (P-40).
@@ -184,10 +184,12 @@ impl Attestor {
         let challenge = connection.state().take()?;
         let client_evidence =
             self.judge_client(connection, challenge.nonce(), confirmation, now)?;
+        let counts = client_evidence.as_ref().map(VerifiedEvidence::until);
+        let deadline = now.plus(life_s);
         let terms = Terms {
             id: random_id()?,
             attested_at: now,
-            deadline: now.plus(life_s),
+            deadline: counts.map_or(deadline, |until| deadline.min(until)),
             client_evidence,
         };
         let session = challenge.confirm(confirmation, &connection.key, terms)?;

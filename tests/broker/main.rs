@@ -89,10 +89,11 @@ fn b01_b13_updates_end_when_chip_or_measurement_no_longer_count() {
     };
     updates(&values, &fleet).unwrap();
     let mut other = values.clone();
-    other.measurements[0].measurement = Measurement::from_bytes([1; 48]);
+    let section = other.test_chip.as_mut().unwrap();
+    section.measurements[0].measurement = Measurement::from_bytes([1; 48]);
     assert!(updates(&other, &fleet).is_err(), "another measurement");
     let mut elsewhere = values.clone();
-    elsewhere.measurements[0].platform = Platform::Snp;
+    elsewhere.snp = elsewhere.test_chip.take();
     assert!(updates(&elsewhere, &fleet).is_err(), "on another platform");
     let mut moved = fleet.clone();
     moved.chips[0].platform = Platform::Snp;
@@ -306,7 +307,7 @@ fn b04_configuration_and_not_evidence_chooses_the_roots() {
     place.configure("platform = \"snp\"");
     let (status, text) = place.refuses_to_start();
     assert_eq!(status, 12);
-    assert!(text.contains("for this platform"), "{text}");
+    assert!(text.contains("no section for platform snp"), "{text}");
 }
 
 #[test]

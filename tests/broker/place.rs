@@ -295,7 +295,7 @@ impl EvidenceProvider for Altered {
             ..self.0.template()
         };
         (self.1)(&mut template);
-        Ok(self.0.evidence_for(&template))
+        Ok(HardwareEvidence::Snp(self.0.evidence_for(&template)))
     }
 }
 

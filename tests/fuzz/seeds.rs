@@ -95,15 +95,18 @@ fn evidence(chip: &TestChip) -> Outcome {
         nonce: Nonce::from_bytes([2; 32]),
         context: &context,
     };
-    let envelope = |direction, batch| {
-        let (platform, hardware, context) = (Platform::TestChip, hardware.clone(), context.clone());
+    let envelope_of = |platform, hardware, direction, batch| {
         Envelope::build(EnvelopeParts {
             platform,
             direction,
             hardware,
-            context,
+            context: context.clone(),
             batch,
         })
+    };
+    let envelope = |direction, batch| {
+        let hardware = HardwareEvidence::Snp(hardware.clone());
+        envelope_of(Platform::TestChip, hardware, direction, batch)
     };
     let batch = Batch::new(&[inputs.binding(), inputs.binding(), inputs.binding()])?.path(1);
     write(
@@ -113,7 +116,28 @@ fn evidence(chip: &TestChip) -> Outcome {
     write(
         "evidence_envelope/batch.json",
         envelope(Direction::Client, batch)?.as_bytes(),
-    )
+    )?;
+    let domain = tdx::Platform::new();
+    let domain = HardwareEvidence::Tdx(Box::new(TdxEvidence {
+        quote: domain.signed_quote(),
+        collateral: domain.collateral(),
+        event_log: Vec::new(),
+    }));
+    let boot = HardwareEvidence::Tpm(Box::new(TpmBoot {
+        quote: tpm::TpmEvidence {
+            message: vec![1; 32],
+            signature: tpm::QuoteSignature::Tpmt(vec![2; 32]),
+            registers: BTreeMap::from([(0, vec![3; 32]), (11, vec![4; 32])]),
+            key: tpm::KeyEvidence::PublicArea(vec![5; 32]),
+        },
+        event_log: vec![6; 32],
+    }));
+    for (platform, hardware) in [(Platform::Tdx, domain), (Platform::Tpm, boot)] {
+        let name = format!("evidence_envelope/{platform}.json");
+        let sent = envelope_of(platform, hardware, Direction::Server, None)?;
+        write(&name, sent.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// A quote with its collateral, and the root that both chain to.
@@ -149,20 +173,36 @@ fn signed_documents(chip: &TestChip) -> Outcome {
             chip_id: chip.chip_id(),
             names: vec!["localhost".into()],
             label: label.clone(),
+            tpm: Some(FleetTpm {
+                attestation_key: vec![1; 32],
+                hosted: tpm::HostedIn::Machine,
+            }),
         }],
     };
-    let reference = ReferenceValues {
-        measurements: vec![ReferenceMeasurement {
-            platform,
-            measurement,
-            label,
-        }],
+    let section = SnpReference {
+        measurements: vec![SnpMeasurement { measurement, label }],
         tcb_floor: BTreeMap::from([
             (Product::Genoa, TCB),
             (Product::Turin, TcbVersion::default()),
         ]),
         vmpl: 0,
         families_allowed_despite_broken_root: vec![Product::Milan],
+        missing_alias_check_tolerated: true,
+    };
+    let machine = TpmMachine {
+        registers: BTreeMap::from([(4, vec![1; 32]), (11, vec![2; 32])]),
+        label: "rack 3".into(),
+    };
+    let domain = json!({"machines": [{"mrtd": measurement, "rtmrs": [[measurement], null, [], null], "label": "rack 2"}],
+        "collateral_floor": 17, "statuses": {"SWHardeningNeeded": ["INTEL-SA-00837"]}});
+    let reference = ReferenceValues {
+        test_chip: Some(section),
+        tdx: serde_json::from_value(domain)?,
+        tpm: Some(TpmReference {
+            bank: tpm::Bank::Sha256,
+            machines: vec![machine],
+        }),
+        ..ReferenceValues::default()
     };
     let revocations = Revocations {
         certificates: vec![Sha256Digest::of(b"leaf")],

@@ -184,7 +184,7 @@ def attest(connection, stream, direct: dict, name: str) -> dict:
         raise Refused("P-20: evidence describes the other side")
     if evidence["platform"] != direct["platform"]:
         raise Refused("P-31: evidence of another platform")
-    report = base64.b64decode(evidence["report"], validate=True)
+    report = base64.b64decode(evidence["hardware"]["snp"]["report"], validate=True)
     if len(report) != REPORT_BYTES:
         raise Refused("P-30: report length")
     own = x509.load_pem_x509_certificate(open(direct["certificate"], "rb").read())

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use casemate::listener::Peer;
 use casemate_attestation::test_chip::ReportTemplate;
 use casemate_attestation::{
-    BindingInputs, Context, Direction, EnvelopeParts, Nonce, Platform, Sha256Digest,
+    BindingInputs, Context, Direction, EnvelopeParts, HardwareEvidence, Nonce, Platform,
+    Sha256Digest,
 };
 use serde_json::{Value, json};
 
@@ -147,6 +148,13 @@ async fn a07_a_pinned_policy_is_compared_with_signed_bytes_only() {
     assert!(refused.contains(UNBOUND), "{refused}");
 }
 
+fn report_of(claims: &mut EnvelopeParts) -> &mut Vec<u8> {
+    match &mut claims.hardware {
+        HardwareEvidence::Snp(evidence) => &mut evidence.report,
+        other => panic!("evidence of kind {}", other.kind()),
+    }
+}
+
 #[tokio::test]
 async fn a08_report_data_that_is_not_the_binding_is_refused() {
     let lies: [fn(&mut [u8; 64]); 4] = [
@@ -158,13 +166,13 @@ async fn a08_report_data_that_is_not_the_binding_is_refused() {
     for lie in lies {
         let refused = refused(move |_, _, mut claims| {
             let chip = &ORGANISATION.node_a;
-            let mut report_data: [u8; 64] = claims.hardware.report[0x50..0x90].try_into().unwrap();
+            let mut report_data: [u8; 64] = report_of(&mut claims)[0x50..0x90].try_into().unwrap();
             lie(&mut report_data);
             let template = ReportTemplate {
                 report_data,
                 ..chip.template()
             };
-            claims.hardware = chip.evidence_for(&template);
+            claims.hardware = HardwareEvidence::Snp(chip.evidence_for(&template));
             bytes(claims)
         });
         let refused = refused.await;
@@ -191,7 +199,7 @@ async fn a08_reports_that_are_empty_short_or_edited_are_refused() {
     ];
     for (rule, lie) in lies {
         let refused = refused(move |_, _, mut claims| {
-            lie(&mut claims.hardware.report);
+            lie(report_of(&mut claims));
             bytes(claims)
         });
         let refused = refused.await;
@@ -281,12 +289,12 @@ async fn a13_evidence_under_the_roots_of_another_chip_is_refused() {
     ));
     let refused = refused(move |peer, nonce, _| {
         let mut claims = truth(peer, nonce);
-        let report_data = claims.hardware.report[0x50..0x90].try_into().unwrap();
+        let report_data = report_of(&mut claims)[0x50..0x90].try_into().unwrap();
         let template = ReportTemplate {
             report_data,
             ..ORGANISATION.node_a.template()
         };
-        claims.hardware = stranger.evidence_for(&template);
+        claims.hardware = HardwareEvidence::Snp(stranger.evidence_for(&template));
         bytes(claims)
     });
     let refused = refused.await;

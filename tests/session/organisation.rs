@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use casemate::policy::{Budget, POLICY_FORMAT, PolicyBundle, PolicyDocument, Team};
 use casemate_attestation::test_chip::{PRODUCT, TCB, TestChip};
 use casemate_attestation::{
-    Expectations, FleetChip, FleetList, Issue, Payload, Platform, ReferenceMeasurement,
-    ReferenceValues, ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument, TrustAnchors,
-    UnixTime, Verified, Verifier,
+    Expectations, FleetChip, FleetList, Issue, Payload, Platform, ReferenceValues,
+    ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument, SnpMeasurement, SnpReference,
+    TrustAnchors, UnixTime, Verified, Verifier,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -137,6 +137,7 @@ impl Organisation {
             chip_id: chip.chip_id(),
             names: vec![name.into()],
             label: format!("machine of {name}"),
+            tpm: None,
         };
         FleetList {
             chips: vec![
@@ -148,16 +149,18 @@ impl Organisation {
     }
 
     pub fn reference(&self) -> ReferenceValues {
-        let measured = |platform| ReferenceMeasurement {
-            platform,
-            measurement: TestChip::default_measurement(),
-            label: "the release".into(),
+        let section = SnpReference {
+            measurements: vec![SnpMeasurement {
+                measurement: TestChip::default_measurement(),
+                label: "the release".into(),
+            }],
+            tcb_floor: [(PRODUCT, TCB)].into(),
+            ..SnpReference::default()
         };
         ReferenceValues {
-            measurements: vec![measured(Platform::TestChip), measured(Platform::Snp)],
-            tcb_floor: [(PRODUCT, TCB)].into(),
-            vmpl: 0,
-            families_allowed_despite_broken_root: Vec::new(),
+            test_chip: Some(section.clone()),
+            snp: Some(section),
+            ..ReferenceValues::default()
         }
     }
 

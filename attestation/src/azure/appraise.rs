@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use super::hcl::{BoundRuntime, HclReport, HclReportType};
 use super::rejection::AzureRejection;
 use super::runtime::RuntimeData;
-use crate::lines::Lines;
 use crate::snp::SnpVerdict;
 use crate::tdx::TdxVerdict;
 use crate::tpm::{
     AkTrust, Attest, Quote, QuoteSignature, TpmLocation, TpmPolicy, TpmRejection, TpmVerdict,
     TrustedKey, Vouched, appraise,
 };
-use crate::verify::Check;
+use crate::verdict::Check;
+use crate::verdict::Lines;
 
 /// Hardware evidence that was verified before, against [`HclReport::report_data`] as its report data.
 #[derive(Debug, Clone, Copy)]

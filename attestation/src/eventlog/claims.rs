@@ -8,20 +8,10 @@ use super::types::{self, Hashed, SEPARATORS, hashed};
 use super::variable::{GLOBAL, Variable, grub, image_path, tagged, utf8, utf16};
 use crate::digest::Sha256Digest;
 use crate::tpm::Bank;
+use crate::verdict::Basis;
 
 const EXIT_INVOKED: &str = "Exit Boot Services Invocation";
 const EXIT_SUCCEEDED: &str = "Exit Boot Services Returned with Success";
-
-/// What a claim rests on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Basis {
-    /// Nothing but the log, or registers for which nobody outside the host vouches.
-    Asserted,
-    /// A digest in a signed register; what it is the digest of, or which part the bytes play, is a convention or a label.
-    Derived,
-    /// Bytes that hash to a digest in a signed register and say themselves what they are.
-    HardwareProven,
-}
 
 /// Who handed a command line to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,8 @@ mod tcg2;
 mod types;
 mod variable;
 
-pub use claims::{Basis, Claim, ClaimValue, Claims, Loader};
+pub use crate::verdict::Basis;
+pub use claims::{Claim, ClaimValue, Claims, Loader};
 pub use quoted::{QuotedRegisters, RegisterSource};
 pub use rejection::LogRejection;
 pub use replay::{ConfirmedLog, LogKind, Register, Replay, replay};

@@ -34,7 +34,9 @@ pub enum Register {
 }
 
 impl Register {
-    const fn number(self) -> u8 {
+    /// The number alone.
+    #[must_use]
+    pub const fn number(self) -> u8 {
         match self {
             Self::Pcr(number) | Self::Rtmr(number) => number,
         }

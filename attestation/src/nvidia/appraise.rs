@@ -10,8 +10,8 @@ use super::report::{GpuReport, MeasurementRequest};
 use super::roots::PinnedGpuRoot;
 use crate::digest::{Sha256Digest, UnixTime};
 use crate::eventlog::Basis;
-use crate::lines::Lines;
-use crate::verify::Check;
+use crate::verdict::Check;
+use crate::verdict::Lines;
 
 /// What we ask a device, but for the nonce: SPDM 1.1, GET_MEASUREMENTS, signed, all of them, slot 0.
 const ASKED: [(&str, u8); 5] = [
@@ -295,8 +295,9 @@ fn mode(
     if report.opaque().kind() == DeviceKind::Gpu {
         together(report, policy, lines)?;
     }
-    lines.info(
+    lines.info_resting_on(
         "N9",
+        Basis::Asserted,
         "confidential computing is on and DEVTOOLS is off: asserted by the guest, no report says it",
     );
     Ok(())

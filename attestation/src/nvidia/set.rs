@@ -10,8 +10,8 @@ use super::rejection::NvidiaRejection;
 use super::roots::PinnedGpuRoot;
 use crate::binding::Context;
 use crate::digest::{Sha256Digest, UnixTime};
-use crate::lines::Lines;
-use crate::verify::Check;
+use crate::verdict::Check;
+use crate::verdict::Lines;
 
 /// Most devices of one machine.
 pub const DEVICES_MAX: usize = 64;

@@ -4,14 +4,14 @@ use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use subtle::ConstantTimeEq as _;
 
 use super::chain::Certificate;
+use super::evidence::SnpEvidence;
 use super::policy::{ALIAS_CHECK_COMPLETE, CrlPolicy, SnpPolicy};
+use super::rejection::{CertificateRole as Role, SnpRejection, TcbField};
 use super::report::{SigningKey, SnpReport, VMPL_HOST};
 use super::{PinnedRoot, Product, TcbVersion, crl};
 use crate::digest::{ChipId, Measurement, UnixTime};
-use crate::lines::Lines;
-use crate::provider::HardwareEvidence;
-use crate::rejection::{CertificateRole as Role, Rejection, TcbField};
-use crate::verify::Check;
+use crate::verdict::Check;
+use crate::verdict::Lines;
 
 /// PLATFORM_INFO bits that have a name today. Others are shown, not refused: firmware sets new ones.
 const PLATFORM_INFO_KNOWN: u64 = 0xff;
@@ -30,6 +30,7 @@ pub struct SnpVerdict {
     product: Product,
     measurement: Measurement,
     chip_id: ChipId,
+    until: UnixTime,
     checks: Vec<Check>,
 }
 
@@ -64,6 +65,12 @@ impl SnpVerdict {
         self.report.reported_tcb()
     }
 
+    /// First second at which a certificate or the revocation list is out of date.
+    #[must_use]
+    pub const fn until(&self) -> UnixTime {
+        self.until
+    }
+
     /// Every check, in order.
     #[must_use]
     pub fn checks(&self) -> &[Check] {
@@ -74,14 +81,14 @@ impl SnpVerdict {
 /// Appraises a report with its collateral. `report_data` is what REPORT_DATA must be.
 ///
 /// # Errors
-/// [`Rejection`] names the first rule that does not hold.
+/// [`SnpRejection`] names the first rule that does not hold.
 pub fn verify_snp_report(
-    evidence: &HardwareEvidence,
+    evidence: &SnpEvidence,
     report_data: &[u8; 64],
     policy: &SnpPolicy,
     roots: &[PinnedRoot],
     now: UnixTime,
-) -> Result<SnpVerdict, Rejection> {
+) -> Result<SnpVerdict, SnpRejection> {
     let report = SnpReport::parse(&evidence.report)?;
     let mut lines = Lines::default();
     lines.pass(
@@ -108,7 +115,7 @@ pub fn verify_snp_report(
     let pinned = roots
         .iter()
         .find(|root| root.product() == product)
-        .ok_or(Rejection::NoRootForProduct(product))?;
+        .ok_or(SnpRejection::NoRootForProduct(product))?;
     let root = Certificate::parse(Role::Root, pinned.der())?;
     let intermediate = Certificate::parse(Role::Intermediate, &evidence.intermediate)?;
     chain(&vek, &intermediate, &root, product, &endorsement)?;
@@ -117,8 +124,9 @@ pub fn verify_snp_report(
         format!("certificates chain to the pinned root of {product}"),
     );
 
+    let mut until = UnixTime::from_secs(u64::MAX);
     for certificate in [&vek, &intermediate, &root] {
-        certificate.must_be_valid_at(now)?;
+        until = until.min(certificate.must_be_valid_at(now)?);
     }
     lines.pass("S6", format!("certificates are valid at {now}"));
 
@@ -134,7 +142,7 @@ pub fn verify_snp_report(
     chip_of_certificate(&report, &vek, product, &endorsement)?;
     lines.pass("S9", "chip id and endorsement certificate agree");
 
-    revocation(evidence, &intermediate, &root, policy, now, &mut lines)?;
+    let due = revocation(evidence, &intermediate, &root, policy, now, &mut lines)?;
     firmware(&report, product, policy)?;
     lines.pass(
         "S11",
@@ -158,15 +166,15 @@ pub fn verify_snp_report(
     );
     platform(&report, policy, &mut lines)?;
     if report.chip_key_masked() && matches!(endorsement, Endorsement::Chip) {
-        return Err(Rejection::ChipKeyMasked);
+        return Err(SnpRejection::ChipKeyMasked);
     }
     lines.pass("S15", "chip key in use");
     if !bool::from(report.report_data().ct_eq(report_data)) {
-        return Err(Rejection::BindingMismatch);
+        return Err(SnpRejection::BindingMismatch);
     }
     lines.pass("S16", "report data is this session's binding");
     if !policy.measurements.contains(&report.measurement()) {
-        return Err(Rejection::MeasurementUnknown(report.measurement()));
+        return Err(SnpRejection::MeasurementUnknown(report.measurement()));
     }
     lines.pass(
         "S17",
@@ -185,6 +193,7 @@ pub fn verify_snp_report(
         product,
         measurement,
         chip_id,
+        until: until.min(due),
         checks: lines.into_checks(),
     })
 }
@@ -209,13 +218,15 @@ impl Endorsement {
 }
 
 /// Rule S3.
-fn signature(report: &SnpReport, vek: &Certificate<'_>) -> Result<(), Rejection> {
+fn signature(report: &SnpReport, vek: &Certificate<'_>) -> Result<(), SnpRejection> {
     if report.signature_algorithm() != 1 {
-        return Err(Rejection::SignatureAlgorithm(report.signature_algorithm()));
+        return Err(SnpRejection::SignatureAlgorithm(
+            report.signature_algorithm(),
+        ));
     }
     UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, vek.p384_point()?)
         .verify(report.signed_bytes(), &report.signature())
-        .map_err(|_| Rejection::ReportSignature)
+        .map_err(|_| SnpRejection::ReportSignature)
 }
 
 /// Rule S4.
@@ -223,7 +234,7 @@ fn endorsement(
     report: &SnpReport,
     vek: &Certificate<'_>,
     policy: &SnpPolicy,
-) -> Result<Endorsement, Rejection> {
+) -> Result<Endorsement, SnpRejection> {
     let name = vek.common_name()?;
     match (report.signing_key(), name) {
         (SigningKey::Vcek, "SEV-VCEK") => Ok(Endorsement::Chip),
@@ -232,7 +243,7 @@ fn endorsement(
             if policy.vlek_csp_ids.contains(&csp_id) {
                 Ok(Endorsement::Provider(csp_id))
             } else {
-                Err(Rejection::VlekNotAllowed { csp_id })
+                Err(SnpRejection::VlekNotAllowed { csp_id })
             }
         }
         (reported, name) => {
@@ -241,7 +252,7 @@ fn endorsement(
                 "SEV-VLEK" => "VLEK",
                 _ => "certificate of another name",
             };
-            Err(Rejection::SigningKey {
+            Err(SnpRejection::SigningKey {
                 reported: reported.as_str(),
                 certificate,
             })
@@ -256,7 +267,7 @@ fn chain(
     root: &Certificate<'_>,
     product: Product,
     endorsement: &Endorsement,
-) -> Result<(), Rejection> {
+) -> Result<(), SnpRejection> {
     intermediate.must_be_issued_by(root)?;
     intermediate.must_be_named(&match endorsement {
         Endorsement::Chip => format!("SEV-{product}"),
@@ -272,7 +283,7 @@ fn family(
     product: Product,
     policy: &SnpPolicy,
     lines: &mut Lines,
-) -> Result<(), Rejection> {
+) -> Result<(), SnpRejection> {
     let reported = match report.product() {
         Some(reported) if reported == product => {
             format!("processor, certificate and root are {product}")
@@ -285,7 +296,7 @@ fn family(
     lines.pass("S7", reported);
     if product.root_is_broken() {
         if !policy.broken_roots.contains(&product) {
-            return Err(Rejection::FamilyRootBroken(product));
+            return Err(SnpRejection::FamilyRootBroken(product));
         }
         lines.info(
             "S7",
@@ -297,8 +308,8 @@ fn family(
     Ok(())
 }
 
-const fn mismatch(reported: String, certificate: Product) -> Rejection {
-    Rejection::ProductMismatch {
+const fn mismatch(reported: String, certificate: Product) -> SnpRejection {
+    SnpRejection::ProductMismatch {
         reported,
         certificate,
     }
@@ -310,67 +321,70 @@ fn chip_of_certificate(
     vek: &Certificate<'_>,
     product: Product,
     endorsement: &Endorsement,
-) -> Result<(), Rejection> {
+) -> Result<(), SnpRejection> {
     let chip_id = report.chip_id();
     match endorsement {
         Endorsement::Provider(_) if chip_id.is_masked() && vek.hardware_id().is_none() => Ok(()),
-        Endorsement::Provider(_) => Err(Rejection::VlekNamesChip),
+        Endorsement::Provider(_) => Err(SnpRejection::VlekNamesChip),
         Endorsement::Chip => {
-            let hardware_id = vek.hardware_id().ok_or(Rejection::HardwareIdMissing)?;
+            let hardware_id = vek.hardware_id().ok_or(SnpRejection::HardwareIdMissing)?;
             if chip_id.is_masked() {
-                return Err(Rejection::ChipIdMasked);
+                return Err(SnpRejection::ChipIdMasked);
             }
             let length = if product == Product::Turin { 8 } else { 64 };
             let (id, rest) = chip_id.as_bytes().split_at(length);
             if hardware_id == id && rest.iter().all(|byte| *byte == 0) {
                 Ok(())
             } else {
-                Err(Rejection::ChipIdMismatch)
+                Err(SnpRejection::ChipIdMismatch)
             }
         }
     }
 }
 
-/// Rule S10.
+/// Rule S10. Returns when the next list is due.
 fn revocation(
-    evidence: &HardwareEvidence,
+    evidence: &SnpEvidence,
     intermediate: &Certificate<'_>,
     root: &Certificate<'_>,
     policy: &SnpPolicy,
     now: UnixTime,
     lines: &mut Lines,
-) -> Result<(), Rejection> {
+) -> Result<UnixTime, SnpRejection> {
     let authorities = [(Role::Intermediate, intermediate), (Role::Root, root)];
     match (
         crl::must_not_list(&evidence.crl, root, &authorities, now),
         policy.crl,
     ) {
-        (Ok(()), _) => lines.pass(
-            "S10",
-            "revocation list is current and names no authority of this chain",
-        ),
-        (Err(Rejection::CrlMissing), CrlPolicy::MissingIsShown) => {
+        (Ok(due), _) => {
+            lines.pass(
+                "S10",
+                "revocation list is current and names no authority of this chain",
+            );
+            Ok(due)
+        }
+        (Err(SnpRejection::CrlMissing), CrlPolicy::MissingIsShown) => {
             lines.info(
                 "S10",
                 "no revocation list: whether an authority was revoked is unknown",
             );
+            Ok(UnixTime::from_secs(u64::MAX))
         }
-        (Err(rejection), _) => return Err(rejection),
+        (Err(rejection), _) => Err(rejection),
     }
-    Ok(())
 }
 
 /// Rule S11.
-fn firmware(report: &SnpReport, product: Product, policy: &SnpPolicy) -> Result<(), Rejection> {
+fn firmware(report: &SnpReport, product: Product, policy: &SnpPolicy) -> Result<(), SnpRejection> {
     let floor = policy
         .floors
         .get(&product)
-        .ok_or(Rejection::NoFloorForProduct(product))?;
+        .ok_or(SnpRejection::NoFloorForProduct(product))?;
     let reported = (TcbField::Reported, report.reported_tcb());
     let committed = (TcbField::Committed, report.committed_tcb());
     for (field, tcb) in [reported, committed, (TcbField::Launch, report.launch_tcb())] {
         if let Some((component, found, floor)) = tcb.below(floor) {
-            return Err(Rejection::TcbBelowFloor {
+            return Err(SnpRejection::TcbBelowFloor {
                 field,
                 component,
                 found,
@@ -384,7 +398,7 @@ fn firmware(report: &SnpReport, product: Product, policy: &SnpPolicy) -> Result<
     ] {
         if upper.1.below(&lower.1).is_some() {
             let ((lower, lower_tcb), (upper, upper_tcb)) = (lower, upper);
-            return Err(Rejection::TcbOrder {
+            return Err(SnpRejection::TcbOrder {
                 lower,
                 lower_tcb,
                 upper,
@@ -396,19 +410,19 @@ fn firmware(report: &SnpReport, product: Product, policy: &SnpPolicy) -> Result<
 }
 
 /// Rule S12.
-fn guest_policy(report: &SnpReport, policy: &SnpPolicy) -> Result<(), Rejection> {
+fn guest_policy(report: &SnpReport, policy: &SnpPolicy) -> Result<(), SnpRejection> {
     let bits = report.policy();
     if bits & !POLICY_KNOWN != 0 {
-        return Err(Rejection::PolicyUnknownBits(bits & !POLICY_KNOWN));
+        return Err(SnpRejection::PolicyUnknownBits(bits & !POLICY_KNOWN));
     }
     if bits & POLICY_ALWAYS_ONE == 0 {
-        return Err(Rejection::PolicyReservedBit);
+        return Err(SnpRejection::PolicyReservedBit);
     }
     if bits & POLICY_DEBUG != 0 {
-        return Err(Rejection::DebugPermitted);
+        return Err(SnpRejection::DebugPermitted);
     }
     if bits & POLICY_MIGRATE_MA != 0 {
-        return Err(Rejection::MigrationPermitted);
+        return Err(SnpRejection::MigrationPermitted);
     }
     let [minor, major, ..] = bits.to_le_bytes();
     if (major, minor) < policy.guest_abi {
@@ -417,16 +431,16 @@ fn guest_policy(report: &SnpReport, policy: &SnpPolicy) -> Result<(), Rejection>
             format!("{major}.{minor}"),
             format!("{floor_major}.{floor_minor}"),
         );
-        return Err(Rejection::GuestAbi { found, floor });
+        return Err(SnpRejection::GuestAbi { found, floor });
     }
     Ok(())
 }
 
 /// Rule S13.
-fn privilege(report: &SnpReport, policy: &SnpPolicy) -> Result<(), Rejection> {
+fn privilege(report: &SnpReport, policy: &SnpPolicy) -> Result<(), SnpRejection> {
     match report.vmpl() {
-        VMPL_HOST => Err(Rejection::RequestedByHost),
-        found if found != policy.vmpl => Err(Rejection::Vmpl {
+        VMPL_HOST => Err(SnpRejection::RequestedByHost),
+        found if found != policy.vmpl => Err(SnpRejection::Vmpl {
             found,
             expected: policy.vmpl,
         }),
@@ -435,17 +449,17 @@ fn privilege(report: &SnpReport, policy: &SnpPolicy) -> Result<(), Rejection> {
 }
 
 /// Rule S14.
-fn platform(report: &SnpReport, policy: &SnpPolicy, lines: &mut Lines) -> Result<(), Rejection> {
+fn platform(report: &SnpReport, policy: &SnpPolicy, lines: &mut Lines) -> Result<(), SnpRejection> {
     let info = report.platform_info();
     if info & PLATFORM_INFO_SMT != 0 && report.policy() & POLICY_SMT == 0 {
-        return Err(Rejection::SmtAgainstPolicy);
+        return Err(SnpRejection::SmtAgainstPolicy);
     }
     let missing = policy.platform_info & !info;
     if missing & ALIAS_CHECK_COMPLETE != 0 {
-        return Err(Rejection::AliasCheckIncomplete);
+        return Err(SnpRejection::AliasCheckIncomplete);
     }
     if missing != 0 {
-        return Err(Rejection::PlatformInfo(missing));
+        return Err(SnpRejection::PlatformInfo(missing));
     }
     lines.pass(
         "S14",
@@ -470,11 +484,11 @@ fn platform(report: &SnpReport, policy: &SnpPolicy, lines: &mut Lines) -> Result
 }
 
 /// Rule S18. A report that cannot show mitigations has none.
-fn mitigations(report: &SnpReport, policy: &SnpPolicy) -> Result<(), Rejection> {
+fn mitigations(report: &SnpReport, policy: &SnpPolicy) -> Result<(), SnpRejection> {
     let (launch, current) = report.mitigations();
     let missing = policy.mitigations & !(launch & current);
     if missing != 0 {
-        return Err(Rejection::MitigationMissing(missing));
+        return Err(SnpRejection::MitigationMissing(missing));
     }
     Ok(())
 }
@@ -485,7 +499,7 @@ fn enrolment(
     policy: &SnpPolicy,
     endorsement: &Endorsement,
     lines: &mut Lines,
-) -> Result<(), Rejection> {
+) -> Result<(), SnpRejection> {
     match endorsement {
         Endorsement::Provider(csp_id) => {
             lines.info(
@@ -499,7 +513,7 @@ fn enrolment(
                 format!("chip {} is in the fleet list", report.chip_id()),
             );
         }
-        Endorsement::Chip => return Err(Rejection::ChipUnknown(report.chip_id())),
+        Endorsement::Chip => return Err(SnpRejection::ChipUnknown(report.chip_id())),
     }
     Ok(())
 }

@@ -13,9 +13,9 @@ use x509_parser::signature_algorithm::SignatureAlgorithm;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::{AlgorithmIdentifier, X509Name, X509Version};
 
+use super::rejection::{CertificateRole, SnpRejection};
 use super::{Product, TcbVersion};
 use crate::digest::UnixTime;
-use crate::rejection::{CertificateRole, Rejection};
 
 /// Longest certificate that is read, in bytes. AMD's have less than 2,000.
 pub(crate) const CERTIFICATE_BYTES_MAX: usize = 8192;
@@ -48,8 +48,8 @@ pub(crate) struct Certificate<'a> {
 }
 
 impl<'a> Certificate<'a> {
-    pub(crate) fn parse(role: CertificateRole, der: &'a [u8]) -> Result<Self, Rejection> {
-        let malformed = |what| Rejection::CertificateMalformed { role, what };
+    pub(crate) fn parse(role: CertificateRole, der: &'a [u8]) -> Result<Self, SnpRejection> {
+        let malformed = |what| SnpRejection::CertificateMalformed { role, what };
         if der.len() > CERTIFICATE_BYTES_MAX {
             return Err(malformed("longer than 8192 bytes"));
         }
@@ -92,7 +92,7 @@ impl<'a> Certificate<'a> {
     }
 
     /// The subject's only common name.
-    pub(crate) fn common_name(&self) -> Result<&str, Rejection> {
+    pub(crate) fn common_name(&self) -> Result<&str, SnpRejection> {
         let mut names = self.x509.subject().iter_common_name();
         match (
             names.next().and_then(|name| name.as_str().ok()),
@@ -104,13 +104,13 @@ impl<'a> Certificate<'a> {
     }
 
     /// Rule S5: the subject's common name belongs to this place.
-    pub(crate) fn must_be_named(&self, expected: &str) -> Result<(), Rejection> {
+    pub(crate) fn must_be_named(&self, expected: &str) -> Result<(), SnpRejection> {
         let found = self.common_name()?;
         if found == expected {
             return Ok(());
         }
         let (found, expected) = (found.to_owned(), expected.to_owned());
-        Err(Rejection::CertificateName {
+        Err(SnpRejection::CertificateName {
             role: self.role,
             found,
             expected,
@@ -118,9 +118,9 @@ impl<'a> Certificate<'a> {
     }
 
     /// Rule S5: `issuer` is an authority and signed this certificate.
-    pub(crate) fn must_be_issued_by(&self, issuer: &Certificate<'_>) -> Result<(), Rejection> {
+    pub(crate) fn must_be_issued_by(&self, issuer: &Certificate<'_>) -> Result<(), SnpRejection> {
         if self.x509.issuer().as_raw() != issuer.x509.subject().as_raw() {
-            return Err(Rejection::ChainName { role: self.role });
+            return Err(SnpRejection::ChainName { role: self.role });
         }
         issuer.must_be_authority()?;
         let (tbs, signature) = (
@@ -132,7 +132,7 @@ impl<'a> Certificate<'a> {
         {
             Ok(())
         } else {
-            Err(Rejection::ChainSignature { role: self.role })
+            Err(SnpRejection::ChainSignature { role: self.role })
         }
     }
 
@@ -159,31 +159,31 @@ impl<'a> Certificate<'a> {
             .is_ok()
     }
 
-    fn must_be_authority(&self) -> Result<(), Rejection> {
+    fn must_be_authority(&self) -> Result<(), SnpRejection> {
         let constraints = self.x509.basic_constraints().ok().flatten();
         let usage = self.x509.key_usage().ok().flatten();
         let is_ca = constraints.is_some_and(|extension| extension.value.ca);
         if is_ca && usage.is_none_or(|extension| extension.value.key_cert_sign()) {
             Ok(())
         } else {
-            Err(Rejection::NotAuthority { role: self.role })
+            Err(SnpRejection::NotAuthority { role: self.role })
         }
     }
 
     /// Rule S5: whoever signs reports may not sign certificates.
-    pub(crate) fn must_be_leaf(&self) -> Result<(), Rejection> {
+    pub(crate) fn must_be_leaf(&self) -> Result<(), SnpRejection> {
         let constraints = self
             .x509
             .basic_constraints()
             .map_err(|_| self.malformed("bad basic constraints"))?;
         if constraints.is_some_and(|extension| extension.value.ca) {
-            return Err(Rejection::LeafIsAuthority);
+            return Err(SnpRejection::LeafIsAuthority);
         }
         Ok(())
     }
 
-    /// Rule S6.
-    pub(crate) fn must_be_valid_at(&self, now: UnixTime) -> Result<(), Rejection> {
+    /// Rule S6. Returns the first second after its validity.
+    pub(crate) fn must_be_valid_at(&self, now: UnixTime) -> Result<UnixTime, SnpRejection> {
         let validity = self.x509.validity();
         let (role, from, until) = (
             self.role,
@@ -191,16 +191,16 @@ impl<'a> Certificate<'a> {
             unix(&validity.not_after),
         );
         if now < from {
-            return Err(Rejection::CertificateNotYetValid { role, from, now });
+            return Err(SnpRejection::CertificateNotYetValid { role, from, now });
         }
         if now > until {
-            return Err(Rejection::CertificateExpired { role, until, now });
+            return Err(SnpRejection::CertificateExpired { role, until, now });
         }
-        Ok(())
+        Ok(until.plus(1))
     }
 
     /// The P-384 point, uncompressed, that reports are verified with.
-    pub(crate) fn p384_point(&self) -> Result<&[u8], Rejection> {
+    pub(crate) fn p384_point(&self) -> Result<&[u8], SnpRejection> {
         let key = self.x509.public_key();
         let curve = key
             .algorithm
@@ -214,7 +214,7 @@ impl<'a> Certificate<'a> {
     }
 
     /// Rule S7: the product that the certificate is for.
-    pub(crate) fn product(&self) -> Result<Product, Rejection> {
+    pub(crate) fn product(&self) -> Result<Product, SnpRejection> {
         let name = self
             .ia5(&PRODUCT_NAME)
             .ok_or(self.malformed("has no product name"))?;
@@ -222,7 +222,7 @@ impl<'a> Certificate<'a> {
     }
 
     /// A VLEK's cloud provider.
-    pub(crate) fn csp_id(&self) -> Result<&str, Rejection> {
+    pub(crate) fn csp_id(&self) -> Result<&str, SnpRejection> {
         self.ia5(&CSP_ID).ok_or(self.malformed("has no CSP id"))
     }
 
@@ -236,7 +236,7 @@ impl<'a> Certificate<'a> {
         &self,
         product: Product,
         reported: &TcbVersion,
-    ) -> Result<(), Rejection> {
+    ) -> Result<(), SnpRejection> {
         let turin = product == Product::Turin;
         if self.integer(&STRUCTURE) != Some(u8::from(turin)) {
             return Err(self.malformed("has an unknown structure version"));
@@ -251,9 +251,9 @@ impl<'a> Certificate<'a> {
         for (id, component, reported) in components.into_iter().chain(turin.then_some(fmc)) {
             let certificate = self
                 .integer(&id)
-                .ok_or(Rejection::TcbExtensionMissing(component))?;
+                .ok_or(SnpRejection::TcbExtensionMissing(component))?;
             if certificate != reported {
-                return Err(Rejection::TcbMismatch {
+                return Err(SnpRejection::TcbMismatch {
                     component,
                     reported,
                     certificate,
@@ -299,8 +299,8 @@ impl<'a> Certificate<'a> {
         }
     }
 
-    const fn malformed(&self, what: &'static str) -> Rejection {
-        Rejection::CertificateMalformed {
+    const fn malformed(&self, what: &'static str) -> SnpRejection {
+        SnpRejection::CertificateMalformed {
             role: self.role,
             what,
         }
@@ -357,7 +357,7 @@ mod tests {
         };
         assert_eq!(
             judge(&foreign),
-            Err(Rejection::ChainSignature {
+            Err(SnpRejection::ChainSignature {
                 role: CertificateRole::Vek
             })
         );

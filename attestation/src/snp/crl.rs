@@ -5,53 +5,54 @@ use x509_parser::prelude::FromDer as _;
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::chain::{Certificate, unix};
+use super::rejection::{CertificateRole, SnpRejection};
 use crate::digest::UnixTime;
-use crate::rejection::{CertificateRole, Rejection};
 
 /// Longest list that is read, in bytes.
 pub(crate) const CRL_BYTES_MAX: usize = 32 * 1024;
 
-/// Checks the list and that none of `authorities` is on it. An empty list of bytes is a missing list.
+/// Checks the list and that none of `authorities` is on it. An empty list of bytes is a missing list. Returns when the next
+/// one is due.
 pub(crate) fn must_not_list(
     der: &[u8],
     root: &Certificate<'_>,
     authorities: &[(CertificateRole, &Certificate<'_>)],
     now: UnixTime,
-) -> Result<(), Rejection> {
+) -> Result<UnixTime, SnpRejection> {
     let list = parse(der)?;
     if list.issuer().as_raw() != root.subject().as_raw() {
-        return Err(Rejection::CrlIssuer);
+        return Err(SnpRejection::CrlIssuer);
     }
     let (tbs, signature) = (list.tbs_cert_list.as_ref(), &list.signature_value);
     if signature.unused_bits != 0 || !root.signed(tbs, &list.signature_algorithm, &signature.data) {
-        return Err(Rejection::CrlSignature);
+        return Err(SnpRejection::CrlSignature);
     }
-    current(&list, now)?;
+    let due = current(&list, now)?;
     for (role, certificate) in authorities {
         if list
             .iter_revoked_certificates()
             .any(|entry| entry.raw_serial() == certificate.raw_serial())
         {
-            return Err(Rejection::CertificateRevoked { role: *role });
+            return Err(SnpRejection::CertificateRevoked { role: *role });
         }
     }
-    Ok(())
+    Ok(due)
 }
 
-fn parse(der: &[u8]) -> Result<CertificateRevocationList<'_>, Rejection> {
+fn parse(der: &[u8]) -> Result<CertificateRevocationList<'_>, SnpRejection> {
     if der.is_empty() {
-        return Err(Rejection::CrlMissing);
+        return Err(SnpRejection::CrlMissing);
     }
     if der.len() > CRL_BYTES_MAX {
-        return Err(Rejection::CrlMalformed("longer than 32768 bytes"));
+        return Err(SnpRejection::CrlMalformed("longer than 32768 bytes"));
     }
     let (rest, list) = CertificateRevocationList::from_der(der)
-        .map_err(|_| Rejection::CrlMalformed("not a list in DER"))?;
+        .map_err(|_| SnpRejection::CrlMalformed("not a list in DER"))?;
     if !rest.is_empty() {
-        return Err(Rejection::CrlMalformed("bytes after its end"));
+        return Err(SnpRejection::CrlMalformed("bytes after its end"));
     }
     if list.tbs_cert_list.signature != list.signature_algorithm {
-        return Err(Rejection::CrlMalformed("names two signature algorithms"));
+        return Err(SnpRejection::CrlMalformed("names two signature algorithms"));
     }
     // A critical extension could narrow the list to some certificates, or shift an entry to another issuer.
     let entries = list
@@ -69,24 +70,24 @@ fn parse(der: &[u8]) -> Result<CertificateRevocationList<'_>, Rejection> {
         .chain(entries)
         .any(|ext| ext.critical && !understood(ext.parsed_extension()))
     {
-        return Err(Rejection::CrlMalformed(
+        return Err(SnpRejection::CrlMalformed(
             "has a critical extension that is not understood",
         ));
     }
     Ok(list)
 }
 
-fn current(list: &CertificateRevocationList<'_>, now: UnixTime) -> Result<(), Rejection> {
+fn current(list: &CertificateRevocationList<'_>, now: UnixTime) -> Result<UnixTime, SnpRejection> {
     let from = unix(&list.last_update());
     if now < from {
-        return Err(Rejection::CrlNotYetValid { from, now });
+        return Err(SnpRejection::CrlNotYetValid { from, now });
     }
-    let next = list.next_update().ok_or(Rejection::CrlMalformed(
+    let next = list.next_update().ok_or(SnpRejection::CrlMalformed(
         "does not say when the next one is due",
     ))?;
     let due = unix(&next);
     if now >= due {
-        return Err(Rejection::CrlStale { due, now });
+        return Err(SnpRejection::CrlStale { due, now });
     }
-    Ok(())
+    Ok(due)
 }

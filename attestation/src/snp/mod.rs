@@ -5,13 +5,17 @@
 mod appraise;
 mod chain;
 mod crl;
+mod evidence;
 mod policy;
+mod rejection;
 mod report;
 mod roots;
 mod tcb;
 
 pub use appraise::{SnpVerdict, verify_snp_report};
+pub use evidence::SnpEvidence;
 pub use policy::{CrlPolicy, PolicyError, SnpPolicy};
+pub use rejection::{CertificateRole, SnpRejection, TcbField};
 #[cfg(feature = "test-chip")]
 pub(crate) use report::SIGNED_BYTES;
 pub use report::{REPORT_BYTES, SnpReport, VMPL_HOST};

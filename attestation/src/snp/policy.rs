@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Product, TcbVersion};
+use super::{Product, SnpRejection, TcbVersion};
 use crate::digest::{ChipId, Measurement};
 
 /// ALIAS_CHECK_COMPLETE in PLATFORM_INFO: the firmware looked for aliased memory at boot.
@@ -143,6 +143,21 @@ impl SnpPolicy {
     pub fn tolerating_missing_alias_check(mut self) -> Self {
         self.platform_info &= !ALIAS_CHECK_COMPLETE;
         self
+    }
+
+    /// The parts of S17 and S19 that documents may say otherwise about later.
+    pub(crate) fn still_lists(
+        &self,
+        chip: ChipId,
+        measurement: Measurement,
+    ) -> Result<(), SnpRejection> {
+        if !self.chips.contains(&chip) {
+            return Err(SnpRejection::ChipUnknown(chip));
+        }
+        if !self.measurements.contains(&measurement) {
+            return Err(SnpRejection::MeasurementUnknown(measurement));
+        }
+        Ok(())
     }
 
     /// What becomes of evidence without a revocation list.

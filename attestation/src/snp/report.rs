@@ -4,10 +4,10 @@
 
 use std::ops::Range;
 
+use super::rejection::SnpRejection;
 use super::tcb::TcbLayout;
 use super::{Product, TcbVersion};
 use crate::digest::{ChipId, Measurement};
-use crate::rejection::Rejection;
 
 /// Length of a report in bytes.
 pub const REPORT_BYTES: usize = 1184;
@@ -68,21 +68,22 @@ impl SnpReport {
     /// Reads a report, strictly (rules S1 and S2).
     ///
     /// # Errors
-    /// [`Rejection::ReportLength`], [`Rejection::ReportVersion`], [`Rejection::VersionWithoutCpuid`],
-    /// [`Rejection::ProcessorUnknown`] and [`Rejection::ReservedNotZero`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, Rejection> {
+    /// [`SnpRejection::ReportLength`], [`SnpRejection::ReportVersion`], [`SnpRejection::VersionWithoutCpuid`],
+    /// [`SnpRejection::ProcessorUnknown`] and [`SnpRejection::ReservedNotZero`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, SnpRejection> {
         let raw: &[u8; REPORT_BYTES] = bytes
             .try_into()
-            .map_err(|_| Rejection::ReportLength(bytes.len()))?;
+            .map_err(|_| SnpRejection::ReportLength(bytes.len()))?;
         let version = u32::from_le_bytes(field(raw, 0));
         if !(2..=5).contains(&version) {
-            return Err(Rejection::ReportVersion(version));
+            return Err(SnpRejection::ReportVersion(version));
         }
         let product = processor(raw, version)?;
         reserved_are_zero(raw, version)?;
         let layout = product.map_or(TcbLayout::Legacy, TcbLayout::of);
         let tcb = |offset| {
-            TcbVersion::decode(field(raw, offset), layout).ok_or(Rejection::ReservedNotZero(offset))
+            TcbVersion::decode(field(raw, offset), layout)
+                .ok_or(SnpRejection::ReservedNotZero(offset))
         };
         Ok(Self {
             raw: Box::new(*raw),
@@ -254,19 +255,19 @@ fn field<const N: usize>(raw: &[u8; REPORT_BYTES], offset: usize) -> [u8; N] {
 }
 
 /// The processor that the report names. The layout of its firmware versions hangs on it.
-fn processor(raw: &[u8; REPORT_BYTES], version: u32) -> Result<Option<Product>, Rejection> {
+fn processor(raw: &[u8; REPORT_BYTES], version: u32) -> Result<Option<Product>, SnpRejection> {
     if version < 3 {
         return Ok(None);
     }
     match field(raw, 0x188) {
-        [0, 0, 0] => Err(Rejection::VersionWithoutCpuid(version)),
+        [0, 0, 0] => Err(SnpRejection::VersionWithoutCpuid(version)),
         [family, model, _] => Product::from_cpuid(family, model)
             .map(Some)
-            .ok_or(Rejection::ProcessorUnknown { family, model }),
+            .ok_or(SnpRejection::ProcessorUnknown { family, model }),
     }
 }
 
-fn reserved_are_zero(raw: &[u8; REPORT_BYTES], version: u32) -> Result<(), Rejection> {
+fn reserved_are_zero(raw: &[u8; REPORT_BYTES], version: u32) -> Result<(), SnpRejection> {
     let early = (version < 3).then_some(RESERVED_BEFORE_3);
     let middle = (version < 5).then_some(RESERVED_BEFORE_5);
     let always = RESERVED.into_iter().chain(SIGNATURE_PADDING);
@@ -274,11 +275,11 @@ fn reserved_are_zero(raw: &[u8; REPORT_BYTES], version: u32) -> Result<(), Rejec
         let start = range.start;
         let inside = raw.get(range).unwrap_or_default();
         if let Some(position) = inside.iter().position(|byte| *byte != 0) {
-            return Err(Rejection::ReservedNotZero(start + position));
+            return Err(SnpRejection::ReservedNotZero(start + position));
         }
     }
     if u32::from_le_bytes(field(raw, 0x48)) >> 5 != 0 {
-        return Err(Rejection::ReservedNotZero(0x48));
+        return Err(SnpRejection::ReservedNotZero(0x48));
     }
     Ok(())
 }

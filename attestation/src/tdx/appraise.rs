@@ -16,8 +16,8 @@ use super::second::{self, Reading};
 use super::tcb::{Issue, QeIdentity, TcbInfo, TcbStatus};
 use super::{body, levels};
 use crate::digest::{ChipId, Measurement, Sha256Digest, UnixTime};
-use crate::lines::Lines;
-use crate::verify::Check;
+use crate::verdict::Check;
+use crate::verdict::Lines;
 
 /// A quote that passed every rule. [`verify_tdx_quote`] is its only constructor.
 ///
@@ -175,6 +175,16 @@ pub fn verify_tdx_quote(
         collateral: window,
         checks: lines.into_checks(),
     })
+}
+
+/// The platform that a quote names, by its PCK certificate. Nothing is proven: whoever made the quote chose that certificate.
+pub(crate) fn platform_of(quote: &TdxQuote) -> Result<ChipId, TdxRejection> {
+    let certificates = chain(Place::Pck, quote.pck_chain(), 2)?;
+    let leaf = certificates.first().ok_or(TdxRejection::ChainMalformed {
+        leaf: Place::Pck,
+        what: "has too few certificates",
+    })?;
+    Ok(PckPlatform::of(&Certificate::parse(Place::Pck, leaf)?)?.id())
 }
 
 /// Rule T1 has been checked by reading.

@@ -3,8 +3,8 @@
 use super::policy::{Expected, TdxMeasurement, TdxPolicy, XFAM_FIXED, attributes};
 use super::quote::TdxQuote;
 use super::rejection::TdxRejection;
-use crate::digest::Measurement;
-use crate::lines::Lines;
+use crate::digest::{ChipId, Measurement};
+use crate::verdict::Lines;
 
 const ZEROS: Measurement = Measurement::from_bytes([0; 48]);
 
@@ -155,6 +155,18 @@ pub(crate) fn measurements(
         }
     }
     Ok(())
+}
+
+/// The parts of T16 and T18 that documents may say otherwise about later: whether platform and measurement are still listed.
+pub(crate) fn still_listed(
+    quote: &TdxQuote,
+    platform: ChipId,
+    policy: &TdxPolicy,
+) -> Result<(), TdxRejection> {
+    if !policy.platforms.contains(&platform) {
+        return Err(TdxRejection::PlatformUnknown(platform));
+    }
+    reference(quote, policy).map(drop)
 }
 
 /// The reference value that the TD is, as a whole: registers of two machine shapes cannot be mixed.

@@ -6,7 +6,7 @@ use super::policy::TdxPolicy;
 use super::quote::TdxQuote;
 use super::rejection::TdxRejection;
 use super::tcb::{Judged, QeIdentity, TcbInfo, TcbStatus};
-use crate::lines::Lines;
+use crate::verdict::Lines;
 
 /// What each part was judged to be.
 pub(crate) struct Levels {

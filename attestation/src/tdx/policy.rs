@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::tcb::TcbStatus;
 use crate::digest::{ChipId, Measurement};
 
@@ -32,8 +34,9 @@ pub(crate) const XFAM_SUPPORTED: u64 = 0x0006_dbe7;
 /// A month and a day: collateral that Intel issues is due again after 30 days.
 const COLLATERAL_AGE_MAX_SECS: u64 = 31 * 86_400;
 
-/// What becomes of a value that was measured.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What becomes of a value that was measured. In JSON a list, or null for any value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Option<Vec<Measurement>>", into = "Option<Vec<Measurement>>")]
 pub enum Expected {
     /// Any of these. An empty list accepts none.
     OneOf(Vec<Measurement>),
@@ -49,8 +52,29 @@ impl Expected {
         }
     }
 
-    fn zeros() -> Self {
+    /// Any value, shown on the verdict.
+    pub(crate) const fn any() -> Self {
+        Self::NotJudged
+    }
+
+    /// Zeros: nothing was named.
+    pub(crate) fn zeros() -> Self {
         Self::OneOf(vec![Measurement::from_bytes([0; 48])])
+    }
+}
+
+impl From<Option<Vec<Measurement>>> for Expected {
+    fn from(values: Option<Vec<Measurement>>) -> Self {
+        values.map_or(Self::NotJudged, Self::OneOf)
+    }
+}
+
+impl From<Expected> for Option<Vec<Measurement>> {
+    fn from(expected: Expected) -> Self {
+        match expected {
+            Expected::OneOf(values) => Some(values),
+            Expected::NotJudged => None,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! What is parsed here is the exact text that was signed. Fields that Intel adds later are let pass: a new field must
 //! not take every machine down, and none that is known may be missing. Keys that occur twice are refused.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::parts::{TdxDocument, TdxTcb};
 use super::pck::PckPlatform;
@@ -18,7 +18,7 @@ pub(crate) const DOCUMENT_BYTES_MAX: usize = 64 * 1024;
 const SGX_DEBUG: u8 = 0x02;
 
 /// What Intel says about a level of firmware. The names are Intel's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 pub enum TcbStatus {
     /// Nothing to do.
     UpToDate,

@@ -24,8 +24,9 @@ pub use certificates::{
 pub use report::ReportTemplate;
 
 use crate::digest::{ChipId, Measurement, Sha256Digest, UnixTime};
-use crate::provider::{EvidenceProvider, HardwareEvidence, Platform, ProviderError};
-use crate::snp::{Product, SIGNED_BYTES, TcbVersion};
+use crate::hardware::HardwareEvidence;
+use crate::provider::{EvidenceProvider, Platform, ProviderError};
+use crate::snp::{Product, SIGNED_BYTES, SnpEvidence, TcbVersion};
 use rsa::RsaKey;
 use stream::Stream;
 
@@ -59,7 +60,7 @@ pub struct TestChip {
     keys: Arc<Keys>,
     vek: SigningKey,
     template: ReportTemplate,
-    collateral: HardwareEvidence,
+    collateral: SnpEvidence,
     root: Vec<u8>,
     latency: Duration,
     /// A security processor answers one request at a time.
@@ -81,17 +82,11 @@ impl TestChip {
 
     fn derive(seed: &[u8; 32], keys: Arc<Keys>, number: u32, now: UnixTime) -> Self {
         let chip_id = ChipId::from_bytes(Stream::new(seed, &format!("chip/{number}/id")).array());
-        let hardware = HardwareEvidence {
-            report: Vec::new(),
-            vek: Vec::new(),
-            intermediate: Vec::new(),
-            crl: Vec::new(),
-        };
         let mut chip = Self {
             seed: zeroize::Zeroizing::new(*seed),
             vek: p384_key(seed, &format!("chip/{number}/vek")),
             template: good_report(chip_id),
-            collateral: hardware,
+            collateral: SnpEvidence::default(),
             root: keys.root_certificate(),
             keys,
             latency: Duration::ZERO,
@@ -191,14 +186,14 @@ impl TestChip {
 
     /// Certificates and revocation list without a report.
     #[must_use]
-    pub const fn collateral(&self) -> &HardwareEvidence {
+    pub const fn collateral(&self) -> &SnpEvidence {
         &self.collateral
     }
 
     /// A report with these fields, and the chip's collateral.
     #[must_use]
-    pub fn evidence_for(&self, template: &ReportTemplate) -> HardwareEvidence {
-        HardwareEvidence {
+    pub fn evidence_for(&self, template: &ReportTemplate) -> SnpEvidence {
+        SnpEvidence {
             report: self.sign_report(template),
             ..self.collateral.clone()
         }
@@ -227,10 +222,11 @@ impl EvidenceProvider for TestChip {
         if !self.latency.is_zero() {
             std::thread::sleep(self.latency);
         }
-        Ok(self.evidence_for(&ReportTemplate {
+        let report = ReportTemplate {
             report_data: *report_data,
             ..self.template()
-        }))
+        };
+        Ok(HardwareEvidence::Snp(self.evidence_for(&report)))
     }
 }
 

@@ -1,9 +1,11 @@
 //! Hash algorithms by their TCG number: banks of registers, and what signs a quote.
 
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, SHA512, digest};
+use serde::{Deserialize, Serialize};
 
 /// A bank of registers, by the hash that extends it (TCG Algorithm Registry, `TPM_ALG_ID`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Bank {
     /// 0x0004. Collisions can be made: what hashes to such a digest need not be what was meant.
     Sha1,

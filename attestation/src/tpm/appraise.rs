@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 
 use super::algorithm::Bank;
@@ -13,17 +14,21 @@ use super::rejection::TpmRejection;
 use super::signature::{QuoteSignature, Signature};
 use crate::digest::UnixTime;
 use crate::eventlog::QuotedRegisters;
-use crate::lines::Lines;
-use crate::verify::Check;
+use crate::strict_json::{base64_bytes, hex_registers};
+use crate::verdict::Check;
+use crate::verdict::{Basis, Lines};
 
 /// A quote with what is needed to judge it. Nothing of it is trusted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TpmEvidence {
     /// TPMS_ATTEST, as the TPM wrote it.
+    #[serde(with = "base64_bytes")]
     pub message: Vec<u8>,
     /// The signature over it.
     pub signature: QuoteSignature,
     /// Values of the registers quoted, by number.
+    #[serde(with = "hex_registers")]
     pub registers: BTreeMap<u8, Vec<u8>>,
     /// Which key signed.
     pub key: KeyEvidence,
@@ -211,6 +216,9 @@ pub(crate) fn appraise(
         format!("TPM is {}: {}", location.place(), location.worth()),
     );
     continuous(&attest.clock(), policy, &mut lines)?;
+    if location.host_could_lie() {
+        lines.rest_at_most_on(Basis::Asserted);
+    }
 
     Ok(TpmVerdict {
         location,
@@ -347,15 +355,7 @@ fn values(
     if !bool::from(hash.digest(&joined).ct_eq(attest.pcr_digest())) {
         return Err(TpmRejection::PcrDigest);
     }
-    for (register, expected) in &policy.expected {
-        if !registers
-            .get(register)
-            .is_some_and(|value| expected.contains(value))
-        {
-            return Err(TpmRejection::PcrUnexpected(*register));
-        }
-    }
-    Ok(())
+    policy.must_expect(registers)
 }
 
 /// Rule P6.

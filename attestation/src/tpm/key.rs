@@ -1,5 +1,6 @@
 //! The attestation key: a restricted signing key that never leaves its TPM (TPMT_PUBLIC, Part 2, 12.2.4; rule P2).
 
+use serde::{Deserialize, Serialize};
 use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey as Parsed;
@@ -9,6 +10,7 @@ use super::algorithm::Bank;
 use super::rejection::TpmRejection;
 use super::signature::{ECDSA, RSASSA};
 use crate::reader::Reader;
+use crate::strict_json::{base64_bytes, base64_list};
 
 /// Longest public area or public key that is read, in bytes.
 pub(super) const KEY_BYTES_MAX: usize = 1024;
@@ -206,19 +208,22 @@ impl AttestationKey {
 }
 
 /// How evidence names the key that signed it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub enum KeyEvidence {
     /// By a certificate that chains to a pinned root; padding of zeros after the leaf, as an NV index has it, is cut off.
     Certificate {
         /// The key's own certificate, in DER.
+        #[serde(with = "base64_bytes")]
         leaf: Vec<u8>,
         /// Those above it, nearest first, without the root.
+        #[serde(with = "base64_list")]
         intermediates: Vec<Vec<u8>>,
     },
     /// By its TPMT_PUBLIC, to be found among the enrolled keys.
-    PublicArea(Vec<u8>),
+    PublicArea(#[serde(with = "base64_bytes")] Vec<u8>),
     /// By its SubjectPublicKeyInfo (DER), to be found among the enrolled keys.
-    Spki(Vec<u8>),
+    Spki(#[serde(with = "base64_bytes")] Vec<u8>),
 }
 
 fn attributes(bits: u32) -> Result<(), TpmRejection> {

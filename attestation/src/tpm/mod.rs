@@ -11,6 +11,7 @@ mod key;
 mod nonce;
 mod policy;
 mod rejection;
+mod session;
 mod signature;
 
 pub use algorithm::Bank;
@@ -25,6 +26,7 @@ pub use policy::{
     TpmPolicyError,
 };
 pub use rejection::TpmRejection;
+pub use session::{registers_digest, session_nonce, tpm_id};
 pub use signature::QuoteSignature;
 
 /// Registers of a PC Client TPM: 0 to 23.

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::PCR_COUNT;
 use super::algorithm::Bank;
+use super::appraise::TpmVerdict;
 use super::attest::ClockState;
 use super::key::{AttestationKey, PublicKey};
 use super::rejection::TpmRejection;
@@ -59,7 +62,8 @@ impl TpmLocation {
 }
 
 /// Where an anchor says that its TPMs run. That a TPM runs in a paravisor is said by hardware evidence, never by an anchor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum HostedIn {
     /// [`TpmLocation::Machine`].
     Machine,
@@ -311,6 +315,31 @@ impl TpmPolicy {
             expected,
             continuity: Continuity::FirstSight,
         })
+    }
+
+    /// The part of P4 that documents may say otherwise about later: whether registers quoted before have expected values.
+    pub(crate) fn still_lists(&self, verdict: &TpmVerdict) -> Result<(), TpmRejection> {
+        if verdict.bank() != self.bank {
+            return Err(TpmRejection::PcrBank {
+                found: verdict.bank().id(),
+                expected: self.bank,
+            });
+        }
+        self.must_expect(verdict.registers())
+    }
+
+    /// Rule P4: every register with expected values holds one of them.
+    pub(super) fn must_expect(
+        &self,
+        registers: &BTreeMap<u8, Vec<u8>>,
+    ) -> Result<(), TpmRejection> {
+        for (register, expected) in &self.expected {
+            let found = registers.get(register);
+            if !found.is_some_and(|value| expected.contains(value)) {
+                return Err(TpmRejection::PcrUnexpected(*register));
+            }
+        }
+        Ok(())
     }
 
     /// Compares with a state quoted before (rule P6).

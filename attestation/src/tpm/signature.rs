@@ -5,11 +5,13 @@ use ring::signature::{
     RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
     RsaPublicKeyComponents,
 };
+use serde::{Deserialize, Serialize};
 
 use super::algorithm::Bank;
 use super::key::{Curve, PublicKey};
 use super::rejection::TpmRejection;
 use crate::reader::Reader;
+use crate::strict_json::base64_bytes;
 
 /// TPM_ALG_RSASSA and TPM_ALG_ECDSA.
 pub(super) const RSASSA: u16 = 0x0014;
@@ -19,12 +21,13 @@ const RSA_BYTES_MAX: usize = 512;
 const EC_BYTES_MAX: usize = 48;
 
 /// A signature in one of the two forms in which quotes travel.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum QuoteSignature {
     /// TPMT_SIGNATURE, which names its scheme and hash (TPM 2.0 Part 2, 11.3.4).
-    Tpmt(Vec<u8>),
+    Tpmt(#[serde(with = "base64_bytes")] Vec<u8>),
     /// The bare RSA signature; the scheme is RSASSA with SHA-256. Azure's tools hand it on so.
-    RsassaSha256(Vec<u8>),
+    RsassaSha256(#[serde(with = "base64_bytes")] Vec<u8>),
 }
 
 /// A signature of an accepted scheme. It was not checked.

@@ -11,9 +11,9 @@ use casemate_attestation::snp::{PinnedRoot, SnpVerdict, verify_snp_report};
 use casemate_attestation::test_chip::{ReportTemplate, TCB, TestChip};
 use casemate_attestation::{
     Binding, BindingInputs, Context, Direction, Envelope, EnvelopeParts, Expectations, FleetChip,
-    FleetList, HardwareEvidence, Issue, Nonce, Payload, Platform, Product, ReferenceMeasurement,
-    ReferenceValues, Rejection, ReleaseSecretKey, Sha256Digest, SignedDocument, SnpPolicy,
-    TcbVersion, TrustAnchors, UnixTime, Verified, Verifier,
+    FleetList, HardwareEvidence, Issue, Nonce, Payload, Platform, Product, ReferenceValues,
+    ReleaseSecretKey, Sha256Digest, SignedDocument, SnpEvidence, SnpMeasurement, SnpPolicy,
+    SnpReference, SnpRejection, TcbVersion, TrustAnchors, UnixTime, Verified, Verifier,
 };
 
 /// 2026-03-01T00:00:00Z.
@@ -41,12 +41,12 @@ pub fn policy(chip: &TestChip) -> SnpPolicy {
 }
 
 /// Judges evidence with the chip's root and policy.
-pub fn judge(chip: &TestChip, evidence: &HardwareEvidence) -> Result<SnpVerdict, Rejection> {
+pub fn judge(chip: &TestChip, evidence: &SnpEvidence) -> Result<SnpVerdict, SnpRejection> {
     verify_snp_report(evidence, &REPORT_DATA, &policy(chip), &roots(chip), NOW)
 }
 
 /// Signs the template after `change` and judges it; returns the refusal.
-pub fn refusal(change: impl FnOnce(&mut ReportTemplate)) -> Rejection {
+pub fn refusal(change: impl FnOnce(&mut ReportTemplate)) -> SnpRejection {
     let chip = chip();
     let mut template = chip.template();
     change(&mut template);
@@ -70,11 +70,15 @@ pub fn verified<T: Payload>(payload: &T) -> Verified<T> {
 }
 
 pub fn reference(platform: Platform) -> ReferenceValues {
-    let measurement = TestChip::default_measurement();
-    ReferenceValues {
-        measurements: vec![ReferenceMeasurement {
-            platform,
-            measurement,
+    let mut values = ReferenceValues::default();
+    *values.snp_reports_mut(platform).unwrap() = Some(snp_reference());
+    values
+}
+
+pub fn snp_reference() -> SnpReference {
+    SnpReference {
+        measurements: vec![SnpMeasurement {
+            measurement: TestChip::default_measurement(),
             label: "test".to_owned(),
         }],
         tcb_floor: BTreeMap::from([
@@ -82,7 +86,7 @@ pub fn reference(platform: Platform) -> ReferenceValues {
             (Product::Milan, TcbVersion::default()),
         ]),
         vmpl: 0,
-        families_allowed_despite_broken_root: Vec::new(),
+        ..SnpReference::default()
     }
 }
 
@@ -94,6 +98,7 @@ pub fn fleet(platform: Platform, chip: &TestChip) -> FleetList {
             chip_id,
             names,
             label: "rack 1".to_owned(),
+            tpm: None,
         }],
     }
 }
@@ -173,15 +178,23 @@ pub fn envelope(chip: &TestChip, channel: &Channel) -> Envelope {
     build(Platform::TestChip, channel.direction, hardware)
 }
 
-pub fn build(platform: Platform, direction: Direction, hardware: HardwareEvidence) -> Envelope {
+pub fn build(platform: Platform, direction: Direction, hardware: SnpEvidence) -> Envelope {
     Envelope::build(EnvelopeParts {
         platform,
         direction,
-        hardware,
+        hardware: HardwareEvidence::Snp(hardware),
         context: context(),
         batch: None,
     })
     .unwrap()
+}
+
+/// The SNP report inside an envelope.
+pub fn report_of(envelope: &Envelope) -> SnpEvidence {
+    match envelope.hardware() {
+        HardwareEvidence::Snp(evidence) => evidence.clone(),
+        other => panic!("evidence of kind {}", other.kind()),
+    }
 }
 
 /// A folder of the shared evidence. `None`, said aloud, where it is missing; a failure in continuous integration.

@@ -35,19 +35,19 @@ fn altered(
     chip.sign_der(signer, &inner.write(), &algorithm.write())
 }
 
-fn altered_vek(change: impl FnOnce(&mut Der, &mut Der)) -> Rejection {
+fn altered_vek(change: impl FnOnce(&mut Der, &mut Der)) -> SnpRejection {
     evidence(|chip, evidence| {
         evidence.vek = altered(chip, Authority::Intermediate, &evidence.vek, change);
     })
 }
 
-fn altered_intermediate(change: impl FnOnce(&mut Der, &mut Der)) -> Rejection {
+fn altered_intermediate(change: impl FnOnce(&mut Der, &mut Der)) -> SnpRejection {
     evidence(|chip, evidence| {
         evidence.intermediate = altered(chip, Authority::Root, &evidence.intermediate, change);
     })
 }
 
-fn altered_crl(revoked: &[u32], change: impl FnOnce(&mut Der, &mut Der)) -> Rejection {
+fn altered_crl(revoked: &[u32], change: impl FnOnce(&mut Der, &mut Der)) -> SnpRejection {
     evidence(|chip, evidence| {
         let list = chip.issue_crl(&CrlTemplate {
             revoked: revoked.to_vec(),
@@ -57,8 +57,8 @@ fn altered_crl(revoked: &[u32], change: impl FnOnce(&mut Der, &mut Der)) -> Reje
     })
 }
 
-fn vek_malformed(what: &'static str) -> Rejection {
-    Rejection::CertificateMalformed {
+fn vek_malformed(what: &'static str) -> SnpRejection {
+    SnpRejection::CertificateMalformed {
         role: Role::Vek,
         what,
     }
@@ -138,13 +138,17 @@ fn b04_signature_of_another_algorithm_or_with_bits_cut_off_does_not_chain() {
             change(outer);
         });
         let role = Role::Vek;
-        assert_eq!(refused, Rejection::ChainSignature { role }, "{what}");
+        assert_eq!(refused, SnpRejection::ChainSignature { role }, "{what}");
     }
     let refused = altered_intermediate(|inner, _| {
         inner.at(&KEY_ALGORITHM).parts[0].bytes = RSA_PSS_KEY.to_vec();
     });
     let role = Role::Vek;
-    assert_eq!(refused, Rejection::ChainSignature { role }, "kind of key");
+    assert_eq!(
+        refused,
+        SnpRejection::ChainSignature { role },
+        "kind of key"
+    );
     // The bits that are said to be unused lie outside what is signed.
     let chip = chip();
     let shortened = even(&chip, |days| {
@@ -154,7 +158,7 @@ fn b04_signature_of_another_algorithm_or_with_bits_cut_off_does_not_chain() {
         })
     });
     let refused = evidence(|_, evidence| evidence.vek = shortened);
-    assert_eq!(refused, Rejection::ChainSignature { role });
+    assert_eq!(refused, SnpRejection::ChainSignature { role });
 }
 
 /// A certificate or list whose signature ends in an even byte, with its last bit declared unused.
@@ -175,7 +179,7 @@ fn s5_authority_must_be_allowed_to_sign_certificates() {
         inner.at(&EXTENSIONS).parts[1].parts[2].bytes = vec![0x03, 0x02, 0x01, 0x02];
     });
     let role = Role::Intermediate;
-    assert_eq!(refused, Rejection::NotAuthority { role });
+    assert_eq!(refused, SnpRejection::NotAuthority { role });
     // Two answers to whether a leaf is an authority are none.
     let refused = altered_vek(|inner, _| {
         let no = extension(&BASIC_CONSTRAINTS, false, &[0x30, 0x00]);
@@ -230,7 +234,7 @@ fn b09_firmware_in_the_certificate_is_read_strictly() {
         assert_eq!(value[..], [0x02, 0x01, TCB.boot_loader]);
         *value = vec![0x02, 0x02, 0x00, TCB.boot_loader];
     });
-    assert_eq!(refused, Rejection::TcbExtensionMissing("boot loader"));
+    assert_eq!(refused, SnpRejection::TcbExtensionMissing("boot loader"));
 }
 
 #[test]
@@ -239,17 +243,17 @@ fn b11_provider_key_must_name_its_provider_and_policy_allow_it() {
     for allowed in ["CN=other", ""] {
         let judged = provider(|_| (), |policy| policy.allowing_vlek_of(allowed));
         let csp_id = csp_id.clone();
-        assert_eq!(judged.unwrap_err(), Rejection::VlekNotAllowed { csp_id });
+        assert_eq!(judged.unwrap_err(), SnpRejection::VlekNotAllowed { csp_id });
     }
     let judged = provider(|_| (), |policy| policy);
-    assert_eq!(judged.unwrap_err(), Rejection::VlekNotAllowed { csp_id });
+    assert_eq!(judged.unwrap_err(), SnpRejection::VlekNotAllowed { csp_id });
     let refused = provider_with(|template| template.csp_id = None);
     assert_eq!(refused, vek_malformed("has no CSP id"));
     let refused = provider_with(|template| template.hardware_id = Some(vec![0; 64]));
-    assert_eq!(refused, Rejection::VlekNamesChip);
+    assert_eq!(refused, SnpRejection::VlekNamesChip);
 }
 
-fn provider_with(change: impl FnOnce(&mut VekTemplate)) -> Rejection {
+fn provider_with(change: impl FnOnce(&mut VekTemplate)) -> SnpRejection {
     let chip = chip();
     let mut report = chip.template();
     (report.flags, report.chip_id) = (1 << 2, ChipId::from_bytes([0; 64]));
@@ -274,19 +278,19 @@ fn provider_with(change: impl FnOnce(&mut VekTemplate)) -> Rejection {
 #[test]
 fn s10_form_of_revocation_lists() {
     let long = evidence(|_, evidence| evidence.crl = vec![0x30; 32 * 1024 + 1]);
-    assert_eq!(long, Rejection::CrlMalformed("longer than 32768 bytes"));
+    assert_eq!(long, SnpRejection::CrlMalformed("longer than 32768 bytes"));
     let behind = evidence(|_, evidence| evidence.crl.push(0));
-    assert_eq!(behind, Rejection::CrlMalformed("bytes after its end"));
+    assert_eq!(behind, SnpRejection::CrlMalformed("bytes after its end"));
     assert_eq!(
         altered_crl(&[], |_, outer| outer.at(&[1, 2, 0]).bytes = vec![32]),
-        Rejection::CrlMalformed("names two signature algorithms")
+        SnpRejection::CrlMalformed("names two signature algorithms")
     );
     let refused = altered_crl(&[], |inner, _| drop(inner.parts.remove(4)));
     assert_eq!(
         refused,
-        Rejection::CrlMalformed("does not say when the next one is due")
+        SnpRejection::CrlMalformed("does not say when the next one is due")
     );
-    let critical = Rejection::CrlMalformed("has a critical extension that is not understood");
+    let critical = SnpRejection::CrlMalformed("has a critical extension that is not understood");
     let refused = altered_crl(&[], |inner, _| {
         let unknown = extension(&OF_NOBODY, true, &[5, 0]);
         inner.at(&[5, 0]).parts.push(unknown);
@@ -307,7 +311,7 @@ fn s10_form_of_revocation_lists() {
     });
     assert_eq!(
         evidence(|_, evidence| evidence.crl = shortened),
-        Rejection::CrlSignature
+        SnpRejection::CrlSignature
     );
 }
 
@@ -322,5 +326,5 @@ fn b18_a_list_that_is_there_must_be_right_even_where_a_missing_one_is_tolerated(
     });
     let judged = verify_snp_report(&evidence, &REPORT_DATA, &tolerant, &roots(&chip), NOW);
     let (due, now) = (NOW, NOW);
-    assert_eq!(judged.unwrap_err(), Rejection::CrlStale { due, now });
+    assert_eq!(judged.unwrap_err(), SnpRejection::CrlStale { due, now });
 }

@@ -3,8 +3,8 @@
 use super::*;
 use casemate_attestation::snp::PolicyError;
 use casemate_attestation::{
-    Expectations, FleetChip, FleetList, Issue, Payload, ReferenceValues, SignedDocument,
-    TrustAnchors, UnixTime, Verified,
+    Expectations, ExpectationsError, FleetChip, FleetList, Issue, Payload, ReferenceValues,
+    SignedDocument, SnpReference, TrustAnchors, UnixTime, Verified,
 };
 
 /// Signs and opens a payload that is valid from `issued` until `expires`.
@@ -21,12 +21,12 @@ fn dated<T: Payload>(payload: &T, issued: UnixTime, expires: UnixTime) -> Verifi
 
 /// What a verifier says that was made from the reference values after `change`.
 fn under_values(
-    change: impl FnOnce(&mut ReferenceValues),
+    change: impl FnOnce(&mut SnpReference),
     report: impl FnOnce(&mut casemate_attestation::test_chip::ReportTemplate),
 ) -> Result<(), Rejection> {
     let (chip, platform) = (chip(), Platform::TestChip);
     let mut values = reference(platform);
-    change(&mut values);
+    change(values.test_chip.as_mut().unwrap());
     let fleet = verified(&fleet(platform, &chip));
     let expectations = Expectations::new(platform, &verified(&values), &fleet).unwrap();
     let anchors = TrustAnchors::test_chip(chip.root_der());
@@ -58,17 +58,20 @@ fn b03_chips_of_another_platform_are_none() {
     let reference = verified(&reference(Platform::TestChip));
     let other = verified(&fleet(Platform::Snp, &chip));
     let judged = Expectations::new(Platform::TestChip, &reference, &other);
-    assert_eq!(judged.unwrap_err(), PolicyError::NoChips);
+    assert_eq!(
+        judged.unwrap_err(),
+        ExpectationsError::Snp(PolicyError::NoChips)
+    );
 }
 
 #[test]
 fn b08_the_privilege_level_is_the_documents() {
-    let level = |values: &mut ReferenceValues| values.vmpl = 1;
+    let level = |values: &mut SnpReference| values.vmpl = 1;
     assert_eq!(under_values(level, |report| report.vmpl = 1), Ok(()));
     let (found, expected) = (0, 1);
     assert_eq!(
         under_values(level, |_| ()),
-        Err(Rejection::Vmpl { found, expected })
+        Err(SnpRejection::Vmpl { found, expected }.into())
     );
 }
 
@@ -83,27 +86,37 @@ fn b10_the_floor_is_the_documents() {
         |values| values.tcb_floor = [(Product::Genoa, raised)].into(),
         |_| (),
     );
-    assert!(matches!(refused, Err(Rejection::TcbBelowFloor { .. })));
+    assert!(matches!(
+        refused,
+        Err(Rejection::Snp(SnpRejection::TcbBelowFloor { .. }))
+    ));
     let refused = under_values(
         |values| values.tcb_floor = [(Product::Milan, TCB)].into(),
         |_| (),
     );
-    assert_eq!(refused, Err(Rejection::NoFloorForProduct(Product::Genoa)));
+    assert_eq!(
+        refused,
+        Err(SnpRejection::NoFloorForProduct(Product::Genoa).into())
+    );
 }
 
 #[test]
 fn b12_a_broken_root_is_overridden_by_the_documents_only() {
     let (chip, platform) = (chip(), Platform::TestChip);
     let judged = |products: &[Product]| {
-        let values = ReferenceValues {
+        let section = SnpReference {
             families_allowed_despite_broken_root: products.to_vec(),
-            ..reference(platform)
+            ..snp_reference()
+        };
+        let values = ReferenceValues {
+            test_chip: Some(section),
+            ..ReferenceValues::default()
         };
         let fleet = verified(&fleet(platform, &chip));
         let expectations = Expectations::new(platform, &verified(&values), &fleet).unwrap();
-        milan(&chip, |_| expectations.policy().clone())
+        milan(&chip, |_| expectations.snp_policy().unwrap().clone())
     };
-    let broken = Rejection::FamilyRootBroken(Product::Milan);
+    let broken = SnpRejection::FamilyRootBroken(Product::Milan);
     assert_eq!(judged(&[]).unwrap_err(), broken);
     assert_eq!(judged(&[Product::Genoa]).unwrap_err(), broken);
     let shown = judged(&[Product::Milan]).unwrap();
@@ -119,6 +132,7 @@ fn b13_a_fleet_lists_chip_is_found_by_platform_and_id() {
         chip_id: chip.chip(1, NOW).chip_id(),
         names: vec!["second".to_owned()],
         label: String::new(),
+        tpm: None,
     };
     let first = fleet(platform, &chip).chips.remove(0);
     let list = FleetList {

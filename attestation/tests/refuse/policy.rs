@@ -6,37 +6,37 @@ use super::*;
 fn s10_revocation() {
     assert_eq!(
         evidence(|_, evidence| evidence.crl.clear()),
-        Rejection::CrlMissing
+        SnpRejection::CrlMissing
     );
     let refused = evidence(|_, evidence| evidence.crl.truncate(20));
-    assert_eq!(refused, Rejection::CrlMalformed("not a list in DER"));
+    assert_eq!(refused, SnpRejection::CrlMalformed("not a list in DER"));
     assert_eq!(
         crl(|list| list.issuer = "ARK-Milan".to_owned()),
-        Rejection::CrlIssuer
+        SnpRejection::CrlIssuer
     );
     assert_eq!(
         crl(|list| list.signer = Authority::Intermediate),
-        Rejection::CrlSignature
+        SnpRejection::CrlSignature
     );
     let from = NOW.plus(1);
     assert_eq!(
         crl(|list| list.this_update = from),
-        Rejection::CrlNotYetValid { from, now: NOW }
+        SnpRejection::CrlNotYetValid { from, now: NOW }
     );
     assert_eq!(
         crl(|list| list.next_update = NOW),
-        Rejection::CrlStale { due: NOW, now: NOW }
+        SnpRejection::CrlStale { due: NOW, now: NOW }
     );
     let revoked = |serial| crl(|list| list.revoked = vec![7, serial]);
     assert_eq!(
         revoked(0x1_0001),
-        Rejection::CertificateRevoked {
+        SnpRejection::CertificateRevoked {
             role: Role::Intermediate
         }
     );
     assert_eq!(
         revoked(0x1_0000),
-        Rejection::CertificateRevoked { role: Role::Root }
+        SnpRejection::CertificateRevoked { role: Role::Root }
     );
     let chip = chip();
     let mut evidence = chip.evidence_for(&chip.template());
@@ -56,7 +56,7 @@ fn s11_firmware_at_the_floor_and_one_below() {
         ..TCB
     };
     let (component, found, floor) = ("snp", TCB.snp - 1, TCB.snp);
-    let below = |field| Rejection::TcbBelowFloor {
+    let below = |field| SnpRejection::TcbBelowFloor {
         field,
         component,
         found,
@@ -90,7 +90,7 @@ fn s11_firmware_at_the_floor_and_one_below() {
     );
     let refused = refusal(|report| report.current_tcb = lower);
     let (lower_field, upper_field) = (TcbField::Committed, TcbField::Current);
-    let order = Rejection::TcbOrder {
+    let order = SnpRejection::TcbOrder {
         lower: lower_field,
         lower_tcb: TCB,
         upper: upper_field,
@@ -114,15 +114,15 @@ fn s11_firmware_at_the_floor_and_one_below() {
 fn s12_guest_policy_bit_by_bit() {
     assert_eq!(
         refusal(|report| report.policy &= !(1 << 17)),
-        Rejection::PolicyReservedBit
+        SnpRejection::PolicyReservedBit
     );
     assert_eq!(
         refusal(|report| report.policy |= 1 << 18),
-        Rejection::MigrationPermitted
+        SnpRejection::MigrationPermitted
     );
     assert_eq!(
         refusal(|report| report.policy |= 1 << 19),
-        Rejection::DebugPermitted
+        SnpRejection::DebugPermitted
     );
     for bit in 20..26 {
         assert_eq!(
@@ -134,24 +134,24 @@ fn s12_guest_policy_bit_by_bit() {
     for bit in [26, 31, 32, 63] {
         assert_eq!(
             refusal(|report| report.policy |= 1 << bit),
-            Rejection::PolicyUnknownBits(1 << bit)
+            SnpRejection::PolicyUnknownBits(1 << bit)
         );
     }
     let (found, floor) = ("0.0".to_owned(), "0.1".to_owned());
     let refused = under(|policy| policy.with_guest_abi(0, 1)).unwrap_err();
-    assert_eq!(refused, Rejection::GuestAbi { found, floor });
+    assert_eq!(refused, SnpRejection::GuestAbi { found, floor });
 }
 
 #[test]
 fn s13_privilege_level() {
     assert_eq!(
         refusal(|report| report.vmpl = VMPL_HOST),
-        Rejection::RequestedByHost
+        SnpRejection::RequestedByHost
     );
     for found in [1, 2, 3, 4, 255] {
         assert_eq!(
             refusal(|report| report.vmpl = found),
-            Rejection::Vmpl { found, expected: 0 }
+            SnpRejection::Vmpl { found, expected: 0 }
         );
     }
 }
@@ -160,14 +160,14 @@ fn s13_privilege_level() {
 fn s14_platform() {
     assert_eq!(
         refusal(|report| report.policy &= !(1 << 16)),
-        Rejection::SmtAgainstPolicy
+        SnpRejection::SmtAgainstPolicy
     );
     assert_eq!(
         refusal(|report| report.platform_info &= !(1 << 5)),
-        Rejection::AliasCheckIncomplete
+        SnpRejection::AliasCheckIncomplete
     );
     let refused = under(|policy| policy.requiring_platform_info(1 << 4)).unwrap_err();
-    assert_eq!(refused, Rejection::PlatformInfo(1 << 4));
+    assert_eq!(refused, SnpRejection::PlatformInfo(1 << 4));
     assert_eq!(
         refusal_or_none(|report| report.platform_info |= 1 << 40),
         None,
@@ -196,23 +196,23 @@ fn b14_what_policy_tolerates_of_the_platform_is_shown() {
 fn s15_to_s19_key_binding_measurement_mitigation_chip() {
     assert_eq!(
         refusal(|report| report.flags = 0b10),
-        Rejection::ChipKeyMasked
+        SnpRejection::ChipKeyMasked
     );
     assert_eq!(
         refusal(|report| report.report_data[63] = 1),
-        Rejection::BindingMismatch
+        SnpRejection::BindingMismatch
     );
     let other = Measurement::from_bytes([9; 48]);
     assert_eq!(
         refusal(|report| report.measurement = other),
-        Rejection::MeasurementUnknown(other)
+        SnpRejection::MeasurementUnknown(other)
     );
     let refused = under(|policy| policy.requiring_mitigations(0b1000)).unwrap_err();
-    assert_eq!(refused, Rejection::MitigationMissing(0b1000));
+    assert_eq!(refused, SnpRejection::MitigationMissing(0b1000));
     let chip = chip();
     let stranger = chip.chip(1, NOW);
     let unknown = judge(&chip, &stranger.evidence_for(&stranger.template())).unwrap_err();
-    assert_eq!(unknown, Rejection::ChipUnknown(stranger.chip_id()));
+    assert_eq!(unknown, SnpRejection::ChipUnknown(stranger.chip_id()));
 }
 
 #[test]
@@ -232,8 +232,14 @@ fn s18_mitigations_count_when_in_force_at_launch_and_now() {
         .map(|_| ())
     };
     assert_eq!(judged(0b11, 0b111), Ok(()));
-    assert_eq!(judged(0b01, 0b11), Err(Rejection::MitigationMissing(0b10)));
-    assert_eq!(judged(0b11, 0b10), Err(Rejection::MitigationMissing(0b01)));
+    assert_eq!(
+        judged(0b01, 0b11),
+        Err(SnpRejection::MitigationMissing(0b10))
+    );
+    assert_eq!(
+        judged(0b11, 0b10),
+        Err(SnpRejection::MitigationMissing(0b01))
+    );
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl Turin {
         }
     }
 
-    fn evidence(&self) -> HardwareEvidence {
+    fn evidence(&self) -> SnpEvidence {
         let mut evidence = self.chip.evidence_for(&self.report);
         evidence.vek = self.chip.issue_vek(&self.vek);
         evidence.intermediate = self.chip.issue_intermediate(&IntermediateTemplate {
@@ -51,7 +51,7 @@ impl Turin {
         evidence
     }
 
-    fn judge(&self, evidence: &HardwareEvidence) -> Judged {
+    fn judge(&self, evidence: &SnpEvidence) -> Judged {
         let policy = SnpPolicy::new(
             vec![TestChip::default_measurement()],
             vec![self.report.chip_id],
@@ -61,7 +61,7 @@ impl Turin {
         verify_snp_report(evidence, &REPORT_DATA, &policy.unwrap(), &roots, NOW)
     }
 
-    fn refused(change: impl FnOnce(&mut Self)) -> Rejection {
+    fn refused(change: impl FnOnce(&mut Self)) -> SnpRejection {
         let mut turin = Self::new();
         change(&mut turin);
         turin.judge(&turin.evidence()).unwrap_err()
@@ -81,7 +81,7 @@ fn b05_a_report_of_version_2_is_not_a_turins() {
         (turin.report.version, turin.report.cpuid) = (2, [0; 3]);
     });
     let (reported, certificate) = ("version 2".to_owned(), Product::Turin);
-    let mismatch = Rejection::ProductMismatch {
+    let mismatch = SnpRejection::ProductMismatch {
         reported,
         certificate,
     };
@@ -97,7 +97,7 @@ fn s2_reserved_bytes_of_firmware_versions() {
             evidence.report[offset + byte] = 1;
             turin.chip.sign_bytes(&mut evidence.report);
             let refused = turin.judge(&evidence).unwrap_err();
-            assert_eq!(refused, Rejection::ReservedNotZero(offset));
+            assert_eq!(refused, SnpRejection::ReservedNotZero(offset));
         }
     }
 }
@@ -107,17 +107,17 @@ fn b09_the_certificate_confirms_the_management_controllers_firmware() {
     let refused = Turin::refused(|turin| turin.vek.components[4].1 += 1);
     assert!(matches!(
         refused,
-        Rejection::TcbMismatch {
+        SnpRejection::TcbMismatch {
             component: "fmc",
             ..
         }
     ));
     let refused = Turin::refused(|turin| turin.vek.components.truncate(4));
-    assert_eq!(refused, Rejection::TcbExtensionMissing("fmc"));
+    assert_eq!(refused, SnpRejection::TcbExtensionMissing("fmc"));
     let refused = Turin::refused(|turin| turin.vek.structure = 0);
     let what = "has an unknown structure version";
     let role = Role::Vek;
-    assert_eq!(refused, Rejection::CertificateMalformed { role, what });
+    assert_eq!(refused, SnpRejection::CertificateMalformed { role, what });
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn b10_each_component_has_a_floor() {
         assert!(
             matches!(
                 one_more(raise),
-                Rejection::TcbBelowFloor {
+                SnpRejection::TcbBelowFloor {
                     field: TcbField::Reported,
                     component,
                     ..
@@ -149,8 +149,8 @@ fn b10_each_component_has_a_floor() {
 #[test]
 fn b11_a_chip_id_is_eight_bytes_and_zeros() {
     let refused = Turin::refused(|turin| turin.report.chip_id = chip_id(1));
-    assert_eq!(refused, Rejection::ChipIdMismatch);
+    assert_eq!(refused, SnpRejection::ChipIdMismatch);
     let refused =
         Turin::refused(|turin| turin.vek.hardware_id = Some(chip_id(0).as_bytes().to_vec()));
-    assert_eq!(refused, Rejection::ChipIdMismatch);
+    assert_eq!(refused, SnpRejection::ChipIdMismatch);
 }

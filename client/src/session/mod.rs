@@ -102,9 +102,7 @@ impl Challenged {
     /// # Errors
     /// [`ConnectError::Rejected`] and its neighbours name the check that failed.
     pub fn verify(self, verifier: &Verifier, now: UnixTime) -> Result<Appraised, ConnectError> {
-        let binding = self
-            .inputs(Direction::Server, self.envelope.context())
-            .binding();
+        let binding = self.binding();
         let evidence = verifier.verify(&self.envelope, &binding, now)?;
         let chip = verifier.expectations().chip(&evidence.chip_id());
         let name = self.channel.server_name();
@@ -122,6 +120,19 @@ impl Challenged {
             binding,
             evidence,
         })
+    }
+
+    /// What the server sent, before it is judged.
+    #[must_use]
+    pub const fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    /// What its evidence must be over, by this side's own view of the connection.
+    #[must_use]
+    pub fn binding(&self) -> Binding {
+        self.inputs(Direction::Server, self.envelope.context())
+            .binding()
     }
 
     fn inputs<'a>(&'a self, direction: Direction, context: &'a Context) -> BindingInputs<'a> {
@@ -219,7 +230,9 @@ impl Appraised {
                 now,
             });
         }
-        let life = Duration::from_secs(life_s).min(challenged.terms.life_max);
+        // No session outlives what its evidence was judged by.
+        let counts_s = evidence.until().secs().saturating_sub(now.secs());
+        let life = Duration::from_secs(life_s.min(counts_s)).min(challenged.terms.life_max);
         challenged.channel.lives_for(life);
         Ok(AttestedConnection {
             context: challenged.envelope.context().clone(),

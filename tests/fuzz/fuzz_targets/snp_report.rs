@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use casemate_attestation::snp::{PinnedRoot, SnpReport, SnpVerdict, verify_snp_report};
 use casemate_attestation::test_chip::TestChip;
-use casemate_attestation::{HardwareEvidence, Product, Rejection, SnpPolicy, TcbVersion, UnixTime};
+use casemate_attestation::{
+    Product, SnpEvidence, SnpPolicy, SnpRejection, TcbVersion, UnixTime,
+};
 use libfuzzer_sys::fuzz_target;
 
 const ROOT: &[u8] = include_bytes!("../seeds/test-chip-root.der");
@@ -35,7 +37,7 @@ fn test_chip() -> [PinnedRoot; 1] {
     [PinnedRoot::private(Product::Genoa, ROOT)]
 }
 
-fn evidence(bytes: &[u8]) -> HardwareEvidence {
+fn evidence(bytes: &[u8]) -> SnpEvidence {
     let (lengths, mut rest) = bytes.split_at(bytes.len().min(6));
     let mut take = |index: usize| {
         let len = lengths
@@ -47,7 +49,7 @@ fn evidence(bytes: &[u8]) -> HardwareEvidence {
         taken.to_vec()
     };
     let (report, vek, intermediate) = (take(0), take(1), take(2));
-    HardwareEvidence {
+    SnpEvidence {
         report,
         vek,
         intermediate,
@@ -55,7 +57,7 @@ fn evidence(bytes: &[u8]) -> HardwareEvidence {
     }
 }
 
-fn appraise(evidence: &HardwareEvidence, roots: &[PinnedRoot]) -> Result<SnpVerdict, Rejection> {
+fn appraise(evidence: &SnpEvidence, roots: &[PinnedRoot]) -> Result<SnpVerdict, SnpRejection> {
     let chip = SnpReport::parse(REPORT)?.chip_id();
     let floors = BTreeMap::from([(Product::Genoa, TcbVersion::default())]);
     let Ok(policy) = SnpPolicy::new(vec![TestChip::default_measurement()], vec![chip], floors)

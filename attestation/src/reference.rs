@@ -1,0 +1,146 @@
+//! What right evidence looks like, by platform: the payload of the document `reference` (rule O-4). A platform without a
+//! section is refused, and so is an empty list: empty means none.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Measurement;
+use crate::provider::Platform;
+use crate::snp::{Product, TcbVersion};
+use crate::strict_json::hex_registers;
+use crate::tdx::{Expected, TcbStatus};
+use crate::tpm::Bank;
+
+/// One section for each platform that may prove itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ReferenceValues {
+    /// AMD SEV-SNP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snp: Option<SnpReference>,
+    /// The test chip, which writes SNP reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_chip: Option<SnpReference>,
+    /// Intel TDX.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tdx: Option<TdxReference>,
+    /// Measured boot with a TPM 2.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmReference>,
+}
+
+impl ReferenceValues {
+    /// The section of a platform whose evidence is an SNP report.
+    #[must_use]
+    pub const fn snp_reports(&self, platform: Platform) -> Option<&SnpReference> {
+        match platform {
+            Platform::Snp => self.snp.as_ref(),
+            Platform::TestChip => self.test_chip.as_ref(),
+            Platform::Tdx | Platform::Tpm => None,
+        }
+    }
+
+    /// The same to write to.
+    pub const fn snp_reports_mut(
+        &mut self,
+        platform: Platform,
+    ) -> Option<&mut Option<SnpReference>> {
+        match platform {
+            Platform::Snp => Some(&mut self.snp),
+            Platform::TestChip => Some(&mut self.test_chip),
+            Platform::Tdx | Platform::Tpm => None,
+        }
+    }
+}
+
+/// One launch measurement that is right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnpMeasurement {
+    /// The value.
+    pub measurement: Measurement,
+    /// For people: what was measured.
+    pub label: String,
+}
+
+/// What a right SNP report says.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnpReference {
+    /// Empty means none.
+    pub measurements: Vec<SnpMeasurement>,
+    /// The lowest firmware of each product. A product without a floor is refused.
+    pub tcb_floor: BTreeMap<Product, TcbVersion>,
+    /// The privilege level (VMPL) that a report must come from, 0 to 3.
+    pub vmpl: u32,
+    /// Products whose root of trust is known to be broken and that are accepted all the same. Shown on every verdict.
+    pub families_allowed_despite_broken_root: Vec<Product>,
+    /// Accepts firmware that did not look for aliased memory, which firmware of before 2025 cannot. Shown on every verdict.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub missing_alias_check_tolerated: bool,
+}
+
+/// One trust domain that is right: what it was at launch, and what it measured since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TdxMachine {
+    /// MRTD: the firmware, at launch.
+    pub mrtd: Measurement,
+    /// RTMR0 to RTMR3: a list of right values, or null for any.
+    pub rtmrs: [Expected; 4],
+    /// For people: what was measured.
+    pub label: String,
+}
+
+/// What a right TDX quote says, beside what is never up for choice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TdxReference {
+    /// Empty means none.
+    pub machines: Vec<TdxMachine>,
+    /// The lowest `tcbEvaluationDataNumber` of Intel's documents. Not 0.
+    pub collateral_floor: u32,
+    /// Statuses that are accepted beside `UpToDate`, each with the advisories that may come with it. Shown on every verdict.
+    #[serde(default)]
+    pub statuses: BTreeMap<TcbStatus, Vec<String>>,
+    /// Accepts trust domains that may use performance counters.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub perfmon_accepted: bool,
+    /// TDX modules that may run; null for any that Intel's documents accept.
+    #[serde(default = "Expected::any")]
+    pub mr_seam: Expected,
+    /// Service TDs that may be bound to the trust domain.
+    #[serde(default)]
+    pub service_tds: Vec<Measurement>,
+    /// MRCONFIGID; zeros unless said otherwise.
+    #[serde(default = "Expected::zeros")]
+    pub mr_config_id: Expected,
+    /// MROWNER; zeros unless said otherwise.
+    #[serde(default = "Expected::zeros")]
+    pub mr_owner: Expected,
+    /// MROWNERCONFIG; zeros unless said otherwise.
+    #[serde(default = "Expected::zeros")]
+    pub mr_owner_config: Expected,
+}
+
+/// Register values that one right machine has, all together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TpmMachine {
+    /// Values by register number, 0 to 23.
+    #[serde(with = "hex_registers")]
+    pub registers: BTreeMap<u8, Vec<u8>>,
+    /// For people: what was measured.
+    pub label: String,
+}
+
+/// What a right TPM quote says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TpmReference {
+    /// The bank quoted. Not SHA-1.
+    pub bank: Bank,
+    /// Empty means none. All have the same registers, which are those that must be quoted.
+    pub machines: Vec<TpmMachine>,
+}
