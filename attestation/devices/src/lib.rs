@@ -17,9 +17,11 @@ pub mod tdx;
 pub mod tpm;
 pub mod tsm;
 
-// Which of them this machine has.
+// Which of them this machine has, and evidence as sessions want it.
 pub mod machine;
+pub mod provider;
 
 pub use error::DeviceError;
 pub use machine::Machine;
+pub use provider::{Collateral, CollateralFolder, SnpProvider, TdxProvider, TpmProvider};
 pub use retry::{Retry, SystemTime, Time};

@@ -23,7 +23,7 @@ use casemate_attestation::UnixTime;
 use casemate_attestation::eventlog::{Basis, LogKind, Register, replay};
 use casemate_attestation::tpm::{
     AttestationKey, Bank, EnrolledKey, HostedIn, PinnedTpmRoot, PublicKey, TpmAnchors, TpmEvidence,
-    TpmPolicy, TpmRejection, TpmVerdict, quote_nonce, verify_ek_certificate, verify_tpm_quote,
+    TpmPolicy, TpmRejection, TpmVerdict, session_nonce, verify_ek_certificate, verify_tpm_quote,
 };
 use casemate_devices::tpm::{
     Attester, Credential, CredentialError, KeyKind, Measured, Socket, Tpm, Transport,
@@ -143,7 +143,7 @@ fn judge(
     anchors: &TpmAnchors,
 ) -> Result<TpmVerdict, TpmRejection> {
     let now: UnixTime = std::time::SystemTime::now().into();
-    verify_tpm_quote(evidence, &quote_nonce(binding), policy, anchors, now)
+    verify_tpm_quote(evidence, &session_nonce(binding), policy, anchors, now)
 }
 
 /// What the broker does: certificate, then a secret for both keys, which comes back.

@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 
 use casemate_attestation::tpm::{
-    AttestationKey, Bank, Curve, PublicKey, QuoteSignature, quote_nonce,
+    AttestationKey, Bank, Curve, PublicKey, QuoteSignature, session_nonce,
 };
 use casemate_devices::tpm::{
     Attester, CredentialError, KeyKind, Measured, Tpm, Transport, make_credential,
@@ -133,7 +133,7 @@ fn evidence(
 
 #[test]
 fn a_quote_carries_the_digest_of_the_binding_and_its_registers() {
-    let nonce = quote_nonce(&BINDING);
+    let nonce = session_nonce(&BINDING);
     let mut script = Script::of([key(), registers(1), quote(&nonce, 1), plain(&[])]);
     let waits = Waits::default();
     let evidence = evidence(&mut script, &waits).unwrap();
@@ -155,7 +155,7 @@ fn a_quote_carries_the_digest_of_the_binding_and_its_registers() {
 
 #[test]
 fn registers_that_move_are_read_again_and_not_for_ever() {
-    let nonce = quote_nonce(&BINDING);
+    let nonce = session_nonce(&BINDING);
     let moved = || [registers(1), quote(&nonce, 2)];
     let still = [registers(2), quote(&nonce, 2)];
     let mut script = Script::of([key()].into_iter().chain(moved()).chain(still));
@@ -168,7 +168,7 @@ fn registers_that_move_are_read_again_and_not_for_ever() {
     let error = evidence(&mut script, &waits).unwrap_err();
     assert!(matches!(error, DeviceError::NotOurs { .. }), "{error}");
     // A quote over another request's nonce is not handed on.
-    let of_another = quote(&quote_nonce(&[0; 64]), 1);
+    let of_another = quote(&session_nonce(&[0; 64]), 1);
     let mut script = Script::of([key(), registers(1), of_another]);
     let error = evidence(&mut script, &waits).unwrap_err();
     assert!(matches!(error, DeviceError::NotOurs { .. }), "{error}");
@@ -176,7 +176,7 @@ fn registers_that_move_are_read_again_and_not_for_ever() {
 
 #[test]
 fn a_busy_tpm_is_asked_again_and_any_other_code_ends_it() {
-    let nonce = quote_nonce(&BINDING);
+    let nonce = session_nonce(&BINDING);
     for again in [0x908, 0x90a, 0x920, 0x922, 0x923] {
         let mut script = Script::of([
             code(again),
@@ -223,7 +223,7 @@ fn a_busy_tpm_is_asked_again_and_any_other_code_ends_it() {
 
 #[test]
 fn responses_of_another_shape_are_refused() {
-    let nonce = quote_nonce(&BINDING);
+    let nonce = session_nonce(&BINDING);
     let good = [key(), registers(1), quote(&nonce, 1)];
     for at in 0..3 {
         // Cut short, one byte more, and a length that lies.
@@ -364,7 +364,7 @@ proptest! {
         at in any::<prop::sample::Index>(),
         bit in 0_u8..8,
     ) {
-        let nonce = quote_nonce(&BINDING);
+        let nonce = session_nonce(&BINDING);
         let mut responses = [registers(1), quote(&nonce, 1)];
         let at = at.index(responses[which].len());
         responses[which][at] ^= 1 << bit;

@@ -8,7 +8,6 @@ mod appraise;
 mod attest;
 mod certificate;
 mod key;
-mod nonce;
 mod policy;
 mod rejection;
 mod session;
@@ -20,7 +19,6 @@ pub use appraise::{TpmEvidence, TpmVerdict, verify_tpm_quote};
 pub use attest::{Attest, ClockState, MESSAGE_BYTES_MAX, PcrSelection};
 pub use certificate::{CertificatePlace, verify_ak_certificate, verify_ek_certificate};
 pub use key::{AttestationKey, Curve, KeyEvidence, PublicKey};
-pub use nonce::quote_nonce;
 pub use policy::{
     AkTrust, Continuity, EnrolledKey, HostedIn, PinnedTpmRoot, TpmAnchors, TpmLocation, TpmPolicy,
     TpmPolicyError,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use casemate_attestation::tpm::{
-    Attest, Bank, KeyEvidence, QuoteSignature, TpmEvidence, quote_nonce,
+    Attest, Bank, KeyEvidence, QuoteSignature, TpmEvidence, session_nonce,
 };
 use zeroize::Zeroizing;
 
@@ -122,7 +122,7 @@ impl<T: Transport> Attester<T> {
         report_data: &[u8; 64],
         time: &dyn Time,
     ) -> Result<TpmEvidence, DeviceError> {
-        let nonce = quote_nonce(report_data);
+        let nonce = session_nonce(report_data);
         let (tpm, key, retry) = (&mut self.tpm, &self.key, self.retry);
         let Measured { bank, registers } = &self.measured;
         for _ in 0..ROUNDS {

@@ -94,6 +94,28 @@ pub fn make_credential(
     })
 }
 
+/// SubjectPublicKeyInfo (DER) of a key that [`make_credential`] takes, by which the fleet list calls its TPM
+/// ([`tpm_id`](casemate_attestation::tpm::tpm_id)). `None` for a key of another kind.
+#[must_use]
+pub fn endorsement_spki(key: &PublicKey) -> Option<Vec<u8>> {
+    // SEQUENCE { OBJECT IDENTIFIER id-ecPublicKey, OBJECT IDENTIFIER prime256v1 }
+    const P256: [u8; 21] = [
+        0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+        0x48, 0xce, 0x3d, 0x03, 0x01, 0x07,
+    ];
+    match key {
+        PublicKey::Rsa { n, e } if n.len() == 256 => Some(rsa_spki(n, e)),
+        PublicKey::Ec {
+            curve: Curve::P256,
+            point,
+        } => {
+            let string = der(0x03, &[&[0], point.as_slice()].concat());
+            Some(der(0x30, &[P256.to_vec(), string].concat()))
+        }
+        _ => None,
+    }
+}
+
 type Seed = Zeroizing<Vec<u8>>;
 
 /// A random seed, encrypted by RSA-OAEP (Part 1, B.10.4).

@@ -12,7 +12,9 @@ mod transport;
 
 pub use attester::{Attester, Enrolment, Measured};
 pub use client::{LoadedKey, Tpm};
-pub use credential::{Credential, CredentialError, SECRET_BYTES_MAX, make_credential};
+pub use credential::{
+    Credential, CredentialError, SECRET_BYTES_MAX, endorsement_spki, make_credential,
+};
 pub use templates::KeyKind;
 pub use transport::{DeviceFile, Socket, Transport};
 
