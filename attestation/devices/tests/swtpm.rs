@@ -11,25 +11,29 @@
 mod log;
 mod support;
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use casemate_attestation::UnixTime;
 use casemate_attestation::eventlog::{Basis, LogKind, Register, replay};
 use casemate_attestation::tpm::{
     AttestationKey, Bank, EnrolledKey, HostedIn, PinnedTpmRoot, PublicKey, TpmAnchors, TpmEvidence,
-    TpmPolicy, TpmRejection, TpmVerdict, session_nonce, verify_ek_certificate, verify_tpm_quote,
+    TpmPolicy, TpmRejection, TpmVerdict, session_nonce, tpm_id, verify_ek_certificate,
+    verify_tpm_quote,
+};
+use casemate_attestation::{
+    EvidenceProvider as _, Expectations, FleetChip, FleetList, FleetTpm, HardwareEvidence, Issue,
+    Payload, Platform, ReferenceValues, ReleaseSecretKey, SignedDocument, TpmMachine, TpmReference,
+    TrustAnchors, UnixTime, Verified, Verifier,
 };
 use casemate_devices::tpm::{
     Attester, Credential, CredentialError, KeyKind, Measured, Socket, Tpm, Transport,
-    make_credential,
+    endorsement_spki, make_credential,
 };
-use casemate_devices::{DeviceError, Retry, SystemTime};
+use casemate_devices::{DeviceError, Retry, SystemTime, TpmProvider};
 
 use log::{NO_ACTION, boot};
 
@@ -61,7 +65,7 @@ impl SoftwareTpm {
         Some(Self {
             folder: folder.to_owned(),
             process,
-            socket: Shared(Rc::new(RefCell::new(socket))),
+            socket: Shared(Arc::new(Mutex::new(socket))),
         })
     }
 
@@ -106,11 +110,11 @@ fn connect(folder: &Path) -> Option<Socket> {
 
 /// The one connection that a software TPM serves, for an attester and for a test that measures beside it.
 #[derive(Clone)]
-struct Shared(Rc<RefCell<Socket>>);
+struct Shared(Arc<Mutex<Socket>>);
 
 impl Transport for Shared {
     fn exchange(&mut self, command: &[u8]) -> std::io::Result<Vec<u8>> {
-        self.0.borrow_mut().exchange(command)
+        self.0.lock().unwrap().exchange(command)
     }
 }
 
@@ -166,6 +170,11 @@ fn enrol(software: &SoftwareTpm, attester: &mut Attester<Shared>) -> TpmAnchors 
         panic!("the certificate is of an RSA key");
     };
     assert!(enrolment.endorsement.ends_with(n), "certified and made key");
+    let made = KeyKind::Rsa2048.endorsement_of(&enrolment.endorsement);
+    assert_eq!(made.as_ref(), Some(&endorsement));
+    let spki = endorsement_spki(&endorsement).unwrap();
+    let contains = |place: &[u8]| place.windows(spki.len()).any(|window| window == spki);
+    assert!(contains(&certificate), "written as in the certificate");
 
     let key = AttestationKey::parse(&enrolment.attestation).unwrap();
     for length in [1, 16, 32] {
@@ -243,7 +252,7 @@ fn a_credential_opens_only_in_the_tpm_that_has_both_keys() {
     for kind in [KeyKind::Rsa2048, KeyKind::P256] {
         let endorsement = |attester: &mut Attester<Shared>| {
             let enrolment = attester.enrolment(kind, &time).unwrap();
-            support::endorsement(kind, &enrolment.endorsement)
+            kind.endorsement_of(&enrolment.endorsement).unwrap()
         };
         let key = AttestationKey::parse(mine.public()).unwrap();
         let foreign = AttestationKey::parse(strangers.public()).unwrap();
@@ -336,4 +345,83 @@ fn what_a_tpm_does_not_have_is_absent_and_never_made_up() {
         assert_eq!(again.public, public, "made from the seed");
         tpm.flush(again).unwrap();
     }
+}
+
+fn verified<T: Payload>(payload: &T, now: UnixTime) -> Verified<T> {
+    let key = ReleaseSecretKey::generate(&ring::rand::SystemRandom::new()).unwrap();
+    let issue = Issue {
+        number: 1,
+        issued: now.minus(60),
+        expires: now.plus(3600),
+    };
+    let bytes = SignedDocument::sign(payload, issue, &key).unwrap();
+    SignedDocument::open(&bytes, &key.public().unwrap(), 0, now).unwrap()
+}
+
+#[test]
+fn the_provider_satisfies_the_verifier_of_sessions() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(software) = SoftwareTpm::start(&place.path().join("one")) else {
+        return;
+    };
+    let (time, now) = (
+        SystemTime::new(),
+        UnixTime::from(std::time::SystemTime::now()),
+    );
+    let mut attester = software.attester(KeyKind::P256);
+    enrol(&software, &mut attester);
+    let enrolment = attester.enrolment(KeyKind::Rsa2048, &time).unwrap();
+    let endorsement = KeyKind::Rsa2048
+        .endorsement_of(&enrolment.endorsement)
+        .unwrap();
+    let chip_id = tpm_id(&endorsement_spki(&endorsement).unwrap());
+    let registers = attester.evidence(&[0; 64], &time).unwrap().registers;
+    let values = ReferenceValues {
+        tpm: Some(TpmReference {
+            bank: Bank::Sha256,
+            machines: vec![TpmMachine {
+                registers,
+                label: "test".into(),
+            }],
+        }),
+        ..ReferenceValues::default()
+    };
+    let fleet = FleetList {
+        chips: vec![FleetChip {
+            platform: Platform::Tpm,
+            chip_id,
+            names: vec!["localhost".into()],
+            label: "test".into(),
+            tpm: Some(FleetTpm {
+                attestation_key: enrolment.attestation,
+                hosted: HostedIn::Machine,
+            }),
+        }],
+    };
+    let expectations = Expectations::new(
+        Platform::Tpm,
+        &verified(&values, now),
+        &verified(&fleet, now),
+    )
+    .unwrap();
+    let anchors = TrustAnchors::production(Platform::Tpm).unwrap();
+    let verifier = Verifier::new(anchors, expectations).unwrap();
+
+    let provider = TpmProvider::apart(attester);
+    assert_eq!(provider.platform(), Platform::Tpm);
+    let binding = [0x66; 64];
+    let hardware = provider.evidence(&binding).unwrap();
+    assert!(matches!(hardware, HardwareEvidence::Tpm(_)));
+    let evidence = verifier.verify_recorded(&hardware, &binding, now).unwrap();
+    assert_eq!(evidence.chip_id(), chip_id);
+    assert!(!evidence.confidential(), "a TPM encrypts no memory");
+    let replayed = verifier.verify_recorded(&hardware, &[0x67; 64], now);
+    assert_eq!(replayed.unwrap_err().rule(), "P3");
+    // A second report is another quote: nothing is kept.
+    let again = provider.evidence(&binding).unwrap();
+    assert_ne!(again, hardware);
+    software.extend(4, &[0x77; 32]);
+    let later = provider.evidence(&binding).unwrap();
+    let refused = verifier.verify_recorded(&later, &binding, now);
+    assert_eq!(refused.unwrap_err().rule(), "P4");
 }

@@ -1,6 +1,8 @@
 //! Public areas from which a TPM makes keys: the endorsement key that its maker certified, and our attestation key.
 
-use crate::wire::sized;
+use casemate_attestation::tpm::{Curve, PublicKey};
+
+use crate::wire::{Reader, sized};
 
 const RSA: u16 = 0x0001;
 const AES: u16 = 0x0006;
@@ -58,6 +60,37 @@ impl KeyKind {
             }
         }
         area
+    }
+
+    /// The key of a default endorsement key's public area. `None` when the area is not the default template with a key in it.
+    ///
+    /// It is the TPM's own word. An enrolment that must know the maker takes the key out of the maker's certificate.
+    #[must_use]
+    pub fn endorsement_of(self, area: &[u8]) -> Option<PublicKey> {
+        let template = self.endorsement();
+        let unique = match self {
+            Self::Rsa2048 => 2 + 256,
+            Self::P256 => 2 * (2 + 32),
+        };
+        let fixed = template.get(..template.len().checked_sub(unique)?)?;
+        let mut reader = Reader::new(area.strip_prefix(fixed)?);
+        let key = match self {
+            Self::Rsa2048 => PublicKey::Rsa {
+                n: reader.sized(256).filter(|n| n.len() == 256)?.to_vec(),
+                e: vec![1, 0, 1],
+            },
+            Self::P256 => {
+                let mut point = vec![4];
+                for _ in 0..2 {
+                    point.extend(reader.sized(32).filter(|number| number.len() == 32)?);
+                }
+                PublicKey::Ec {
+                    curve: Curve::P256,
+                    point,
+                }
+            }
+        };
+        reader.is_empty().then_some(key)
     }
 
     /// TPMT_PUBLIC of our attestation key: restricted, for signatures alone, with SHA-256.

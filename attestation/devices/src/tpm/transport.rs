@@ -20,6 +20,12 @@ pub trait Transport {
     fn exchange(&mut self, command: &[u8]) -> io::Result<Vec<u8>>;
 }
 
+impl<T: Transport + ?Sized> Transport for Box<T> {
+    fn exchange(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        (**self).exchange(command)
+    }
+}
+
 /// The kernel's device: one write is a command, one read its response.
 #[derive(Debug)]
 pub struct DeviceFile(File);
