@@ -112,6 +112,7 @@ fn no_path_of_a_developers_machine() {
 fn parts_depend_one_way() {
     let may_use = [
         ("attestation", vec![]),
+        ("attestation/devices", vec!["casemate-attestation"]),
         ("models", vec!["casemate-kernels"]),
         ("models/kernels", vec![]),
         ("client", vec!["casemate-attestation"]),
@@ -166,7 +167,13 @@ fn the_light_client_never_compiles_the_engine() {
         tree.contains("casemate-attestation"),
         "the tree was read: {tree}"
     );
-    for heavy in ["candle", "tokenizers", "cedar-policy", "redb"] {
+    for heavy in [
+        "candle",
+        "tokenizers",
+        "cedar-policy",
+        "redb",
+        "casemate-devices",
+    ] {
         assert!(!tree.contains(heavy), "casemate-client compiles {heavy}");
     }
 }
@@ -184,7 +191,13 @@ fn attestation_and_models_reach_no_network() {
 
 #[test]
 fn every_member_forbids_unsafe() {
-    for part in ["", "attestation/", "models/", "client/"] {
+    for part in [
+        "",
+        "attestation/",
+        "attestation/devices/",
+        "models/",
+        "client/",
+    ] {
         let manifest = read(&format!("{part}Cargo.toml"));
         assert!(
             manifest.contains("[lints]\nworkspace = true"),
@@ -217,7 +230,13 @@ fn every_attack_row_has_a_test_of_its_name() {
 
 /// Source of the product without its tests.
 fn product_sources() -> Vec<(String, String)> {
-    let ours = ["attestation/src/", "client/src/", "models/src/", "src/"];
+    let ours = [
+        "attestation/src/",
+        "attestation/devices/src/",
+        "client/src/",
+        "models/src/",
+        "src/",
+    ];
     tracked(".rs")
         .into_iter()
         .filter(|path| ours.iter().any(|part| path.starts_with(part)))

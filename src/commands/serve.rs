@@ -128,6 +128,10 @@ fn command_error(error: ServeError) -> CommandError {
             ExitCode::Unsupported,
             "use a build and a platform that this machine has; the test chip proves nothing",
         ),
+        E::Device(_) => (
+            ExitCode::Unsupported,
+            "check [attestation] `platform`, that this machine has the device, and that this user may open it",
+        ),
         E::Package { error, .. } => (
             package_code(error),
             "check it with: casemate model verify FILE --org FOLDER",

@@ -9,7 +9,7 @@ pub use engine::{CacheKind, EngineSection};
 pub use load::{ConfigError, ConfigPath, Loaded, Role};
 pub use server::{
     AttestationSection, AuditSection, BrokerSection, LimitsSection, ModelSection, ServerConfig,
-    ServerSection, StateSection, TrustSection,
+    ServerSection, StateSection, TpmSection, TrustSection,
 };
 
 #[cfg(test)]

@@ -79,9 +79,50 @@ pub struct AttestationSection {
     /// Seed of the test chip, mode 0600. With `platform = "test-chip"` only, and never in a production build.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_chip_seed: Option<ConfigPath>,
+    /// Folder with what the vendor signs about this machine: `vek.der`, `intermediate.der` and `crl.der` for `"snp"` (certificates
+    /// that are not there are taken from the host), `tdx.json` for `"tdx"`. Read again for every report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collateral: Option<ConfigPath>,
+    /// With `platform = "tpm"`: what the TPM shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmSection>,
     /// Seconds after which every session must be attested again; a team's own limit may be shorter.
     #[serde(default = "an_hour")]
     pub session_seconds: u32,
+}
+
+/// `[attestation.tpm]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TpmSection {
+    /// Registers of the SHA-256 bank, 0 to 23: exactly those of the reference values.
+    pub registers: BTreeSet<u8>,
+    /// Address of a software TPM on this machine, for trials; never in a production build. Without it `/dev/tpmrm0` is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub software: Option<SocketAddr>,
+}
+
+impl TpmSection {
+    fn check(&self) -> Result<(), Complaint> {
+        if self.registers.is_empty() || self.registers.iter().any(|register| *register > 23) {
+            return Err((
+                "attestation.tpm.registers",
+                "must name registers from 0 to 23, those of the reference values".into(),
+            ));
+        }
+        match self.software {
+            Some(_) if cfg!(not(feature = "test-chip")) => Err((
+                "attestation.tpm.software",
+                "this program was built for production and asks the machine's own TPM; remove it"
+                    .into(),
+            )),
+            Some(address) if !address.ip().is_loopback() => Err((
+                "attestation.tpm.software",
+                "must be an address of this machine, as 127.0.0.1:2321".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// `[state]`
@@ -208,6 +249,40 @@ const fn an_hour() -> u32 {
 
 type Complaint = (&'static str, String);
 
+impl AttestationSection {
+    /// Each section stands beside the platform that reads it, and there alone.
+    fn check_sections(&self) -> Result<(), Complaint> {
+        let vendor = matches!(self.platform, Platform::Snp | Platform::Tdx);
+        match (&self.collateral, vendor) {
+            (None, true) => {
+                return Err((
+                    "attestation.collateral",
+                    "is needed: the folder with the vendor's certificates and lists".into(),
+                ));
+            }
+            (Some(_), false) => {
+                return Err((
+                    "attestation.collateral",
+                    "is for platforms \"snp\" and \"tdx\" only; remove it".into(),
+                ));
+            }
+            _ => {}
+        }
+        match (&self.tpm, self.platform) {
+            (Some(section), Platform::Tpm) => section.check(),
+            (None, Platform::Tpm) => Err((
+                "attestation.tpm",
+                "is needed with platform \"tpm\": registers = [0, 1, 2, 3, 4, 5, 6, 7]".into(),
+            )),
+            (Some(_), _) => Err((
+                "attestation.tpm",
+                "is for platform \"tpm\" only; remove it".into(),
+            )),
+            (None, _) => Ok(()),
+        }
+    }
+}
+
 impl Role for ServerConfig {
     fn paths(&mut self) -> Vec<&mut ConfigPath> {
         let mut paths = vec![
@@ -218,6 +293,7 @@ impl Role for ServerConfig {
             &mut self.audit.file,
         ];
         paths.extend(self.attestation.test_chip_seed.as_mut());
+        paths.extend(self.attestation.collateral.as_mut());
         paths.extend(self.models.iter_mut().map(|model| &mut model.package));
         paths
     }
@@ -252,6 +328,7 @@ impl Role for ServerConfig {
 
 impl AttestationSection {
     fn check(&self) -> Result<(), Complaint> {
+        self.check_sections()?;
         let field = "attestation.test_chip_seed";
         match (self.platform, &self.test_chip_seed) {
             (Platform::TestChip, _) if cfg!(not(feature = "test-chip")) => Err((

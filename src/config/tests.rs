@@ -17,6 +17,7 @@ release_key = "release/public.key"
 client_authority = "client-ca/cert.pem"
 [attestation]
 platform = "snp"
+collateral = "collateral"
 [state]
 folder = "state"
 [audit]
@@ -121,13 +122,56 @@ fn mistakes_are_shown_where_they_are() {
 
 #[test]
 fn s12_the_test_chip_needs_its_seed_and_the_feature() {
-    let bare = GOOD.replace("\"snp\"", "\"test-chip\"");
+    let bare = GOOD.replace("\"snp\"\ncollateral = \"collateral\"", "\"test-chip\"");
     let seeded = bare.replace(
         "\"test-chip\"",
         "\"test-chip\"\ntest_chip_seed = \"test-chip/seed\"",
     );
     assert!(read(&bare).is_err());
     assert_eq!(read(&seeded).is_ok(), cfg!(feature = "test-chip"));
+}
+
+#[test]
+fn what_a_platform_needs_stands_beside_it_and_nothing_else() {
+    let with =
+        |lines: &str| read(&GOOD.replace("platform = \"snp\"\ncollateral = \"collateral\"", lines));
+    let refused = |lines: &str, field: &str| {
+        let error = with(lines).unwrap_err();
+        assert!(error.contains(field), "{lines}: {error}");
+    };
+    for platform in ["snp", "tdx"] {
+        let line = format!("platform = \"{platform}\"");
+        refused(&line, "attestation.collateral");
+        let whole = with(&format!("{line}\ncollateral = \"vendor\"")).unwrap();
+        assert!(
+            whole
+                .attestation
+                .collateral
+                .is_some_and(|it| it.ends_with("vendor"))
+        );
+        refused(
+            &format!("{line}\ncollateral = \"vendor\"\ntpm = {{ registers = [0] }}"),
+            "attestation.tpm",
+        );
+    }
+    let tpm = |section: &str| format!("platform = \"tpm\"\ntpm = {section}");
+    let told = with(&tpm("{ registers = [7, 0] }")).unwrap().attestation;
+    assert_eq!(told.tpm.unwrap().registers, [0, 7].into());
+    refused("platform = \"tpm\"", "attestation.tpm");
+    refused(
+        "platform = \"tpm\"\ncollateral = \"vendor\"\ntpm = { registers = [0] }",
+        "collateral",
+    );
+    refused(&tpm("{ registers = [] }"), "attestation.tpm.registers");
+    refused(&tpm("{ registers = [24] }"), "attestation.tpm.registers");
+    let software = |address: &str| tpm(&format!("{{ registers = [0], software = \"{address}\" }}"));
+    refused(&software("192.0.2.1:2321"), "attestation.tpm.software");
+    let here = with(&software("127.0.0.1:2321"));
+    assert_eq!(
+        here.is_ok(),
+        cfg!(feature = "test-chip"),
+        "s12: never in production"
+    );
 }
 
 #[test]

@@ -9,7 +9,8 @@ use casemate_attestation::UnixTime;
 use casemate_models::package::SealedPackage;
 use tokio::process::Command;
 
-use super::{DemoError, pass};
+use super::tpm::{self, SoftwareTpm};
+use super::{DemoError, Vouched, pass};
 use crate::org::documents::DOCUMENT_DAYS;
 use crate::org::{self, InitOptions, Name, Organisation};
 use crate::secrets::{FileError, write_public_file};
@@ -25,11 +26,20 @@ const PACKAGE: &str = "casemate-default.casemate";
 /// Written last: a folder without it was never finished.
 const COMPLETE: &str = "complete";
 
-/// Makes the folder on the first run; on later runs checks that it is whole.
-pub(super) async fn prepare(folder: &Path, now: UnixTime) -> Result<(), DemoError> {
+/// Makes the folder on the first run; on later runs checks that it is whole. Returns the software TPM, where one runs.
+pub(super) async fn prepare(
+    folder: &Path,
+    vouched: Vouched,
+    now: UnixTime,
+) -> Result<Option<SoftwareTpm>, DemoError> {
     let fresh = !folder.exists();
+    let software = match (fresh, vouched) {
+        (true, Vouched::TestChip) => None,
+        (true, Vouched::Tpm) => tpm::choose(folder).await?,
+        (false, _) => tpm::again(folder, vouched).await?,
+    };
     if fresh {
-        make(folder, now).await?;
+        make(folder, vouched, software.as_ref(), now).await?;
     }
     for file in [COMPLETE, PACKAGE, "broker.toml", "server.toml"] {
         if !folder.join(file).is_file() {
@@ -49,7 +59,7 @@ pub(super) async fn prepare(folder: &Path, now: UnixTime) -> Result<(), DemoErro
         "demo.organisation",
         &format!("{what} in {}, with two teams", folder.display()),
     );
-    Ok(())
+    Ok(software)
 }
 
 /// Identities are short-lived: each run renews them.
@@ -59,7 +69,12 @@ fn issue(organisation: &Organisation, team: &str, now: UnixTime) -> Result<(), D
     Ok(())
 }
 
-async fn make(folder: &Path, now: UnixTime) -> Result<(), DemoError> {
+async fn make(
+    folder: &Path,
+    vouched: Vouched,
+    software: Option<&SoftwareTpm>,
+    now: UnixTime,
+) -> Result<(), DemoError> {
     create(folder)?;
     let names = vec![String::from("localhost")];
     let name = Name::organisation("demo").map_err(org::OrgError::from)?;
@@ -67,11 +82,16 @@ async fn make(folder: &Path, now: UnixTime) -> Result<(), DemoError> {
     let options = InitOptions {
         name,
         broker_names,
-        test_chip: true,
+        test_chip: vouched == Vouched::TestChip,
         days,
     };
     let organisation = org::init(&folder.join("org"), &options, now)?;
-    organisation.enrol_test_chip("this machine", names, days, now)?;
+    match vouched {
+        Vouched::TestChip => {
+            organisation.enrol_test_chip("this machine", names, days, now)?;
+        }
+        Vouched::Tpm => tpm::enrol(&organisation, software, names, now)?,
+    }
     write_public_file(&folder.join(GGUF), MODEL)?;
     let seal = [
         "model",
@@ -91,7 +111,7 @@ async fn make(folder: &Path, now: UnixTime) -> Result<(), DemoError> {
     command(folder, &seal).await?;
     write_policy(folder)?;
     command(folder, &["policy", "sign", "org", "--days", "90"]).await?;
-    write_configurations(folder)?;
+    write_configurations(folder, vouched, software)?;
     command(
         folder,
         &["broker", "--config", "broker.toml", "--new-state"],
@@ -152,19 +172,26 @@ fn write_policy(folder: &Path) -> Result<(), DemoError> {
     )?)
 }
 
-fn write_configurations(folder: &Path) -> Result<(), DemoError> {
+fn write_configurations(
+    folder: &Path,
+    vouched: Vouched,
+    software: Option<&SoftwareTpm>,
+) -> Result<(), DemoError> {
     let ports = free_ports::<4>()?;
     let [broker, server, granted, refused] = ports;
     let files = [
-        ("broker.toml".to_owned(), broker_toml(broker)),
-        ("server.toml".to_owned(), server_toml(server, broker)),
+        ("broker.toml".to_owned(), broker_toml(vouched, broker)),
+        (
+            "server.toml".to_owned(),
+            server_toml(&attestation_toml(vouched, software), server, broker),
+        ),
         (
             super::client_file(GRANTED),
-            client_toml(GRANTED, server, granted),
+            client_toml(vouched, GRANTED, server, granted),
         ),
         (
             super::client_file(REFUSED),
-            client_toml(REFUSED, server, refused),
+            client_toml(vouched, REFUSED, server, refused),
         ),
     ];
     for (file, text) in files {
@@ -173,39 +200,61 @@ fn write_configurations(folder: &Path) -> Result<(), DemoError> {
     Ok(create(&folder.join("server-state"))?)
 }
 
-fn broker_toml(port: u16) -> String {
+fn broker_toml(vouched: Vouched, port: u16) -> String {
+    let platform = match vouched {
+        Vouched::TestChip => {
+            "# NOT CONFIDENTIAL: a seed in a file, no machine, vouches for the server.\n\
+             platform = \"test-chip\"\nallow_test_chip = true\n"
+        }
+        Vouched::Tpm => {
+            "# NOT CONFIDENTIAL: a TPM says what booted and encrypts no memory.\nplatform = \"tpm\"\n"
+        }
+    };
     format!(
         "listen = \"127.0.0.1:{port}\"\norganisation = \"org\"\nstate = \"broker-state\"\n\
-         witness = \"broker.witness\"\naudit = \"broker-audit.jsonl\"\n\
-         # NOT CONFIDENTIAL: a seed in a file, no machine, vouches for the server.\n\
-         platform = \"test-chip\"\nallow_test_chip = true\n"
+         witness = \"broker.witness\"\naudit = \"broker-audit.jsonl\"\n{platform}"
     )
 }
 
-fn server_toml(port: u16, broker: u16) -> String {
+fn attestation_toml(vouched: Vouched, software: Option<&SoftwareTpm>) -> String {
+    match vouched {
+        Vouched::TestChip => {
+            "platform = \"test-chip\"\ntest_chip_seed = \"org/test-chip/seed\"\n".into()
+        }
+        Vouched::Tpm => format!("platform = \"tpm\"\n{}", tpm::section(software)),
+    }
+}
+
+fn server_toml(attestation: &str, port: u16, broker: u16) -> String {
     format!(
         "[server]\nlisten = \"127.0.0.1:{port}\"\nnames = [\"localhost\"]\n\n\
          [broker]\naddress = \"localhost:{broker}\"\nname = \"localhost\"\nauthority = \"org/broker/ca.pem\"\n\n\
          [trust]\nrelease_key = \"org/release/public.key\"\nclient_authority = \"org/client-ca/cert.pem\"\n\n\
-         [attestation]\n# NOT CONFIDENTIAL\nplatform = \"test-chip\"\ntest_chip_seed = \"org/test-chip/seed\"\n\n\
+         [attestation]\n# NOT CONFIDENTIAL\n{attestation}\n\
          [state]\nfolder = \"server-state\"\n\n[audit]\nfile = \"server-audit.jsonl\"\n\n\
          [[model]]\nname = \"default\"\npackage = \"{PACKAGE}\"\n"
     )
 }
 
-fn client_toml(team: &str, server: u16, listen: u16) -> String {
+fn client_toml(vouched: Vouched, team: &str, server: u16, listen: u16) -> String {
+    let platform = match vouched {
+        Vouched::TestChip => {
+            "platform = \"test-chip\"\ntest_chip_root = \"org/test-chip/root.der\"\n"
+        }
+        Vouched::Tpm => "platform = \"tpm\"\n",
+    };
     format!(
         "server = \"https://localhost:{server}\"\n\n\
          [identity]\ncertificate = \"org/teams/{team}/ada/cert.pem\"\nkey = \"org/teams/{team}/ada/key.pem\"\n\n\
          [trust]\nenclave_ca = \"org/enclave-ca/cert.pem\"\nrelease_key = \"org/release/public.key\"\n\
          reference = \"org/reference.json\"\nfleet = \"org/fleet.json\"\n\
-         # NOT CONFIDENTIAL\nplatform = \"test-chip\"\ntest_chip_root = \"org/test-chip/root.der\"\n\n\
+         # NOT CONFIDENTIAL\n{platform}\n\
          [listen]\naddress = \"127.0.0.1:{listen}\"\n"
     )
 }
 
 /// Different loopback ports that are free now.
-fn free_ports<const N: usize>() -> Result<[u16; N], DemoError> {
+pub(super) fn free_ports<const N: usize>() -> Result<[u16; N], DemoError> {
     // All are held until all are known, or the system would hand out one twice.
     let held = (0..N)
         .map(|_| TcpListener::bind("127.0.0.1:0"))
@@ -217,7 +266,7 @@ fn free_ports<const N: usize>() -> Result<[u16; N], DemoError> {
     Ok(ports)
 }
 
-fn create(folder: &Path) -> Result<(), FileError> {
+pub(super) fn create(folder: &Path) -> Result<(), FileError> {
     fs::create_dir_all(folder).map_err(|source| FileError::Io {
         action: "create",
         path: folder.to_owned(),

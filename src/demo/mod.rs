@@ -1,9 +1,10 @@
-//! The whole way on one machine, with the test chip: organisation, sealed model, broker, server and clients as separate
+//! The whole way on one machine, with the test chip or a TPM: organisation, sealed model, broker, server and clients as separate
 //! processes over real sockets. NOT CONFIDENTIAL, and said so on every run.
 
 mod ask;
 mod folder;
 mod processes;
+mod tpm;
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,36 @@ use processes::Process;
 /// What the model is asked first.
 const QUESTION: &str = "What is the opposite of cold?";
 
+/// What vouches for the demonstration's server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Vouched {
+    /// A seed in a file.
+    #[default]
+    TestChip,
+    /// A TPM 2.0: this machine's, or a software TPM.
+    Tpm,
+}
+
+impl Vouched {
+    /// Why the demonstration is not confidential.
+    const fn caveat(self) -> &'static str {
+        match self {
+            Self::TestChip => "test chip",
+            Self::Tpm => "measured boot",
+        }
+    }
+
+    const fn warning(self) -> &'static str {
+        match self {
+            Self::TestChip => "NOT CONFIDENTIAL: a test chip stands in for the hardware",
+            Self::Tpm => {
+                "NOT CONFIDENTIAL: a TPM says what booted; it encrypts no memory, and the demonstration takes its word for \
+                 its own endorsement key"
+            }
+        }
+    }
+}
+
 /// Which step of the demonstration did not hold.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -29,6 +60,17 @@ pub enum DemoError {
     #[error("{path} is missing from the demonstration's folder; restore it, or remove the folder and start anew",
         path = .0.display())]
     Missing(PathBuf),
+    /// The folder was made for the other platform.
+    #[error("{path} was made with another --platform; use that one, or another --dir", path = .0.display())]
+    OtherPlatform(PathBuf),
+    /// There is neither a TPM nor a software TPM.
+    #[error(
+        "no TPM: {0}; /dev/tpmrm0 needs the group of its owner, a software TPM needs: apt-get install swtpm"
+    )]
+    NoTpm(String),
+    /// The TPM does not do what enrolment asks of it.
+    #[error("the TPM was not enrolled: {0}")]
+    Enrolment(String),
     /// A file could not be written.
     #[error(transparent)]
     File(#[from] FileError),
@@ -55,10 +97,10 @@ pub enum DemoError {
 ///
 /// # Errors
 /// [`DemoError`] names the step that did not hold.
-pub async fn run(folder: &Path, once: bool) -> Result<(), DemoError> {
-    eprintln!("NOT CONFIDENTIAL: a test chip stands in for the hardware");
+pub async fn run(folder: &Path, vouched: Vouched, once: bool) -> Result<(), DemoError> {
+    eprintln!("{}", vouched.warning());
     let now = UnixTime::from(std::time::SystemTime::now());
-    folder::prepare(folder, now).await?;
+    let _software_tpm = folder::prepare(folder, vouched, now).await?;
     let _broker = Process::start("broker", folder, &["--config", "broker.toml"]).await?;
     pass("demo.broker", "holds the keys and is ready");
     let _server = Process::start("serve", folder, &["--config", "server.toml"]).await?;
@@ -82,7 +124,10 @@ pub async fn run(folder: &Path, once: bool) -> Result<(), DemoError> {
         "demo.refused",
         &format!("team {REFUSED} has no grant: {reason}"),
     );
-    println!("VERDICT every step held; NOT CONFIDENTIAL (test chip)");
+    println!(
+        "VERDICT every step held; NOT CONFIDENTIAL ({})",
+        vouched.caveat()
+    );
     if once {
         return Ok(());
     }

@@ -46,6 +46,9 @@ pub enum ServeError {
     /// This build cannot ask that machine for evidence.
     #[error("this version has no provider of evidence for platform {0}")]
     NoProvider(Platform),
+    /// The machine's own device does not answer.
+    #[error(transparent)]
+    Device(#[from] casemate_devices::DeviceError),
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),

@@ -3,23 +3,103 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use casemate_attestation::tpm::Bank;
 use casemate_attestation::{EvidenceProvider, Platform, UnixTime};
+use casemate_devices::files::SystemFiles;
+use casemate_devices::sev_guest::SevDevice;
+use casemate_devices::tpm::{self, Attester, DeviceFile, KeyKind, Measured, Tpm, Transport};
+use casemate_devices::{
+    CollateralFolder, DeviceError, Machine, Retry, SnpProvider, SystemTime, TdxProvider,
+    TpmProvider,
+};
 
 use super::ServeError;
-use crate::config::AttestationSection;
+use crate::config::{AttestationSection, TpmSection};
 
-/// The provider that the configuration names.
+/// The privilege level that reports are asked from: the kernel's own.
+const LEVEL: u8 = 0;
+
+/// The provider that the configuration names. Its device is opened here, so that a server without one does not start.
 ///
 /// # Errors
-/// [`ServeError::NoProvider`] for a platform that this build cannot ask, [`ServeError::File`] for the test chip's seed.
+/// [`ServeError::NoProvider`] for a platform that this build cannot ask, [`ServeError::Device`] for one that this machine is
+/// not, [`ServeError::File`] for the test chip's seed.
 pub(super) fn provider(
     section: &AttestationSection,
     now: UnixTime,
 ) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
-    match (section.platform, &section.test_chip_seed) {
-        (Platform::TestChip, Some(seed)) => test_chip(seed, now),
-        (platform, _) => Err(ServeError::NoProvider(platform)),
+    let none = ServeError::NoProvider(section.platform);
+    match section.platform {
+        Platform::TestChip => match &section.test_chip_seed {
+            Some(seed) => test_chip(seed, now),
+            None => Err(none),
+        },
+        Platform::Snp => snp(section.collateral.as_deref().ok_or(none)?),
+        Platform::Tdx => tdx(section.collateral.as_deref().ok_or(none)?),
+        Platform::Tpm => measured_boot(section.tpm.as_ref().ok_or(none)?),
     }
+}
+
+fn snp(collateral: &Path) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
+    let collateral = Box::new(CollateralFolder::new(collateral));
+    if Machine::detect(&SystemFiles).configfs_tsm {
+        return Ok(Arc::new(SnpProvider::tsm(LEVEL, collateral)));
+    }
+    let device = Box::new(SevDevice::open()?);
+    Ok(Arc::new(SnpProvider::device(device, LEVEL, collateral)))
+}
+
+fn tdx(collateral: &Path) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
+    if !Machine::detect(&SystemFiles).configfs_tsm {
+        return Err(ServeError::Device(DeviceError::Unavailable {
+            device: "configfs-tsm",
+            why: format!("{} is not there", casemate_devices::tsm::REPORTS),
+        }));
+    }
+    let collateral = Box::new(CollateralFolder::new(collateral));
+    Ok(Arc::new(TdxProvider::new(collateral)))
+}
+
+fn measured_boot(section: &TpmSection) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
+    let attester = |transport| {
+        let measured = Measured {
+            bank: Bank::Sha256,
+            registers: section.registers.clone(),
+        };
+        let (kind, retry, time) = (KeyKind::P256, Retry::default(), SystemTime::new());
+        Attester::<Box<dyn Transport + Send>>::start(
+            Tpm::new(transport),
+            kind,
+            measured,
+            retry,
+            &time,
+        )
+    };
+    let failed = |error| DeviceError::of_system("the TPM", &error);
+    match section.software {
+        None => {
+            let device = DeviceFile::open(Path::new(tpm::PATH)).map_err(failed)?;
+            let attester = attester(Box::new(device))?;
+            Ok(Arc::new(TpmProvider::of_machine(attester)))
+        }
+        Some(address) => {
+            let socket = software(address).map_err(failed)?;
+            Ok(Arc::new(TpmProvider::apart(attester(socket)?)))
+        }
+    }
+}
+
+/// A software TPM's socket.
+#[cfg(feature = "test-chip")]
+fn software(address: std::net::SocketAddr) -> std::io::Result<Box<dyn Transport + Send>> {
+    /// Software answers at once; a machine under load may take a while.
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+    Ok(Box::new(tpm::Socket::connect(address, PATIENCE)?))
+}
+
+#[cfg(not(feature = "test-chip"))]
+fn software(_: std::net::SocketAddr) -> std::io::Result<Box<dyn Transport + Send>> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(not(feature = "test-chip"))]
