@@ -158,6 +158,15 @@ fn linked(chain: &[Certificate<'_>], now: UnixTime) -> Result<(), NvidiaRejectio
 
 /// The certificates (DER) of a PEM text: blocks of one label, and nothing but white space between them.
 pub(super) fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, NvidiaRejection> {
+    let chain = blocks(pem)?;
+    if chain.len() < CERTIFICATES_MIN {
+        return Err(NvidiaRejection::ChainLength(chain.len()));
+    }
+    Ok(chain)
+}
+
+/// The same of any number.
+pub(super) fn blocks(pem: &[u8]) -> Result<Vec<Vec<u8>>, NvidiaRejection> {
     let malformed = NvidiaRejection::ChainMalformed;
     if pem.len() > CHAIN_BYTES_MAX {
         return Err(malformed("is longer than 16384 bytes"));
@@ -182,8 +191,8 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, NvidiaRejection> 
         }
         rest = after.trim_ascii_start();
     }
-    if chain.len() < CERTIFICATES_MIN {
-        return Err(NvidiaRejection::ChainLength(chain.len()));
+    if chain.is_empty() {
+        return Err(NvidiaRejection::ChainLength(0));
     }
     Ok(chain)
 }
@@ -256,6 +265,13 @@ impl<'a> Certificate<'a> {
 
     pub(super) fn subject(&self) -> &[u8] {
         self.x509.subject().as_raw()
+    }
+
+    /// The same, for people: its common name, or all of it.
+    pub(super) fn subject_text(&self) -> String {
+        let mut names = self.x509.subject().iter_common_name();
+        let common = names.next().and_then(|name| name.as_str().ok());
+        common.map_or_else(|| self.x509.subject().to_string(), str::to_owned)
     }
 
     pub(super) fn issuer(&self) -> &[u8] {

@@ -5,6 +5,7 @@
 mod appraise;
 mod chain;
 mod crl;
+pub(crate) mod held;
 mod policy;
 mod report;
 mod roots;

@@ -8,6 +8,7 @@ mod body;
 mod certificate;
 mod collateral;
 mod crl;
+pub(crate) mod held;
 mod levels;
 mod parts;
 mod pck;
@@ -21,6 +22,7 @@ mod tcb;
 
 pub use appraise::{CollateralWindow, TdxVerdict, verify_tdx_quote};
 pub use collateral::{TDX_COLLATERAL_BYTES_MAX, TdxCollateral};
+pub use held::PckCa;
 pub use parts::{TdxCertificate, TdxCrl, TdxDocument, TdxTcb};
 pub use pck::{PckPlatform, PlatformConfiguration};
 pub use policy::{Expected, PlatformFlag, TdxMeasurement, TdxPolicy, TdxPolicyError};
