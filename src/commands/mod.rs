@@ -164,6 +164,14 @@ pub async fn end_requested() {
     }
 }
 
+/// A platform by its word, for arguments.
+fn platform(text: &str) -> Result<Platform, String> {
+    Platform::ALL
+        .into_iter()
+        .find(|platform| platform.as_str() == text)
+        .ok_or_else(|| "platforms are snp, tdx, tpm and test-chip".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,12 +200,4 @@ mod tests {
         without_example(&Cli::command(), "", &mut found);
         assert!(found.is_empty(), "{found:?}");
     }
-}
-
-/// A platform by its word, for arguments.
-fn platform(text: &str) -> Result<Platform, String> {
-    Platform::ALL
-        .into_iter()
-        .find(|platform| platform.as_str() == text)
-        .ok_or_else(|| "platforms are snp, tdx, tpm and test-chip".to_owned())
 }
