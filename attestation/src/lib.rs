@@ -34,6 +34,7 @@ pub mod verify;
 // What all of them are written in.
 mod der;
 pub mod digest;
+mod ecdsa;
 mod framing;
 mod lines;
 mod reader;

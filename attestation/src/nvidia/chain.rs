@@ -2,7 +2,7 @@
 //!
 //! The order is given, so no path is searched. A root of the evidence's own counts for nothing.
 
-use aws_lc_rs::signature::{
+use crate::ecdsa::{
     ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA384_FIXED, UnparsedPublicKey, VerificationAlgorithm,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
