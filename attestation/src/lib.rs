@@ -40,6 +40,7 @@ pub mod verify;
 // What all of them are written in.
 mod der;
 pub mod digest;
+mod ecdsa;
 mod framing;
 mod reader;
 pub mod strict_json;

@@ -3,7 +3,7 @@
 //! The order is given, so no path is searched. A root of the evidence's own counts for nothing. Manifests are signed under a chain
 //! of the same form and another root.
 
-use aws_lc_rs::signature::{
+use crate::ecdsa::{
     ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA384_FIXED, UnparsedPublicKey, VerificationAlgorithm,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
