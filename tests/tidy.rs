@@ -400,7 +400,15 @@ fn b02_one_function_says_yes_and_nothing_can_stand_in_for_it() {
         .chain(["appraise", "hcl", "runtime"].map(|it| format!("attestation/src/azure/{it}.rs")));
     let gpu = ["appraise", "chain", "firmware", "measurements", "nonce"];
     let gpu = gpu.into_iter().chain(["opaque", "policy", "report", "set"]);
+    let gpu = gpu.chain(["answers", "held", "ocsp", "ocsp_read"]);
     let judging = judging.chain(gpu.map(|name| format!("attestation/src/nvidia/{name}.rs")));
+    let held = [
+        "snp/held",
+        "tdx/held",
+        "collateral/check",
+        "collateral/lookup",
+    ];
+    let judging = judging.chain(held.map(|name| format!("attestation/src/{name}.rs")));
     let depends = judging
         .filter(|file| {
             let found = sources.iter().find(|(path, _)| path == file);

@@ -3,11 +3,13 @@
 //! Each noun is one file here with `Arguments` (clap) and `run(Arguments) -> Result<(), CommandError>`.
 
 pub mod broker;
+pub mod collateral;
 pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
 mod error;
 pub mod model;
+pub mod nvidia;
 pub mod org;
 pub mod policy;
 pub mod serve;
@@ -75,6 +77,10 @@ enum Command {
     Model(model::Arguments),
     /// Edit, check, try out and sign what teams may do.
     Policy(policy::Arguments),
+    /// Pack, verify and show what vendors sign about machines.
+    Collateral(collateral::Arguments),
+    /// Convert what NVIDIA publishes for GPUs and switches.
+    Nvidia(nvidia::Arguments),
     /// Look at configuration files before they are used.
     Config(config::Arguments),
 }
@@ -108,6 +114,8 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Org(arguments) => org::run(arguments),
         Command::Model(arguments) => model::run(arguments),
         Command::Policy(arguments) => policy::run(arguments),
+        Command::Collateral(arguments) => collateral::run(arguments),
+        Command::Nvidia(arguments) => nvidia::run(arguments),
         Command::Config(arguments) => config::run(arguments),
     };
     done.map(|()| ExitCode::Done)

@@ -184,6 +184,10 @@ impl<'a> Parser<'a> {
         if self.elements > ELEMENTS_MAX {
             return Err(self.wrong("it has more than 2048 elements"));
         }
+        if self.rest().starts_with("<!") || self.rest().starts_with("<?") {
+            let what = "it has a comment, CDATA, a document type or an instruction";
+            return Err(self.wrong(what));
+        }
         self.expect("<", "an element is missing")?;
         let name = self.name()?;
         let (scope, attributes, empty) = self.attributes(outer)?;
@@ -214,10 +218,6 @@ impl<'a> Parser<'a> {
                 }
                 self.space();
                 return self.expect(">", "the end of an element does not end");
-            }
-            if self.rest().starts_with("<!") || self.rest().starts_with("<?") {
-                let what = "it has a comment, CDATA, a document type or an instruction";
-                return Err(self.wrong(what));
             }
             let depth = depth.saturating_add(1);
             let child = self.element(&element.scope, depth)?;

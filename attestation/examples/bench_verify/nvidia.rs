@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use casemate_attestation::UnixTime;
 use casemate_attestation::nvidia::{
     AbsentFlag, DeviceEvidence, DriverMode, DriverState, FeatureFlag, GpuNonce, GpuPolicy,
-    GpuPolicyParts, GpuReference, GpuReport, PinnedGpuRoot, ReferenceKind, Revocation,
+    GpuPolicyParts, GpuReference, GpuReport, OcspAnswers, PinnedGpuRoot, ReferenceKind, Revocation,
     verify_device,
 };
 
@@ -39,7 +39,15 @@ pub fn rows(evidence: &Path) -> anyhow::Result<Vec<Row>> {
     let root = [PinnedGpuRoot::nvidia()];
     let now = UnixTime::from_secs(VERIFY_AT);
     let judge = || {
-        verify_device(&device, &nonce, &policy, &root, ON, now)?;
+        verify_device(
+            &device,
+            &nonce,
+            &policy,
+            &root,
+            &OcspAnswers::none(),
+            ON,
+            now,
+        )?;
         Ok(())
     };
     let [ours] = rates([&judge])?;

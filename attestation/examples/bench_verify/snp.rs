@@ -5,7 +5,7 @@ use std::path::Path;
 
 use casemate_attestation::snp::{CrlPolicy, PinnedRoot, SnpReport, verify_snp_report};
 use casemate_attestation::test_chip::TestChip;
-use casemate_attestation::{HardwareEvidence, Product, SnpPolicy, TcbVersion, UnixTime};
+use casemate_attestation::{Product, SnpEvidence, SnpPolicy, TcbVersion, UnixTime};
 use sev::certs::snp::{Certificate, Chain, Verifiable as _};
 use sev::firmware::guest::AttestationReport;
 use sev::parser::ByteParser as _;
@@ -30,7 +30,7 @@ const NO_BAR: Bar = Bar {
 
 /// A machine's evidence with all that judging it takes.
 struct Case {
-    evidence: HardwareEvidence,
+    evidence: SnpEvidence,
     roots: Vec<PinnedRoot>,
     root: Vec<u8>,
     policy: SnpPolicy,
@@ -40,7 +40,7 @@ struct Case {
 
 impl Case {
     fn new(
-        evidence: HardwareEvidence,
+        evidence: SnpEvidence,
         roots: Vec<PinnedRoot>,
         root: Vec<u8>,
         now: UnixTime,
@@ -87,7 +87,7 @@ pub fn rows(evidence: &Path) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for name in ["milan-v3-aci", "genoa-v3-aci", "turin-v5-aci"] {
         let vector = Vector::read(evidence, &format!("snp/{name}"))?;
-        let hardware = HardwareEvidence {
+        let hardware = SnpEvidence {
             report: vector.file(vector.text("/report")?)?,
             vek: vector.file(vector.text("/vek")?)?,
             intermediate: vector.file(vector.text("/intermediate")?)?,

@@ -122,7 +122,8 @@ pub(super) fn signer(
     root: &[u8],
     now: UnixTime,
 ) -> Result<(Vec<u8>, UnixTime), NvidiaRejection> {
-    if !(CERTIFICATES_MIN..=CERTIFICATES_MAX).contains(&ders.len()) {
+    // A signer and a root at least. Whose root it is comes before how far away.
+    if !(2..=CERTIFICATES_MAX).contains(&ders.len()) {
         return Err(NvidiaRejection::ChainLength(ders.len()));
     }
     let chain = parsed(ders)?;
