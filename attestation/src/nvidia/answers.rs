@@ -23,7 +23,7 @@ impl OcspAnswers {
         Self(BTreeMap::new())
     }
 
-    /// Answers by certificate; those beyond [`ANSWERS_MAX`] are left out, and a certificate without one is refused by rule N6.
+    /// Answers by certificate; those beyond 256 are left out, and a certificate without one is refused by rule N6.
     #[must_use]
     pub fn new(answers: impl IntoIterator<Item = (Sha256Digest, Vec<u8>)>) -> Self {
         Self(answers.into_iter().take(ANSWERS_MAX).collect())

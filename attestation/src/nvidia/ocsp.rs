@@ -94,7 +94,7 @@ impl OcspRejection {
     }
 }
 
-/// A certificate that its issuer says is good. Only [`OcspResponse::judge`] makes one.
+/// A certificate that its issuer says is good. Only the judgement of an answer makes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Good {
     issued: UnixTime,

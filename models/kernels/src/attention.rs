@@ -3,6 +3,7 @@
 //! A token's result is computed in the same order whatever is computed beside it: results do not depend on the batch.
 
 mod inner;
+mod shares;
 mod table;
 
 use std::cell::RefCell;

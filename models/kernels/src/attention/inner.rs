@@ -6,8 +6,8 @@
 //! JUSTIFICATION of this file: [`Lanes`] is unsafe to call, and its loads take pointers. With them the loops run at eight
 //! times the speed of the portable twin (NEON's is not known); lengths are checked once a page, before them.
 
-use super::table::{Queries, Shares, steps};
-use crate::elementwise::LANES;
+use super::shares::{exponentials, round_shares};
+use super::table::{Queries, Shares};
 #[cfg(target_arch = "aarch64")]
 use crate::isa::neon::Neon;
 use crate::isa::{Isa, Lanes, portable::Portable};
@@ -267,7 +267,7 @@ unsafe fn weigh_any<S: Lanes>(
                 });
             }
             KvKind::Q8 => {
-                round_shares::<S>(&job, shares);
+                round_shares::<S>(shares, job.page);
                 by_rows!(job.count, |first, R| match S::LANES {
                     16 if registers.is_multiple_of(2) => weigh_bytes::<S, R, 2>(&job, first),
                     8 if R <= 4 => weigh_bytes::<S, R, 2>(&job, first),
@@ -409,113 +409,6 @@ unsafe fn score_bytes<S: Lanes, const R: usize, const U: usize>(job: &Job, first
                 for (at, sum) in sums.into_iter().enumerate() {
                     S::store(sum, to.add(at * S::LANES));
                 }
-            }
-        }
-    }
-}
-
-/// A page's scores as exponentials, zero where nothing is to be seen, and their sums.
-#[inline(always)]
-unsafe fn exponentials<S: Lanes>(shares: &mut Shares, scores: &[f32], place: (usize, usize)) {
-    // Sums are made in sixteen lanes whatever the set is.
-    const MOST: usize = LANES / 8;
-    let (stride, column) = place;
-    for ((sight, out), row) in shares.rows().zip(scores.chunks_exact(stride)) {
-        let Some(scores) = row.get(column..).and_then(|row| row.first_chunk::<PAGE>()) else {
-            return;
-        };
-        let (from, to) = (scores.as_ptr(), out.as_mut_ptr());
-        // SAFETY: both are a page's tokens, which are whole registers' worth.
-        // JUSTIFICATION: see the head of this file.
-        unsafe {
-            let largest = S::float(sight.largest);
-            for at in 0..PAGE / S::LANES {
-                let x = S::load_f32(from.add(at * S::LANES).cast());
-                let x = S::fnma(largest, S::float(1.0), x);
-                S::store(exp::<S>(x), to.add(at * S::LANES));
-            }
-        }
-        let (start, end) = sight.of_page(column);
-        if start > 0 || end < PAGE {
-            out[..start].fill(0.0);
-            out[end..].fill(0.0);
-        }
-        let (from, to) = (out.as_ptr(), sight.sums.as_mut_ptr());
-        // SAFETY: as above; sums are `LANES` numbers.
-        // JUSTIFICATION: see the head of this file.
-        unsafe {
-            let registers = LANES / S::LANES;
-            let mut sums = [S::float(0.0); MOST];
-            for (at, sum) in sums[..registers].iter_mut().enumerate() {
-                *sum = S::load_f32(to.add(at * S::LANES).cast());
-            }
-            for at in 0..PAGE / S::LANES {
-                let x = S::load_f32(from.add(at * S::LANES).cast());
-                sums[at % registers] = S::fma(x, S::float(1.0), sums[at % registers]);
-            }
-            for (at, sum) in sums[..registers].iter().enumerate() {
-                S::store(*sum, to.add(at * S::LANES));
-            }
-        }
-    }
-}
-
-/// The exponential of what is not above zero, to some 2 units in the last place: `elementwise::exp` with fused sums.
-#[inline(always)]
-unsafe fn exp<S: Lanes>(x: S::F) -> S::F {
-    use crate::elementwise::{EXP, LN_2, MAGIC};
-    // SAFETY: no memory is touched.
-    // JUSTIFICATION: see the head of this file.
-    unsafe {
-        let one = S::float(1.0);
-        // The second of both where one is no number.
-        let x = S::max(S::float(-87.0), x);
-        let shifted = S::fma(x, S::float(std::f32::consts::LOG2_E), S::float(MAGIC));
-        let n = S::fnma(S::float(MAGIC), one, shifted);
-        let r = S::fnma(n, S::float(LN_2.0), x);
-        let r = S::fnma(n, S::float(LN_2.1), r);
-        let mut p = S::float(EXP[0]);
-        for factor in &EXP[1..] {
-            p = S::fma(p, r, S::float(*factor));
-        }
-        let p = S::fma(p, r, one);
-        S::mul(S::fma(p, r, one), S::power(shifted))
-    }
-}
-
-/// Shares multiplied with the scales of their values, as integers.
-#[inline(always)]
-unsafe fn round_shares<S: Lanes>(job: &Job, shares: &mut Shares) {
-    // Registers of the narrowest set that a page's tokens fill.
-    const MOST: usize = PAGE / 8;
-    let registers = PAGE / S::LANES;
-    let (exact, rounded, factors) = shares.parts();
-    // SAFETY: exponentials are a page's for each query; products and factors are there for each scale of a value and each
-    // query; scales follow the page's numbers.
-    // JUSTIFICATION: see the head of this file.
-    unsafe {
-        for group in 0..job.shape.head_width / job.shape.scaled() {
-            let place = PAGE * (job.shape.head_width + 2 * group);
-            let mut scales = [S::float(0.0); MOST];
-            for (at, scales) in scales[..registers].iter_mut().enumerate() {
-                *scales = S::load_f16(job.page.add(place + 2 * at * S::LANES));
-            }
-            for query in 0..job.count {
-                let from = exact.add(query * PAGE);
-                let mut both = [S::float(0.0); MOST];
-                let mut most = S::float(0.0);
-                for at in 0..registers {
-                    let share = S::load_f32(from.add(at * S::LANES).cast());
-                    both[at] = S::mul(share, scales[at]);
-                    most = S::max(both[at], most);
-                }
-                let (inverse, factor) = steps(S::largest(most));
-                let index = group * job.count + query;
-                let to = rounded.add(index * PAGE);
-                for (at, both) in both[..registers].iter().enumerate() {
-                    S::store_i16(S::mul(*both, S::float(inverse)), to.add(at * S::LANES));
-                }
-                factors.add(index).write(factor);
             }
         }
     }
