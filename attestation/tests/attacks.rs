@@ -270,8 +270,10 @@ fn b03_empty_means_none() {
     let chip = chip();
     let platform = Platform::TestChip;
     let make = |section: SnpReference, fleet: &FleetList| {
-        let mut reference = ReferenceValues::default();
-        reference.test_chip = Some(section);
+        let reference = ReferenceValues {
+            test_chip: Some(section),
+            ..ReferenceValues::default()
+        };
         Expectations::new(platform, &verified(&reference), &verified(fleet)).map(|_| ())
     };
     let refused = |error: PolicyError| Err(ExpectationsError::Snp(error));
