@@ -16,4 +16,5 @@ pub mod config;
 pub mod demo;
 pub mod keys;
 pub mod org;
+pub mod rim;
 pub mod secrets;

@@ -189,6 +189,50 @@ fn attestation_and_models_reach_no_network() {
     }
 }
 
+/// Bytes, roots, policy and time are arguments of the verifier. `scripts/check-wasm` shows the same of what is linked.
+#[test]
+fn the_verifier_asks_the_operating_system_for_nothing() {
+    let reaches = [
+        "std::fs",
+        "std::net",
+        "std::env",
+        "std::process",
+        "std::thread",
+        "std::os",
+        "std::io",
+        "SystemTime",
+        "Instant",
+        "SystemRandom",
+        "getrandom",
+        "println!",
+    ];
+    // Turns a time that the caller read into ours; and a test chip that was told to be slow.
+    let allowed = [
+        "impl From<std::time::SystemTime> for UnixTime {",
+        "fn from(time: std::time::SystemTime) -> Self {",
+        "std::thread::sleep(self.latency);",
+    ];
+    let mut met = 0;
+    let mut found = Vec::new();
+    for (path, text) in product_sources() {
+        if !path.starts_with("attestation/src/") {
+            continue;
+        }
+        for line in text.lines().map(str::trim) {
+            if line.starts_with("//") || !reaches.iter().any(|word| line.contains(word)) {
+                continue;
+            }
+            if allowed.contains(&line) {
+                met += 1;
+            } else {
+                found.push(format!("{path}: {line}"));
+            }
+        }
+    }
+    assert_none("ways to the operating system", found);
+    assert_eq!(met, allowed.len(), "an exception that is no longer needed");
+}
+
 #[test]
 fn every_member_forbids_unsafe() {
     for part in [
@@ -212,9 +256,9 @@ fn every_member_forbids_unsafe() {
 const ATTACKS_REPLAYED: &[&str] = &[
     "a01", "a02", "a03", "a04", "a05", "a06", "a07", "a08", "a09", "a10", "a11", "a12", "a13",
     "a14", "b01", "b02", "b03", "b04", "b05", "b06", "b07", "b08", "b09", "b10", "b11", "b12",
-    "b13", "b14", "b15", "b16", "b18", "b19", "b24", "b25", "g03", "g04", "g05", "g06", "k02",
-    "k04", "k05", "k06", "k07", "k08", "k09", "k10", "k11", "k12", "s01", "s03", "s05", "s08",
-    "s10", "s12", "s14", "s15", "s16", "s17", "s19",
+    "b13", "b14", "b15", "b16", "b18", "b19", "b23", "b24", "b25", "g03", "g04", "g05", "g06",
+    "k02", "k04", "k05", "k06", "k07", "k08", "k09", "k10", "k11", "k12", "s01", "s03", "s05",
+    "s08", "s10", "s12", "s14", "s15", "s16", "s17", "s19",
 ];
 
 #[test]
@@ -356,7 +400,15 @@ fn b02_one_function_says_yes_and_nothing_can_stand_in_for_it() {
         .chain(["appraise", "hcl", "runtime"].map(|it| format!("attestation/src/azure/{it}.rs")));
     let gpu = ["appraise", "chain", "firmware", "measurements", "nonce"];
     let gpu = gpu.into_iter().chain(["opaque", "policy", "report", "set"]);
+    let gpu = gpu.chain(["answers", "held", "ocsp", "ocsp_read"]);
     let judging = judging.chain(gpu.map(|name| format!("attestation/src/nvidia/{name}.rs")));
+    let held = [
+        "snp/held",
+        "tdx/held",
+        "collateral/check",
+        "collateral/lookup",
+    ];
+    let judging = judging.chain(held.map(|name| format!("attestation/src/{name}.rs")));
     let depends = judging
         .filter(|file| {
             let found = sources.iter().find(|(path, _)| path == file);
@@ -384,6 +436,64 @@ fn b02_one_function_says_yes_and_nothing_can_stand_in_for_it() {
         })
         .collect();
     assert_none("ways around the verifier", found);
+}
+
+/// Files of the formal model, where each message and event says `CODE <file> fn <name>` or `CODE <file> const <NAME>`.
+fn model_files() -> Vec<String> {
+    let all = tracked(".pvl").into_iter().chain(tracked(".pv"));
+    all.filter(|path| path.starts_with("docs/formal/"))
+        .collect()
+}
+
+#[test]
+fn the_formal_model_names_code_that_exists() {
+    let mut named = 0;
+    let mut lost = Vec::new();
+    for model in model_files() {
+        let text = read(&model);
+        for line in text.lines().filter(|line| line.contains("CODE ")) {
+            named += 1;
+            let words: Vec<_> = line.split_whitespace().collect();
+            let ["(*", "CODE", file, kind, name, "*)"] = words.as_slice() else {
+                lost.push(format!("{model}: {line} is no reference"));
+                continue;
+            };
+            let code = read(file);
+            let item = format!("{kind} {name}");
+            let is_there = |(at, _): (usize, &str)| {
+                let next = code[at + item.len()..].chars().next();
+                next.is_some_and(|next| !next.is_alphanumeric() && next != '_')
+            };
+            if !code.match_indices(&item).any(is_there) {
+                lost.push(format!("{model}: {file} has no {item}"));
+            }
+        }
+    }
+    assert!(named >= 50, "only {named} references were read");
+    assert_none("references of the formal model", lost);
+}
+
+/// The prover cannot be had everywhere (docs/formal/README.md), so that the record says which model its answers are about.
+#[test]
+fn the_record_of_the_formal_model_is_of_this_model() {
+    let answer = Command::new("bash")
+        .args(["scripts/check-formal", "--digest"])
+        .current_dir(root())
+        .output()
+        .expect("scripts/check-formal runs");
+    assert!(answer.status.success(), "{answer:?}");
+    let digest = String::from_utf8_lossy(&answer.stdout);
+    let (record, runs) = (read("docs/formal/results.txt"), read("docs/formal/runs"));
+    assert!(
+        record.contains(&format!("model {}", digest.trim())),
+        "docs/formal changed since it was proven: run scripts/check-formal --record where ProVerif is"
+    );
+    let asked = runs.lines().filter(|line| !line.starts_with('#'));
+    let asked = asked.flat_map(str::split_whitespace);
+    let asked = asked.filter(|word| word.contains('=')).count();
+    let passed = record.lines().filter(|line| line.starts_with("PASS "));
+    assert_eq!(passed.count(), asked);
+    assert!(!record.contains("FAIL"), "an answer was not as expected");
 }
 
 #[test]

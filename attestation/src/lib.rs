@@ -2,7 +2,8 @@
 //!
 //! Pure: no network, no clock, no files. Time is an argument. A session meets these modules in this order: the
 //! [`binding`] says what must be signed, a [`provider`] signs it, an [`envelope`] carries it, [`trust`] and
-//! [`expectations`] say what counts, and [`verify`] judges. [`signed`] and [`bundles`] are where expectations come from.
+//! [`expectations`] say what counts, and [`verify`] judges. [`signed`] and [`bundles`] are where expectations come from,
+//! [`collateral`] is what vendors say about the machines meanwhile.
 //! What evidence does not prove is written in `LIMITS.md`.
 
 // What must be signed.
@@ -18,6 +19,7 @@ pub mod test_chip;
 
 // What counts.
 pub mod bundles;
+pub mod collateral;
 pub mod expectations;
 pub mod reference;
 pub mod signed;
@@ -38,6 +40,7 @@ pub mod verify;
 // What all of them are written in.
 mod der;
 pub mod digest;
+mod ecdsa;
 mod framing;
 mod reader;
 pub mod strict_json;

@@ -1,4 +1,5 @@
-//! Signed documents (rules O-1 to O-3): fleet list, reference values, policy and revocations, by the release key.
+//! Signed documents (rules O-1 to O-3): fleet list, reference values, policy, revocations, collateral and lists of GPUs'
+//! measurements, by the release key.
 //!
 //! [`SignedDocument::open`] is the only way to a [`Verified`] payload.
 
@@ -21,7 +22,7 @@ const FORMAT: &str = "casemate/signed/v1";
 
 /// What a document is about. One of a kind never passes as another (rule O-2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The chips that the organisation owns.
     Fleet,
@@ -31,6 +32,10 @@ pub enum Kind {
     Policy,
     /// What is no longer valid.
     Revocation,
+    /// What vendors sign about machines, so that whoever verifies asks nobody.
+    Collateral,
+    /// What drivers and firmware of GPUs measure, converted from manifests.
+    GpuReference,
 }
 
 impl Kind {
@@ -42,6 +47,8 @@ impl Kind {
             Self::Reference => "reference",
             Self::Policy => "policy",
             Self::Revocation => "revocation",
+            Self::Collateral => "collateral",
+            Self::GpuReference => "gpu-reference",
         }
     }
 }

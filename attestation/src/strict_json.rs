@@ -43,6 +43,9 @@ pub enum JsonError {
         /// What was broken: syntax, or the shape of a field.
         rule: &'static str,
     },
+    /// Every field is of its form, and together they break a rule of the document's kind.
+    #[error("document breaks a rule of its form: {0}")]
+    Form(&'static str),
     /// A value cannot be written as JSON.
     #[error("value cannot be written as JSON")]
     Unwritable,

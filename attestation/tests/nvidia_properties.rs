@@ -13,7 +13,8 @@ mod spdm;
 use std::sync::OnceLock;
 
 use casemate_attestation::nvidia::{
-    DeviceEvidence, GpuPolicy, GpuReport, GpuVerdict, NvidiaRejection, PinnedGpuRoot, verify_device,
+    DeviceEvidence, GpuPolicy, GpuReport, GpuVerdict, NvidiaRejection, OcspAnswers, PinnedGpuRoot,
+    verify_device,
 };
 use proptest::prelude::*;
 
@@ -31,7 +32,15 @@ fn good() -> &'static (DeviceEvidence, Vec<PinnedGpuRoot>) {
 fn judge(evidence: &DeviceEvidence) -> Result<GpuVerdict, NvidiaRejection> {
     let policy = GpuPolicy::new(parts()).unwrap();
     let nonce = casemate_attestation::nvidia::GpuNonce::recorded(NONCE);
-    verify_device(evidence, &nonce, &policy, &good().1, ON, NOW)
+    verify_device(
+        evidence,
+        &nonce,
+        &policy,
+        &good().1,
+        &OcspAnswers::none(),
+        ON,
+        NOW,
+    )
 }
 
 proptest! {
@@ -112,7 +121,15 @@ fn a_chain_is_refused_whichever_byte_of_a_certificate_is_changed() {
                 report: report.clone(),
                 chain: pem(&chain),
             };
-            let judged = verify_device(&changed, &case.nonce, &policy, &case.roots(), ON, NOW);
+            let judged = verify_device(
+                &changed,
+                &case.nonce,
+                &policy,
+                &case.roots(),
+                &case.answers,
+                ON,
+                NOW,
+            );
             assert!(judged.is_err(), "certificate {certificate}, byte {place}");
         }
     }

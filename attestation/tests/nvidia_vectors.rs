@@ -1,7 +1,7 @@
 //! Every NVIDIA report of the shared evidence gets the expected verdict, for the expected reason, with the expected fields.
 //!
 //! Manifests are read for their values only, by a few lines at the end that judge no signature: what is wrong with a manifest's
-//! signature, chain or time is for the conversion to plain lists to find, and waits for it by name.
+//! signature, chain or time is for the conversion to plain lists to find (`src/rim`), and is left to it by name.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,8 +19,8 @@ use casemate_attestation::UnixTime;
 use casemate_attestation::eventlog::Basis;
 use casemate_attestation::nvidia::{
     AbsentFlag, DeviceEvidence, DeviceKind, DriverMode, DriverState, FeatureFlag, GpuNonce,
-    GpuPolicy, GpuPolicyParts, GpuReference, GpuReport, GpuVerdict, NvidiaRejection, PinnedGpuRoot,
-    ReferenceKind, Revocation, verify_device, verify_devices,
+    GpuPolicy, GpuPolicyParts, GpuReference, GpuReport, GpuVerdict, NvidiaRejection, OcspAnswers,
+    PinnedGpuRoot, ReferenceKind, Revocation, verify_device, verify_devices,
 };
 use serde_json::json;
 
@@ -39,7 +39,7 @@ fn every_folder_gets_the_expected_verdict() {
     let (mut accept, mut reject) = (0, 0);
     for folder in Folder::all(&platform) {
         if folder.expected["platform"] == json!("nvidia-rim") {
-            waits_for_the_conversion(&folder);
+            is_left_to_the_conversion(&folder);
         } else if folder.verdict() == "reject" {
             refused(&folder);
             reject += 1;
@@ -130,6 +130,7 @@ fn judge(
         nonce,
         &policy,
         &[PinnedGpuRoot::nvidia()],
+        &OcspAnswers::none(),
         ON,
         now,
     )
@@ -375,18 +376,18 @@ fn refused(folder: &Folder) {
 }
 
 /// What is wrong here is a manifest's signature, chain or time. This part never sees one: it takes lists whose makers judged
-/// that, and these folders wait for the conversion.
-fn waits_for_the_conversion(folder: &Folder) {
+/// that. The conversion refuses these folders in a test of its own (tests/rim.rs).
+fn is_left_to_the_conversion(folder: &Folder) {
     let name = folder.name.as_str();
     assert_eq!(folder.verdict(), "reject");
-    let waiting = [
+    let left = [
         "neg-rim-other-root",
         "neg-rim-signature-value",
         "neg-rim-signer-expired",
     ];
-    assert!(waiting.contains(&name), "no expectation for {name}");
+    assert!(left.contains(&name), "no expectation for {name}");
     assert!(!folder.has("report.bin"), "{name} has a report to judge");
-    println!("{name:32} waits for the conversion of manifests (casemate nvidia rim-import)");
+    println!("{name:32} is left to the conversion of manifests (casemate nvidia rim-import)");
 }
 
 #[test]
@@ -409,7 +410,16 @@ fn g05_one_report_given_twice_is_refused_and_two_gpus_of_one_firmware_are_not_on
     let judge = |folders: &[&Folder]| {
         let all: Vec<_> = folders.iter().map(|folder| evidence(folder)).collect();
         let roots = [PinnedGpuRoot::nvidia()];
-        verify_devices(&all, &nonce, &policy, &roots, ON, first.now()).unwrap_err()
+        verify_devices(
+            &all,
+            &nonce,
+            &policy,
+            &roots,
+            &OcspAnswers::none(),
+            ON,
+            first.now(),
+        )
+        .unwrap_err()
     };
     assert_eq!(
         judge(&[&first, &second, &first]),
@@ -453,7 +463,15 @@ fn g03_devtools_and_off_are_refused_whatever_the_report_says() {
         (DriverMode::Off, NvidiaRejection::ConfidentialOff),
     ] {
         let (roots, state) = ([PinnedGpuRoot::nvidia()], DriverState { mode });
-        let judged = verify_device(&evidence, &nonce, &policy, &roots, state, folder.now());
+        let judged = verify_device(
+            &evidence,
+            &nonce,
+            &policy,
+            &roots,
+            &OcspAnswers::none(),
+            state,
+            folder.now(),
+        );
         assert_eq!(judged.unwrap_err(), expected);
     }
 }

@@ -1,16 +1,20 @@
 //! What `casemate connect`, `casemate verify` and `casemate-connect` do. Stdout is data, stderr is talk.
 
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
 
-use casemate_attestation::{Context, Kind};
+use casemate_attestation::strict_json::{self, JsonError};
+use casemate_attestation::{Context, Kind, UnixTime};
 use clap::Args;
 
 use crate::config::{Config, ConfigError, ListenAddress, ServerUrl};
 use crate::error::ConnectError;
 use crate::exit::ExitCode;
+use crate::files;
 use crate::harden;
 use crate::proxy::{ListenError, Proxy};
+use crate::recorded::request::{REQUEST_BYTES_MAX, Request as JudgeRequest};
+use crate::recorded::{self, Policy, RecordedError, folder};
 use crate::report::{Outcome, Report, Verdict};
 use crate::session::{AttestedConnection, Connector, Facts, Keeper, now};
 
@@ -59,7 +63,8 @@ pub const CONNECT_EXAMPLE: &str = with_configuration!(
 pub const VERIFY_EXAMPLE: &str = with_configuration!(
     "Example:
   casemate verify --config connect.toml
-  casemate verify https://10.0.0.7:7443 --config connect.toml --json"
+  casemate verify https://10.0.0.7:7443 --config connect.toml --save evidence --explain
+  casemate verify evidence --at 2026-03-07T02:05:07Z --policy policy.json --json"
 );
 
 /// Options of `connect`.
@@ -85,14 +90,27 @@ pub struct ConnectArguments {
 /// Options of `verify`.
 #[derive(Args, Clone, Debug)]
 pub struct VerifyArguments {
-    /// The server, instead of the configuration's, such as `https://llm.example:7443`
-    #[arg(value_name = "URL")]
-    pub url: Option<String>,
+    /// The server, instead of the configuration's, such as `https://llm.example:7443`; or recorded evidence: a folder with
+    /// expected.json, or a request of docs/formats/judge.md.
+    #[arg(value_name = "URL|EVIDENCE")]
+    pub target: Option<String>,
     /// Configuration of this client.
     #[arg(long, value_name = "FILE", default_value = "connect.toml")]
     pub config: PathBuf,
-    /// The check lines as one JSON object.
+    /// Judge recorded evidence at this time, such as 2026-03-07T02:05:07Z, instead of its own.
+    #[arg(long, value_name = "TIME", value_parser = recorded::time::parse)]
+    pub at: Option<UnixTime>,
+    /// Compare recorded evidence with these reference values and this fleet list: {"reference": {...}, "fleet": {...}}.
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Write the server's evidence with its collateral into a new folder, which `verify` reads.
+    #[arg(long, value_name = "FOLDER")]
+    pub save: Option<PathBuf>,
+    /// Say of each line what it rests on.
     #[arg(long)]
+    pub explain: bool,
+    /// The check lines as one JSON object.
+    #[arg(long, conflicts_with = "explain")]
     pub json: bool,
 }
 
@@ -106,6 +124,12 @@ pub enum CommandFailure {
     /// The URL on the command line.
     #[error("{0}")]
     Url(String),
+    /// Options that do not go together.
+    #[error("{0}")]
+    Usage(&'static str),
+    /// Recorded evidence that cannot be read.
+    #[error(transparent)]
+    Recorded(#[from] RecordedError),
     /// Files that the configuration names.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -126,7 +150,8 @@ impl CommandFailure {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) => ExitCode::Configuration,
-            Self::Url(_) => ExitCode::Usage,
+            Self::Url(_) | Self::Usage(_) => ExitCode::Usage,
+            Self::Recorded(error) => error.exit_code(),
             Self::Connect(error) => error.exit_code(),
             Self::Listen(_) | Self::Print(_) | Self::Signals(_) => ExitCode::Unexpected,
         }
@@ -151,7 +176,7 @@ pub async fn connect(arguments: ConnectArguments) -> Result<ExitCode, CommandFai
     let mut report = Report::default();
     harden::harden(&mut report);
     let connector = Connector::new(&config, &arguments.config)?;
-    let connection = examine(&connector, &mut report).await;
+    let connection = examine(&connector, &mut report, None).await;
     if arguments.once_check {
         return show(&report, arguments.json);
     }
@@ -165,7 +190,7 @@ pub async fn connect(arguments: ConnectArguments) -> Result<ExitCode, CommandFai
     print(&proxy.base_url())?;
     if report.verdict() != Verdict::Confidential {
         eprintln!(
-            "NOT CONFIDENTIAL (test chip): do not send anything through {}",
+            "NOT CONFIDENTIAL: do not send secrets through {}",
             proxy.base_url()
         );
     }
@@ -174,21 +199,90 @@ pub async fn connect(arguments: ConnectArguments) -> Result<ExitCode, CommandFai
     Ok(ExitCode::Done)
 }
 
-/// `verify`: attests once and prints every check.
+/// `verify`: attests once, or judges recorded evidence, and prints every check.
 ///
 /// # Errors
 /// [`CommandFailure`]; failed checks are printed, and the exit code says which kind they are.
 pub async fn verify(arguments: VerifyArguments) -> Result<ExitCode, CommandFailure> {
+    let report = match &arguments.target {
+        Some(target) if !target.contains("://") => verify_recorded(target, &arguments)?,
+        _ => verify_server(&arguments).await?,
+    };
+    if arguments.explain {
+        print(&report.explained())?;
+        return Ok(report.exit_code());
+    }
+    show(&report, arguments.json)
+}
+
+async fn verify_server(arguments: &VerifyArguments) -> Result<Report, CommandFailure> {
+    if arguments.at.is_some() || arguments.policy.is_some() {
+        let only = "--at and --policy are for recorded evidence; a server is judged now, by the signed documents";
+        return Err(CommandFailure::Usage(only));
+    }
     let mut config = Config::load(&arguments.config)?;
-    if let Some(url) = arguments.url {
+    if let Some(url) = &arguments.target {
         // The name that must be proven stays the configured one, so that a URL cannot choose it.
         config.server_name = Some(config.name().clone());
-        config.server = ServerUrl::try_from(url).map_err(CommandFailure::Url)?;
+        config.server = ServerUrl::try_from(url.clone()).map_err(CommandFailure::Url)?;
     }
     let connector = Connector::new(&config, &arguments.config)?;
     let mut report = Report::default();
-    examine(&connector, &mut report).await;
-    show(&report, arguments.json)
+    examine(&connector, &mut report, arguments.save.as_deref()).await;
+    Ok(report)
+}
+
+fn verify_recorded(target: &str, arguments: &VerifyArguments) -> Result<Report, CommandFailure> {
+    if arguments.save.is_some() {
+        return Err(CommandFailure::Usage("--save is for a server's evidence"));
+    }
+    let given = arguments.policy.as_deref().map(read_policy).transpose()?;
+    let path = Path::new(target);
+    let (recorded, own_policy) = if path.is_dir() {
+        (folder::read(path, arguments.at)?, None)
+    } else {
+        let bytes =
+            files::read_public(path, REQUEST_BYTES_MAX as u64).map_err(RecordedError::from)?;
+        let request = JudgeRequest::parse(&bytes)?;
+        (request.recorded, request.policy)
+    };
+    let at = arguments.at.or(recorded.at).unwrap_or_else(now);
+    let mut report = Report::default();
+    let policy = given.or(own_policy);
+    recorded::judge::judge(&recorded, policy.as_ref(), at, &mut report);
+    Ok(report)
+}
+
+fn read_policy(path: &Path) -> Result<Policy, RecordedError> {
+    let bytes = files::read_public(path, REQUEST_BYTES_MAX as u64)?;
+    let policy = strict_json::from_slice(bytes.trim_ascii(), REQUEST_BYTES_MAX);
+    policy.map_err(|error| RecordedError::Document {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+/// `judge`: one request on standard input, one JSON object on standard output, and the exit code (docs/formats/judge.md).
+///
+/// # Errors
+/// [`CommandFailure::Print`] when standard output is closed; everything else is told in the object.
+pub fn judge() -> Result<ExitCode, CommandFailure> {
+    let mut bytes = Vec::new();
+    let limit = REQUEST_BYTES_MAX as u64 + 1;
+    let read = std::io::stdin().lock().take(limit).read_to_end(&mut bytes);
+    let mut report = Report::default();
+    match read
+        .map_err(|_| RecordedError::Request(JsonError::NotOneObject))
+        .and_then(|_| JudgeRequest::parse(&bytes))
+    {
+        Ok(JudgeRequest {
+            recorded,
+            policy,
+            at,
+        }) => recorded::judge::judge(&recorded, policy.as_ref(), at, &mut report),
+        Err(error) => report.refuse(&error.check_id(), &error, error.exit_code()),
+    }
+    show(&report, true)
 }
 
 fn show(report: &Report, json: bool) -> Result<ExitCode, CommandFailure> {
@@ -201,9 +295,15 @@ fn show(report: &Report, json: bool) -> Result<ExitCode, CommandFailure> {
 }
 
 /// One attestation with a line for every check. Gives the connection if all of them hold.
-pub async fn examine(connector: &Connector, report: &mut Report) -> Option<AttestedConnection> {
+///
+/// With `save`, the evidence is written down before it is judged: a refusal is worth keeping, too.
+pub async fn examine(
+    connector: &Connector,
+    report: &mut Report,
+    save: Option<&Path>,
+) -> Option<AttestedConnection> {
     let mut step = 0;
-    match steps(connector, report, &mut step).await {
+    match steps(connector, report, &mut step, save).await {
         Ok(connection) => Some(connection),
         Err(error) => {
             let failed = STEPS.get(step).copied().unwrap_or("session");
@@ -217,6 +317,7 @@ async fn steps(
     connector: &Connector,
     report: &mut Report,
     step: &mut usize,
+    save: Option<&Path>,
 ) -> Result<AttestedConnection, ConnectError> {
     let appraiser = connector.appraiser(now())?;
     let number = |kind| appraiser.numbers.of(kind);
@@ -236,6 +337,14 @@ async fn steps(
     *step += 1;
     let challenged = connected.challenge().await?;
     report.pass("session.challenge", "evidence over a fresh nonce");
+    if let Some(path) = save {
+        let envelope = challenged.envelope();
+        let report_data = envelope.report_data(&challenged.binding());
+        match folder::write(path, envelope.hardware(), &report_data, now()) {
+            Ok(()) => report.line(Outcome::Info, "evidence.saved", path.display().to_string()),
+            Err(error) => report.line(Outcome::Skip, "evidence.saved", error.to_string()),
+        }
+    }
     *step += 1;
     let appraised = challenged.verify(&appraiser.verifier, now())?;
     report.evidence(appraised.verified());

@@ -13,6 +13,7 @@ pub mod floors;
 pub mod harden;
 pub mod identity;
 pub mod proxy;
+pub mod recorded;
 pub mod report;
 pub mod session;
 pub mod tls;

@@ -1,9 +1,10 @@
 //! Check lines and a verdict, for people and, as JSON, for programs. A skip is never a pass, and the test chip is never
 //! confidential.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
-use casemate_attestation::{CheckResult, VerifiedEvidence};
+use casemate_attestation::look::Look;
+use casemate_attestation::{Basis, Check, CheckResult, VerifiedEvidence};
 use serde::Serialize;
 
 use crate::error::ConnectError;
@@ -43,6 +44,9 @@ pub struct CheckLine {
     pub id: String,
     /// What was found.
     pub text: String,
+    /// What it rests on, where evidence was judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub basis: Option<Basis>,
 }
 
 impl fmt::Display for CheckLine {
@@ -57,8 +61,10 @@ impl fmt::Display for CheckLine {
 pub enum Verdict {
     /// A machine vouches, and everything holds.
     Confidential,
-    /// Everything holds, and a test chip vouches: nothing is confidential.
+    /// Everything holds, and memory is not kept from the host: a TPM vouches, or nobody but a test chip.
     NotConfidential,
+    /// The evidence is what its hardware signed, and nobody said what it should be compared with.
+    Genuine,
     /// Something does not hold. Nothing was sent.
     Refused,
 }
@@ -67,8 +73,9 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Confidential => "VERIFIED: the server's machine vouches for what it runs",
-            Self::NotConfidential => "NOT CONFIDENTIAL (test chip): every check passed, but a seed vouches, not a machine",
-            Self::Refused => "REFUSED: nothing was sent to this server",
+            Self::NotConfidential => "NOT CONFIDENTIAL: every check passed, and what they prove is less, see evidence.platform",
+            Self::Genuine => "GENUINE: the hardware signed this; INFO lines say what was compared with nothing (--policy)",
+            Self::Refused => "REFUSED: nothing is sent on such evidence",
         })
     }
 }
@@ -78,6 +85,7 @@ impl fmt::Display for Verdict {
 pub struct Report {
     lines: Vec<CheckLine>,
     confidential: Option<bool>,
+    looked: bool,
     failure: Option<ExitCode>,
 }
 
@@ -88,6 +96,20 @@ impl Report {
             outcome,
             id: id.to_owned(),
             text: text.into(),
+            basis: None,
+        });
+    }
+
+    fn check(&mut self, check: &Check) {
+        let outcome = match check.result {
+            CheckResult::Pass => Outcome::Pass,
+            CheckResult::Info => Outcome::Info,
+        };
+        self.lines.push(CheckLine {
+            outcome,
+            id: format!("evidence.{}", check.id),
+            text: check.text.clone(),
+            basis: Some(check.basis),
         });
     }
 
@@ -98,32 +120,42 @@ impl Report {
 
     /// Ends the report: `id` failed with `error`, and what comes after it was not checked.
     pub fn fail(&mut self, id: &str, error: &ConnectError, not_reached: &[&str]) {
-        self.line(Outcome::Fail, id, error.to_string());
+        self.refuse(id, error, error.exit_code());
         for id in not_reached {
             self.line(Outcome::Skip, id, "not reached");
         }
-        self.failure = Some(error.exit_code());
+    }
+
+    /// Ends the report: `id` failed with `error`, which means `code`.
+    pub fn refuse(&mut self, id: &str, error: &dyn fmt::Display, code: ExitCode) {
+        self.line(Outcome::Fail, id, error.to_string());
+        self.failure = Some(code);
+    }
+
+    /// Adds the lines of a look at recorded evidence.
+    pub fn looked_at(&mut self, look: &Look) {
+        for check in &look.checks {
+            self.check(check);
+        }
+        self.looked();
+    }
+
+    /// Says that evidence was looked at, and compared with nothing.
+    pub const fn looked(&mut self) {
+        self.looked = true;
     }
 
     /// Adds the verifier's own lines.
     pub fn evidence(&mut self, evidence: &VerifiedEvidence) {
         for check in evidence.checks() {
-            let outcome = match check.result {
-                CheckResult::Pass => Outcome::Pass,
-                CheckResult::Info => Outcome::Info,
-            };
-            self.line(
-                outcome,
-                &format!("evidence.{}", check.id),
-                check.text.clone(),
-            );
+            self.check(check);
         }
         self.confidential = Some(evidence.confidential());
-        if !evidence.confidential() {
+        if let Some(caveat) = evidence.platform().caveat() {
             self.line(
                 Outcome::Info,
                 "evidence.platform",
-                "NOT CONFIDENTIAL (test chip)",
+                format!("NOT CONFIDENTIAL ({caveat})"),
             );
         }
     }
@@ -140,6 +172,7 @@ impl Report {
         match (self.failure, self.confidential) {
             (None, Some(true)) => Verdict::Confidential,
             (None, Some(false)) => Verdict::NotConfidential,
+            (None, None) if self.looked => Verdict::Genuine,
             _ => Verdict::Refused,
         }
     }
@@ -152,6 +185,30 @@ impl Report {
             (None, Verdict::Refused) => ExitCode::Rejected,
             (None, _) => ExitCode::Done,
         }
+    }
+
+    /// The lines with what each rests on, for `--explain`.
+    #[must_use]
+    pub fn explained(&self) -> String {
+        let mut text = String::new();
+        for line in &self.lines {
+            let basis = line.basis.map_or("", Basis::as_str);
+            // Writing into a string cannot fail.
+            let _ = writeln!(
+                text,
+                "{:4} {:22} {basis:15} {}",
+                line.outcome.to_string(),
+                line.id,
+                line.text
+            );
+        }
+        let _ = write!(
+            text,
+            "hardware-proven: bytes that the hardware's own key signed; derived: certificates, dates and signed lists; \
+             asserted: somebody's word\nVERDICT {}",
+            self.verdict()
+        );
+        text
     }
 
     /// One JSON object with the lines, the verdict and the exit code.
@@ -201,7 +258,7 @@ mod tests {
         assert!(text.contains("FAIL session.challenge"), "{text}");
         assert!(text.contains("SKIP session.confirm not reached"), "{text}");
         assert!(
-            text.ends_with("VERDICT REFUSED: nothing was sent to this server"),
+            text.ends_with("VERDICT REFUSED: nothing is sent on such evidence"),
             "{text}"
         );
         let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();

@@ -1,6 +1,8 @@
 //! A model that is loaded whole: network, tokenizer and template from one source, ready to be given to its engine.
 
 use std::ops::Deref;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Device;
@@ -109,6 +111,19 @@ impl ModelText {
         })
     }
 
+    /// The same of a model that has so many embeddings.
+    fn of_vocabulary(
+        source: &dyn WeightSource,
+        context: usize,
+        rows: usize,
+    ) -> Result<Self, LoadError> {
+        let text = Self::from_source(source, context)?;
+        match text.tokenizer.len() {
+            tokens if tokens == rows => Ok(text),
+            tokens => Err(LoadError::VocabularyMismatch { rows, tokens }),
+        }
+    }
+
     /// The model's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -214,40 +229,34 @@ impl LoadedModel {
     /// Loads a model; `progress` hears of bytes done and bytes in all.
     ///
     /// # Errors
-    /// [`LoadError`]. Metadata, tokenizer, template and memory are checked before the first tensor is read.
+    /// [`LoadError`]. Metadata and memory are checked before the first tensor is read, tokenizer and template while the
+    /// first ones are: no further one is read when they are refused.
     pub fn load(
         source: &dyn WeightSource,
         limits: EngineLimits,
         progress: LoadProgress<'_>,
     ) -> Result<Self, LoadError> {
         let config = DecoderConfig::from_header(source.header())?;
-        let text = ModelText::from_source(source, config.context)?;
-        let (rows, tokens) = (config.vocabulary, text.tokenizer.len());
-        if rows != tokens {
-            return Err(LoadError::VocabularyMismatch { rows, tokens });
-        }
-        let way = Way::of(&config, source.header(), &limits);
-        let device = device::open(limits.device)?;
-        if way == Way::Device {
-            check_device(source.header(), &limits)?;
-        }
-        let weights = check_memory(source.header(), &config, &limits, way, &device)?;
-        // The tokenizer was made of half a million texts that nobody needs any more.
-        casemate_kernels::heap::trim();
-        let mut loader = Loader::new(source, progress);
-        let network = match way {
-            Way::Device => {
-                let engine = GpuEngine::load(config, &limits, &device, &mut loader)?;
-                Network::Device(Box::new(engine))
-            }
-            Way::Packed => {
-                Network::Packed(Box::new(CpuEngine::load(config, &limits, &mut loader)?))
-            }
-            Way::Reference => {
-                let decoder = Decoder::load(config, &limits, &device, &mut loader)?;
-                Network::Reference(Box::new(decoder))
-            }
-        };
+        let (context, rows) = (config.context, config.vocabulary);
+        // A vocabulary of 128,000 takes as long as half the weights, on one thread: both are read at once.
+        let refused = AtomicBool::new(false);
+        let (text, loaded) = std::thread::scope(|scope| {
+            let reader = std::thread::Builder::new().name("tokenizer".to_owned());
+            let reader = reader.spawn_scoped(scope, || {
+                let text = ModelText::of_vocabulary(source, context, rows);
+                refused.store(text.is_err(), Ordering::Relaxed);
+                // It was made of half a million texts that nobody needs any more.
+                casemate_kernels::heap::trim();
+                text
+            });
+            let loaded = load_network(config, source, &limits, progress, &refused);
+            let text = match reader {
+                Ok(reader) => reader.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                Err(error) => Err(WeightError::Io(error).into()),
+            };
+            (text, loaded)
+        });
+        let (text, (network, weights)) = (text?, loaded?);
         Ok(Self {
             network,
             text: Arc::new(text),
@@ -357,6 +366,35 @@ impl crate::engine::Vocabulary for TextVocabulary {
     fn is_end(&self, id: u32) -> bool {
         self.0.tokenizer.special().ends.contains(&id)
     }
+}
+
+/// Checks that a model fits and loads what computes; answers the bytes of weights that it takes too.
+fn load_network(
+    config: DecoderConfig,
+    source: &dyn WeightSource,
+    limits: &EngineLimits,
+    progress: LoadProgress<'_>,
+    given_up: &AtomicBool,
+) -> Result<(Network, u64), LoadError> {
+    let way = Way::of(&config, source.header(), limits);
+    let device = device::open(limits.device)?;
+    if way == Way::Device {
+        check_device(source.header(), limits)?;
+    }
+    let weights = check_memory(source.header(), &config, limits, way, &device)?;
+    let mut loader = Loader::new(source, progress, given_up);
+    let network = match way {
+        Way::Device => {
+            let engine = GpuEngine::load(config, limits, &device, &mut loader)?;
+            Network::Device(Box::new(engine))
+        }
+        Way::Packed => Network::Packed(Box::new(CpuEngine::load(config, limits, &mut loader)?)),
+        Way::Reference => {
+            let decoder = Decoder::load(config, limits, &device, &mut loader)?;
+            Network::Reference(Box::new(decoder))
+        }
+    };
+    Ok((network, weights))
 }
 
 /// What a device cannot do.

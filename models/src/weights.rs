@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
 use candle_core::quantized::{QStorage, QTensor};
@@ -213,10 +214,16 @@ pub(crate) struct Loader<'a> {
     done: u64,
     total: u64,
     progress: LoadProgress<'a>,
+    given_up: &'a AtomicBool,
 }
 
 impl<'a> Loader<'a> {
-    pub(crate) fn new(source: &'a dyn WeightSource, progress: LoadProgress<'a>) -> Self {
+    /// Takes no tensor any more once `given_up` is true.
+    pub(crate) fn new(
+        source: &'a dyn WeightSource,
+        progress: LoadProgress<'a>,
+        given_up: &'a AtomicBool,
+    ) -> Self {
         let lens = source.header().tensors().iter().map(TensorInfo::byte_len);
         Self {
             source,
@@ -224,6 +231,7 @@ impl<'a> Loader<'a> {
             done: 0,
             total: lens.sum(),
             progress,
+            given_up,
         }
     }
 
@@ -242,6 +250,9 @@ impl<'a> Loader<'a> {
         shape: &[usize],
         make: impl FnOnce(Rows<'a>) -> Result<T, WeightError>,
     ) -> Result<T, WeightError> {
+        if self.given_up.load(Ordering::Relaxed) {
+            return Err(WeightError::Io(std::io::ErrorKind::Interrupted.into()));
+        }
         let missing = || WeightError::Missing(name.to_owned());
         let header = self.source.header();
         let index = header.tensor_index(name).ok_or_else(missing)?;

@@ -3,11 +3,13 @@
 //! Each noun is one file here with `Arguments` (clap) and `run(Arguments) -> Result<(), CommandError>`.
 
 pub mod broker;
+pub mod collateral;
 pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
 mod error;
 pub mod model;
+pub mod nvidia;
 pub mod org;
 pub mod policy;
 pub mod serve;
@@ -66,12 +68,19 @@ enum Command {
     /// Attest a server once and print every check.
     #[command(after_help = VERIFY_EXAMPLE)]
     Verify(VerifyArguments),
+    /// Judge one piece of evidence on standard input, for programs.
+    #[command(hide = true)]
+    Judge,
     /// Make and keep an organisation: authorities, identities, chips, revocations.
     Org(org::Arguments),
     /// Seal models, look at packages, verify them.
     Model(model::Arguments),
     /// Edit, check, try out and sign what teams may do.
     Policy(policy::Arguments),
+    /// Pack, verify and show what vendors sign about machines.
+    Collateral(collateral::Arguments),
+    /// Convert what NVIDIA publishes for GPUs and switches.
+    Nvidia(nvidia::Arguments),
     /// Look at configuration files before they are used.
     Config(config::Arguments),
 }
@@ -101,9 +110,12 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Connect(arguments) => return of_client(client::connect(arguments)),
         Command::Verify(arguments) => return of_client(client::verify(arguments)),
+        Command::Judge => return of_client(async { client::judge() }),
         Command::Org(arguments) => org::run(arguments),
         Command::Model(arguments) => model::run(arguments),
         Command::Policy(arguments) => policy::run(arguments),
+        Command::Collateral(arguments) => collateral::run(arguments),
+        Command::Nvidia(arguments) => nvidia::run(arguments),
         Command::Config(arguments) => config::run(arguments),
     };
     done.map(|()| ExitCode::Done)
@@ -160,6 +172,14 @@ pub async fn end_requested() {
     }
 }
 
+/// A platform by its word, for arguments.
+fn platform(text: &str) -> Result<Platform, String> {
+    Platform::ALL
+        .into_iter()
+        .find(|platform| platform.as_str() == text)
+        .ok_or_else(|| "platforms are snp, tdx, tpm and test-chip".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,12 +208,4 @@ mod tests {
         without_example(&Cli::command(), "", &mut found);
         assert!(found.is_empty(), "{found:?}");
     }
-}
-
-/// A platform by its word, for arguments.
-fn platform(text: &str) -> Result<Platform, String> {
-    Platform::ALL
-        .into_iter()
-        .find(|platform| platform.as_str() == text)
-        .ok_or_else(|| "platforms are snp, tdx, tpm and test-chip".to_owned())
 }

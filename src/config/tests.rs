@@ -157,8 +157,8 @@ fn what_a_platform_needs_stands_beside_it_and_nothing_else() {
     }
     let tpm = |section: &str| format!("platform = \"tpm\"\ntpm = {section}");
     let told = with(&tpm("{ registers = [7, 0] }")).unwrap();
-    let registers = told.attestation.tpm.as_ref().map(|tpm| &tpm.registers);
-    assert_eq!(registers, Some(&[0, 7].into()));
+    let told = told.attestation.tpm.as_ref().unwrap();
+    assert_eq!(told.registers, [0, 7].into());
     refused("platform = \"tpm\"", "attestation.tpm");
     refused(
         "platform = \"tpm\"\ncollateral = \"vendor\"\ntpm = { registers = [0] }",

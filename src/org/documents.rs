@@ -26,6 +26,8 @@ pub const fn file_of(kind: Kind) -> &'static str {
         Kind::Reference => files::REFERENCE,
         Kind::Policy => files::POLICY,
         Kind::Revocation => files::REVOKED,
+        Kind::Collateral => files::COLLATERAL,
+        Kind::GpuReference => files::GPU_REFERENCE,
     }
 }
 

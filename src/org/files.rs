@@ -39,6 +39,10 @@ pub const REFERENCE: &str = "reference.json";
 pub const POLICY: &str = "policy.json";
 /// Signed revocation list.
 pub const REVOKED: &str = "revoked.json";
+/// Signed collateral of vendors.
+pub const COLLATERAL: &str = "collateral.json";
+/// Signed lists of what GPUs measure.
+pub const GPU_REFERENCE: &str = "gpu-reference.json";
 /// Identities that were issued.
 pub const TEAMS: &str = "teams";
 /// The test chip's seed.

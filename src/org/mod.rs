@@ -13,6 +13,7 @@ pub mod test_chip;
 
 use std::path::{Path, PathBuf};
 
+use casemate_attestation::collateral::{Collateral, GpuReferences};
 use casemate_attestation::{
     FleetList, Platform, PolicyPayload, ReferenceValues, ReleasePublicKey, ReleaseSecretKey,
     Revocations, SignedError,
@@ -249,6 +250,12 @@ impl Organisation {
         documents::open_for_editing::<Revocations>(self)?;
         if self.folder.join(files::POLICY).exists() {
             documents::open_for_editing::<PolicyPayload>(self)?;
+        }
+        if self.folder.join(files::COLLATERAL).exists() {
+            documents::open_for_editing::<Collateral>(self)?;
+        }
+        if self.folder.join(files::GPU_REFERENCE).exists() {
+            documents::open_for_editing::<GpuReferences>(self)?;
         }
         Ok(())
     }

@@ -12,6 +12,9 @@ mod tdx;
 mod log;
 #[path = "../../attestation/tests/support/spdm.rs"]
 mod spdm;
+#[path = "../../attestation/tests/support/ocsp.rs"]
+mod ocsp;
+mod collateral_seeds;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -46,6 +49,7 @@ fn write_all() -> Outcome {
     write("event_log/domain", &log::domain())?;
     write("event_log/tpm", &log::log(&log::boot()))?;
     device()?;
+    collateral_seeds::write_all(&chip)?;
     signed_documents(&chip)?;
     let (spm, bpe) = (gguf("llama"), gguf("gpt2"));
     write("gguf_metadata/spm.gguf", &spm)?;

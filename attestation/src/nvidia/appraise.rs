@@ -1,10 +1,11 @@
 //! The appraisal of one device: rules N1 to N9, N11 and N12, each of which can only refuse.
 
+use super::answers::{self, OcspAnswers};
 use super::chain::{self, Identity};
 use super::measurements::{ReferenceKind, listed, matching};
 use super::nonce::GpuNonce;
 use super::opaque::{DeviceKind, FeatureFlag};
-use super::policy::{AbsentFlag, DriverMode, DriverState, GpuPolicy, Revocation};
+use super::policy::{AbsentFlag, DriverMode, DriverState, GpuPolicy};
 use super::rejection::NvidiaRejection;
 use super::report::{GpuReport, MeasurementRequest};
 use super::roots::PinnedGpuRoot;
@@ -48,6 +49,7 @@ pub struct GpuVerdict {
     report: GpuReport,
     identity: Identity,
     mode: DriverMode,
+    revocation_until: Option<UnixTime>,
     checks: Vec<Check>,
 }
 
@@ -88,10 +90,16 @@ impl GpuVerdict {
         (self.mode, Basis::Asserted)
     }
 
-    /// Whether anybody was asked if the device's certificates were revoked. No answers are judged yet.
+    /// Whether issuers say of every certificate between leaf and root that it is good.
     #[must_use]
     pub const fn revocation_judged(&self) -> bool {
-        false
+        self.revocation_until.is_some()
+    }
+
+    /// The last second at which all of these answers count; `None` where revocation was not judged.
+    #[must_use]
+    pub const fn revocation_until(&self) -> Option<UnixTime> {
+        self.revocation_until
     }
 
     /// Every check, in order.
@@ -105,7 +113,7 @@ impl GpuVerdict {
     }
 }
 
-/// Appraises one device by itself. `driver` is what the attested guest says of its GPUs.
+/// Appraises one device by itself. `answers` came with the evidence; `driver` is what the attested guest says of its GPUs.
 ///
 /// # Errors
 /// [`NvidiaRejection`] names the first rule that does not hold.
@@ -114,6 +122,7 @@ pub fn verify_device(
     nonce: &GpuNonce,
     policy: &GpuPolicy,
     roots: &[PinnedGpuRoot],
+    answers: &OcspAnswers,
     driver: DriverState,
     now: UnixTime,
 ) -> Result<GpuVerdict, NvidiaRejection> {
@@ -130,7 +139,8 @@ pub fn verify_device(
     }
     lines.pass("N4", "signed by the leaf over the bytes received");
     firmware(&report, &identity, &mut lines)?;
-    revocation(policy, &mut lines)?;
+    let revocation = policy.parts.revocation;
+    let revocation_until = answers::revocation(&identity, answers, revocation, now, &mut lines)?;
     let versions = measured(&report, policy, &mut lines)?;
     mode(&report, policy, driver, &mut lines)?;
     if nonce.is_of_session() {
@@ -144,6 +154,7 @@ pub fn verify_device(
         report,
         identity,
         mode: driver.mode,
+        revocation_until,
         checks: lines.into_checks(),
     })
 }
@@ -225,20 +236,6 @@ fn firmware(
         Some(_) => Err(NvidiaRejection::FirmwareIdMismatch),
         None => {
             lines.info("N5", "report has no firmware id to compare with the leaf's");
-            Ok(())
-        }
-    }
-}
-
-/// Rule N6.
-fn revocation(policy: &GpuPolicy, lines: &mut Lines) -> Result<(), NvidiaRejection> {
-    match policy.parts.revocation {
-        Revocation::Required => Err(NvidiaRejection::RevocationNotJudged),
-        Revocation::NotJudgedAccepted => {
-            lines.info(
-                "N6",
-                "revocation not judged: a certificate on hold or revoked would pass, which policy accepts",
-            );
             Ok(())
         }
     }

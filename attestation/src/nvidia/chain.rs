@@ -1,8 +1,9 @@
 //! A device's certificate chain: PEM, leaf first, exactly in order, and the last one is the pinned root byte for byte (rule N3).
 //!
-//! The order is given, so no path is searched. A root of the evidence's own counts for nothing.
+//! The order is given, so no path is searched. A root of the evidence's own counts for nothing. Manifests are signed under a chain
+//! of the same form and another root.
 
-use aws_lc_rs::signature::{
+use crate::ecdsa::{
     ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA384_FIXED, UnparsedPublicKey, VerificationAlgorithm,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -39,9 +40,15 @@ const ECDSA_SHA384: Oid<'static> = oid!(1.2.840.10045.4.3.3);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CertificatePlace(pub usize);
 
+impl CertificatePlace {
+    /// Not in the chain: who signed an answer about one of its certificates.
+    pub const RESPONDER: Self = Self(usize::MAX);
+}
+
 impl std::fmt::Display for CertificatePlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
+            usize::MAX => f.write_str("responder's certificate"),
             0 => f.write_str("leaf certificate"),
             number => write!(f, "certificate {number} above the leaf"),
         }
@@ -61,6 +68,8 @@ pub(super) struct Identity {
     firmware: Result<FirmwareId, NvidiaRejection>,
     pub(super) certificates: usize,
     pub(super) root_is_nvidias: bool,
+    /// Everything above the leaf, up to the root: whom revocation can be about, each with its issuer behind it (rule N6).
+    pub(super) above_leaf: Vec<Vec<u8>>,
 }
 
 impl Identity {
@@ -84,11 +93,7 @@ pub(super) fn verify(
     now: UnixTime,
 ) -> Result<Identity, NvidiaRejection> {
     let ders = certificates(pem)?;
-    let chain = ders
-        .iter()
-        .enumerate()
-        .map(|(place, der)| Certificate::parse(CertificatePlace(place), der))
-        .collect::<Result<Vec<_>, _>>()?;
+    let chain = parsed(&ders)?;
     let last = ders.last().ok_or(NvidiaRejection::ChainLength(0))?;
     let pinned = roots
         .iter()
@@ -97,13 +102,7 @@ pub(super) fn verify(
     let [leaf, device, _, ..] = chain.as_slice() else {
         return Err(NvidiaRejection::ChainLength(chain.len()));
     };
-    leaf.must_be_leaf()?;
-    for ((certificate, issuer), below) in chain.iter().zip(chain.iter().skip(1)).zip(0..) {
-        certificate.must_be_issued_by(issuer, below)?;
-    }
-    for certificate in &chain {
-        certificate.must_be_valid_at(now)?;
-    }
+    linked(&chain, now)?;
     Ok(Identity {
         point: leaf.point()?.to_vec(),
         leaf_key: leaf.key_digest(),
@@ -112,11 +111,63 @@ pub(super) fn verify(
         firmware: leaf.firmware_id(),
         certificates: chain.len(),
         root_is_nvidias: pinned.is_nvidias(),
+        above_leaf: ders.iter().skip(1).cloned().collect(),
     })
 }
 
+/// Rule R-3: who signed a manifest. The chain is leaf first and ends in the pinned root, byte for byte. Returns the leaf's point and
+/// the last second at which all of the chain is valid.
+pub(super) fn signer(
+    ders: &[Vec<u8>],
+    root: &[u8],
+    now: UnixTime,
+) -> Result<(Vec<u8>, UnixTime), NvidiaRejection> {
+    // A signer and a root at least. Whose root it is comes before how far away.
+    if !(2..=CERTIFICATES_MAX).contains(&ders.len()) {
+        return Err(NvidiaRejection::ChainLength(ders.len()));
+    }
+    let chain = parsed(ders)?;
+    if ders.last().is_none_or(|last| last.as_slice() != root) {
+        return Err(NvidiaRejection::NoPinnedRoot);
+    }
+    linked(&chain, now)?;
+    let leaf = chain.first().ok_or(NvidiaRejection::ChainLength(0))?;
+    let ends = chain.iter().map(|certificate| certificate.until());
+    let until = ends.min().ok_or(NvidiaRejection::ChainLength(0))?;
+    Ok((leaf.point()?.to_vec(), until))
+}
+
+fn parsed(ders: &[Vec<u8>]) -> Result<Vec<Certificate<'_>>, NvidiaRejection> {
+    ders.iter()
+        .enumerate()
+        .map(|(place, der)| Certificate::parse(CertificatePlace(place), der))
+        .collect()
+}
+
+/// A leaf, and each one issued by the one behind it, all valid.
+fn linked(chain: &[Certificate<'_>], now: UnixTime) -> Result<(), NvidiaRejection> {
+    let leaf = chain.first().ok_or(NvidiaRejection::ChainLength(0))?;
+    leaf.must_be_leaf()?;
+    for ((certificate, issuer), below) in chain.iter().zip(chain.iter().skip(1)).zip(0..) {
+        certificate.must_be_issued_by(issuer, below)?;
+    }
+    for certificate in chain {
+        certificate.must_be_valid_at(now)?;
+    }
+    Ok(())
+}
+
 /// The certificates (DER) of a PEM text: blocks of one label, and nothing but white space between them.
-fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, NvidiaRejection> {
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, NvidiaRejection> {
+    let chain = blocks(pem)?;
+    if chain.len() < CERTIFICATES_MIN {
+        return Err(NvidiaRejection::ChainLength(chain.len()));
+    }
+    Ok(chain)
+}
+
+/// The same of any number.
+pub(super) fn blocks(pem: &[u8]) -> Result<Vec<Vec<u8>>, NvidiaRejection> {
     let malformed = NvidiaRejection::ChainMalformed;
     if pem.len() > CHAIN_BYTES_MAX {
         return Err(malformed("is longer than 16384 bytes"));
@@ -141,20 +192,20 @@ fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, NvidiaRejection> {
         }
         rest = after.trim_ascii_start();
     }
-    if chain.len() < CERTIFICATES_MIN {
-        return Err(NvidiaRejection::ChainLength(chain.len()));
+    if chain.is_empty() {
+        return Err(NvidiaRejection::ChainLength(0));
     }
     Ok(chain)
 }
 
 /// A certificate that was read but not checked.
-struct Certificate<'a> {
+pub(super) struct Certificate<'a> {
     place: CertificatePlace,
     x509: X509Certificate<'a>,
 }
 
 impl<'a> Certificate<'a> {
-    fn parse(place: CertificatePlace, der: &'a [u8]) -> Result<Self, NvidiaRejection> {
+    pub(super) fn parse(place: CertificatePlace, der: &'a [u8]) -> Result<Self, NvidiaRejection> {
         let malformed = |what| NvidiaRejection::CertificateMalformed { place, what };
         if der.len() > CERTIFICATE_BYTES_MAX {
             return Err(malformed("is longer than 4096 bytes"));
@@ -176,11 +227,11 @@ impl<'a> Certificate<'a> {
         if x509.extensions_map().is_err() {
             return Err(malformed("has an extension twice"));
         }
-        let understood = |parsed: &ParsedExtension<'_>| {
-            matches!(
-                parsed,
-                ParsedExtension::BasicConstraints(_) | ParsedExtension::KeyUsage(_)
-            )
+        let understood = |parsed: &ParsedExtension<'_>| match parsed {
+            ParsedExtension::BasicConstraints(_) | ParsedExtension::KeyUsage(_) => true,
+            // What a key is for is asked of responders, and of nobody else.
+            ParsedExtension::ExtendedKeyUsage(_) => place == CertificatePlace::RESPONDER,
+            _ => false,
         };
         if x509
             .extensions()
@@ -195,7 +246,7 @@ impl<'a> Certificate<'a> {
     }
 
     /// Its key: an uncompressed point of P-384, the only curve of these chains.
-    fn point(&self) -> Result<&[u8], NvidiaRejection> {
+    pub(super) fn point(&self) -> Result<&[u8], NvidiaRejection> {
         let key = self.x509.public_key();
         let curve = key.algorithm.parameters.as_ref();
         let curve = curve.and_then(|any| any.as_oid().ok());
@@ -213,12 +264,53 @@ impl<'a> Certificate<'a> {
         Ok(point)
     }
 
+    pub(super) fn subject(&self) -> &[u8] {
+        self.x509.subject().as_raw()
+    }
+
+    /// The same, for people: its common name, or all of it.
+    pub(super) fn subject_text(&self) -> String {
+        let mut names = self.x509.subject().iter_common_name();
+        let common = names.next().and_then(|name| name.as_str().ok());
+        common.map_or_else(|| self.x509.subject().to_string(), str::to_owned)
+    }
+
+    pub(super) fn issuer(&self) -> &[u8] {
+        self.x509.issuer().as_raw()
+    }
+
+    /// The serial number's bytes, as DER has them.
+    pub(super) fn serial(&self) -> &[u8] {
+        self.x509.raw_serial()
+    }
+
+    /// The last second of validity.
+    pub(super) fn until(&self) -> UnixTime {
+        unix(&self.x509.validity().not_after)
+    }
+
+    /// Whether its key may sign answers about revocation (RFC 6960, 4.2.2.2).
+    pub(super) fn signs_answers(&self) -> bool {
+        let purpose = self.x509.extended_key_usage().ok().flatten();
+        purpose.is_some_and(|extension| extension.value.ocsp_signing)
+    }
+
+    /// Whether its key signed `message`, by the only algorithm of these chains.
+    pub(super) fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        let verifier: &'static dyn VerificationAlgorithm = &ECDSA_P384_SHA384_ASN1;
+        self.point().is_ok_and(|point| {
+            UnparsedPublicKey::new(verifier, point)
+                .verify(message, signature)
+                .is_ok()
+        })
+    }
+
     fn key_digest(&self) -> Sha256Digest {
         Sha256Digest::of(&self.x509.public_key().subject_public_key.data)
     }
 
     /// A device's key signs reports and no certificates.
-    fn must_be_leaf(&self) -> Result<(), NvidiaRejection> {
+    pub(super) fn must_be_leaf(&self) -> Result<(), NvidiaRejection> {
         let constraints = self.x509.basic_constraints();
         let constraints = constraints.map_err(|_| NvidiaRejection::LeafIsAuthority)?;
         if constraints.is_some_and(|extension| extension.value.ca) {
@@ -235,7 +327,7 @@ impl<'a> Certificate<'a> {
     }
 
     /// `issuer` is an authority that may stand over `below` other authorities, and signed this certificate.
-    fn must_be_issued_by(
+    pub(super) fn must_be_issued_by(
         &self,
         issuer: &Certificate<'_>,
         below: u32,
@@ -247,13 +339,10 @@ impl<'a> Certificate<'a> {
         issuer.must_be_authority(below)?;
         let signature = &self.x509.signature_value;
         let algorithm = &self.x509.signature_algorithm;
-        let verifier: &'static dyn VerificationAlgorithm = &ECDSA_P384_SHA384_ASN1;
         let good = algorithm.algorithm == ECDSA_SHA384
             && algorithm.parameters.is_none()
             && signature.unused_bits == 0
-            && UnparsedPublicKey::new(verifier, issuer.point()?)
-                .verify(self.x509.tbs_certificate.as_ref(), &signature.data)
-                .is_ok();
+            && issuer.signed(self.x509.tbs_certificate.as_ref(), &signature.data);
         if good {
             Ok(())
         } else {
@@ -280,7 +369,7 @@ impl<'a> Certificate<'a> {
     }
 
     /// First and last second included. Devices' certificates end in 9999, so that this proves little.
-    fn must_be_valid_at(&self, now: UnixTime) -> Result<(), NvidiaRejection> {
+    pub(super) fn must_be_valid_at(&self, now: UnixTime) -> Result<(), NvidiaRejection> {
         let validity = self.x509.validity();
         let (place, from) = (self.place, unix(&validity.not_before));
         let until = unix(&validity.not_after);

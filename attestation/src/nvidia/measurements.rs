@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::opaque::is_version;
 use super::rejection::NvidiaRejection;
 use super::report::GpuReport;
@@ -16,7 +18,8 @@ const INDEX_MAX: u8 = 253;
 const ALTERNATIVES_MAX: usize = 64;
 
 /// What a list describes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ReferenceKind {
     /// A GPU's driver.
     Driver,

@@ -2,13 +2,19 @@
 //!
 //! Rules N1 to N12 are those of `docs/formats/nvidia.md`; [`verify_device`] and [`verify_devices`] walk them. A good report is
 //! not a confidential GPU: whether confidential computing is on is in no report, and no report names the machine that it came from.
-//! Manifests (signed XML) are not read here; they are converted to plain lists ([`GpuReference`]) when a release is made.
+//! Manifests (signed XML) are not read here; they are converted to plain lists ([`GpuReference`]) when a release is made. Whether a
+//! certificate was revoked is what answers say that travel with the evidence ([`OcspAnswers`]).
 
+mod answers;
 mod appraise;
 mod chain;
 mod firmware;
+pub(crate) mod held;
+mod manifest;
 mod measurements;
 mod nonce;
+mod ocsp;
+mod ocsp_read;
 mod opaque;
 mod policy;
 mod rejection;
@@ -16,11 +22,15 @@ mod report;
 mod roots;
 mod set;
 
+pub use answers::OcspAnswers;
 pub use appraise::{DeviceEvidence, GpuVerdict, verify_device};
 pub use chain::{CHAIN_BYTES_MAX, CertificatePlace};
 pub use firmware::FirmwareId;
+pub use held::{WithIssuer, askable};
+pub use manifest::{ManifestSigner, PinnedManifestRoot};
 pub use measurements::{GpuReference, GpuReferenceError, ReferenceKind};
 pub use nonce::{GpuNonce, device_evidence_digest, gpu_nonce};
+pub use ocsp::{Good, OCSP_BYTES_MAX, OcspRejection, OcspResponse, judge_ocsp, ocsp_request};
 pub use opaque::{DeviceKind, FeatureFlag, Opaque, Pdi};
 pub use policy::{
     AbsentFlag, DriverMode, DriverState, GpuPolicy, GpuPolicyError, GpuPolicyParts, Revocation,

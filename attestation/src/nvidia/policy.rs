@@ -6,13 +6,14 @@ use super::measurements::{GpuReference, ReferenceKind};
 use super::opaque::FeatureFlag;
 use super::set::DEVICES_MAX;
 
-/// Whether a device's certificates may count although nobody asked if they were revoked (rule N6).
+/// Whether a device's certificates may count although nobody says that they were not revoked (rule N6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Revocation {
-    /// Refuse. NVIDIA publishes revocation by OCSP only, and no answer is judged here yet: every device is refused.
+    /// Refuse, unless every certificate between leaf and root has an answer of its issuer's (OCSP) that says that it is good.
     Required,
-    /// Accept without an answer. A certificate that is on hold or revoked passes, and verdicts say so.
+    /// Accept without an answer, or with one that is out of date. A certificate that is on hold or revoked passes then, and
+    /// verdicts say so. An answer that says so refuses all the same.
     NotJudgedAccepted,
 }
 

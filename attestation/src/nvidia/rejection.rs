@@ -2,6 +2,7 @@
 
 use super::chain::CertificatePlace;
 use super::measurements::ReferenceKind;
+use super::ocsp::OcspRejection;
 use super::opaque::{DeviceKind, FeatureFlag, Pdi};
 use super::report::REPORT_BYTES_MAX;
 use super::set::DEVICES_MAX;
@@ -173,6 +174,14 @@ pub enum NvidiaRejection {
         "revocation of the device's certificates was not judged, and policy does not accept that"
     )]
     RevocationNotJudged,
+    /// Rule N6: what the answer about a certificate says, or why it does not count.
+    #[error("{place}: {reason}")]
+    Revocation {
+        /// Which certificate.
+        place: CertificatePlace,
+        /// Why.
+        reason: OcspRejection,
+    },
     /// Rule N7.
     #[error("report does not say its versions")]
     VersionMissing,
@@ -296,6 +305,15 @@ pub enum NvidiaRejection {
 }
 
 impl NvidiaRejection {
+    /// Whether it is only that nobody says anything about revocation, or nothing that is in force.
+    pub(super) const fn is_silence(&self) -> bool {
+        match self {
+            Self::RevocationNotJudged => true,
+            Self::Revocation { reason, .. } => reason.is_out_of_date(),
+            _ => false,
+        }
+    }
+
     /// The rule that refused, such as `N3`.
     #[must_use]
     pub fn rule(&self) -> &'static str {
@@ -331,7 +349,7 @@ impl NvidiaRejection {
             | R::CertificateExpired { .. } => "N3",
             R::ReportSignature => "N4",
             R::LeafFirmwareId(_) | R::FirmwareIdMismatch => "N5",
-            R::RevocationNotJudged => "N6",
+            R::RevocationNotJudged | R::Revocation { .. } => "N6",
             R::VersionMissing | R::VersionNotListed { .. } => "N7",
             R::MeasurementMissing { .. }
             | R::MeasurementMismatch { .. }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::answers::OcspAnswers;
 use super::appraise::{DeviceEvidence, GpuVerdict, verify_device};
 use super::nonce::{GpuNonce, device_evidence_digest};
 use super::opaque::{DeviceKind, FeatureFlag, Pdi};
@@ -82,6 +83,7 @@ pub fn verify_devices(
     nonce: &GpuNonce,
     policy: &GpuPolicy,
     roots: &[PinnedGpuRoot],
+    answers: &OcspAnswers,
     driver: DriverState,
     now: UnixTime,
 ) -> Result<GpuSetVerdict, NvidiaRejection> {
@@ -89,7 +91,7 @@ pub fn verify_devices(
         return Err(NvidiaRejection::TooManyDevices(evidence.len()));
     }
     let judge = |(number, device)| {
-        verify_device(device, nonce, policy, roots, driver, now).map_err(|rejection| {
+        verify_device(device, nonce, policy, roots, answers, driver, now).map_err(|rejection| {
             NvidiaRejection::Device {
                 number,
                 rejection: Box::new(rejection),

@@ -1,6 +1,6 @@
 //! The appraisal of one report: rules S1 to S19 in that order, each of which can only refuse.
 
-use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
+use crate::ecdsa::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use subtle::ConstantTimeEq as _;
 
 use super::chain::Certificate;

@@ -269,6 +269,31 @@ impl<'a> Certificate<'a> {
         Ok(())
     }
 
+    /// The firmware that an endorsement certificate is for.
+    pub(crate) fn tcb(&self, product: Product) -> Result<TcbVersion, SnpRejection> {
+        let component = |id: Oid<'static>, name| {
+            self.integer(&id)
+                .ok_or(SnpRejection::TcbExtensionMissing(name))
+        };
+        let fmc = match product {
+            Product::Turin => component(FMC, "fmc")?,
+            Product::Milan | Product::Genoa => 0,
+        };
+        let tcb = TcbVersion {
+            boot_loader: component(BOOT_LOADER, "boot loader")?,
+            tee: component(TEE, "tee")?,
+            snp: component(SNP, "snp")?,
+            microcode: component(MICROCODE, "microcode")?,
+            fmc,
+        };
+        self.tcb_must_equal(product, &tcb).map(|()| tcb)
+    }
+
+    /// The last second of validity.
+    pub(crate) fn until(&self) -> UnixTime {
+        unix(&self.x509.validity().not_after)
+    }
+
     fn extension(&self, id: &Oid<'_>) -> Option<&[u8]> {
         self.x509
             .get_extension_unique(id)

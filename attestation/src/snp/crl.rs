@@ -39,6 +39,17 @@ pub(crate) fn must_not_list(
     Ok(due)
 }
 
+/// When the next list is due, and the common name of who issued this one. Judges nothing.
+pub(crate) fn described(der: &[u8]) -> Result<(UnixTime, String), SnpRejection> {
+    let list = parse(der)?;
+    let name = list.issuer().iter_common_name().next();
+    let name = name.and_then(|name| name.as_str().ok()).unwrap_or_default();
+    let due = list.next_update().ok_or(SnpRejection::CrlMalformed(
+        "does not say when the next one is due",
+    ))?;
+    Ok((unix(&due), name.to_owned()))
+}
+
 fn parse(der: &[u8]) -> Result<CertificateRevocationList<'_>, SnpRejection> {
     if der.is_empty() {
         return Err(SnpRejection::CrlMissing);

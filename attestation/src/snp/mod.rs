@@ -6,6 +6,7 @@ mod appraise;
 mod chain;
 mod crl;
 mod evidence;
+pub(crate) mod held;
 mod policy;
 mod rejection;
 mod report;

@@ -178,6 +178,17 @@ impl<'a> Certificate<'a> {
         }
     }
 
+    /// The subject's first common name.
+    pub(crate) fn common_name(&self) -> Option<&str> {
+        let mut names = self.x509.subject().iter_common_name();
+        names.next().and_then(|name| name.as_str().ok())
+    }
+
+    /// The last second of validity.
+    pub(crate) fn until(&self) -> UnixTime {
+        unix(&self.x509.validity().not_after)
+    }
+
     fn must_be_authority(&self, below: u32) -> Result<(), TdxRejection> {
         let constraints = self.x509.basic_constraints().ok().flatten();
         let usage = self.x509.key_usage().ok().flatten();

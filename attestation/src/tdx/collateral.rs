@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::held::Signed;
 use super::rejection::TdxRejection;
 use crate::strict_json::{self, JsonError};
 
@@ -16,7 +17,7 @@ pub const TDX_COLLATERAL_BYTES_MAX: usize = 512 * 1024;
 #[serde(deny_unknown_fields)]
 pub struct TdxCollateral {
     /// Not read: the PCK list must be of the authority in the quote.
-    pck_crl_issuer_chain: String,
+    pub(crate) pck_crl_issuer_chain: String,
     #[serde(with = "hex_text")]
     pub(crate) root_ca_crl: Vec<u8>,
     #[serde(with = "hex_text")]
@@ -51,6 +52,27 @@ impl TdxCollateral {
     /// Those of [`strict_json::to_vec`].
     pub fn to_json(&self) -> Result<Vec<u8>, JsonError> {
         strict_json::to_vec(self)
+    }
+
+    /// Collateral out of its parts, which were judged or will be.
+    pub(crate) fn of_parts(
+        (root_ca_crl, pck_crl): (&[u8], &[u8]),
+        pck_crl_issuer_chain: &str,
+        tcb_info: Signed<'_>,
+        qe_identity: Signed<'_>,
+    ) -> Self {
+        Self {
+            pck_crl_issuer_chain: pck_crl_issuer_chain.to_owned(),
+            root_ca_crl: root_ca_crl.to_vec(),
+            pck_crl: pck_crl.to_vec(),
+            tcb_info_issuer_chain: tcb_info.issuers.to_owned(),
+            tcb_info: tcb_info.text.to_owned(),
+            tcb_info_signature: tcb_info.signature.to_vec(),
+            qe_identity_issuer_chain: qe_identity.issuers.to_owned(),
+            qe_identity: qe_identity.text.to_owned(),
+            qe_identity_signature: qe_identity.signature.to_vec(),
+            pck_certificate_chain: None,
+        }
     }
 
     /// For the second verifier, without a chain that could stand in for the quote's.

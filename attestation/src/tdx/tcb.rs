@@ -219,6 +219,11 @@ impl TcbInfo {
         Ok((info, issue))
     }
 
+    /// For which platforms it is, as a PCK certificate says it.
+    pub(crate) fn fmspc(&self) -> Result<[u8; 6], TdxRejection> {
+        bytes(TdxDocument::TcbInfo, "fmspc", &self.fmspc)
+    }
+
     /// Rule T7. Hexadecimal comes in either case.
     pub(crate) fn must_be_for(&self, platform: &PckPlatform) -> Result<(), TdxRejection> {
         let (tcb_info, certificate) = (self.fmspc.clone(), hex::encode(platform.fmspc()));

@@ -1,6 +1,6 @@
 //! The quote's signature: TPMT_SIGNATURE with RSASSA or ECDSA and SHA-256 or stronger, nothing else (rule P2).
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
+use crate::ecdsa::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use ring::signature::{
     RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
     RsaPublicKeyComponents,

@@ -138,6 +138,7 @@ fn n03_no_root_but_a_pinned_one_counts() {
         &production.nonce,
         &policy,
         &roots,
+        &casemate_attestation::nvidia::OcspAnswers::none(),
         ON,
         NOW,
     );

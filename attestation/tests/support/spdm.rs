@@ -8,8 +8,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use casemate_attestation::UnixTime;
 use casemate_attestation::nvidia::{
     AbsentFlag, DeviceEvidence, DriverMode, DriverState, FeatureFlag, GpuNonce, GpuPolicy,
-    GpuPolicyParts, GpuReference, GpuSetVerdict, GpuVerdict, NvidiaRejection, PinnedGpuRoot,
-    ReferenceKind, Revocation, verify_device, verify_devices,
+    GpuPolicyParts, GpuReference, GpuSetVerdict, GpuVerdict, NvidiaRejection, OcspAnswers,
+    PinnedGpuRoot, ReferenceKind, Revocation, verify_device, verify_devices,
 };
 use ring::rand::SystemRandom;
 use ring::signature::{
@@ -50,6 +50,12 @@ impl Key {
 
     pub fn point(&self) -> &[u8] {
         self.fixed.public_key().as_ref()
+    }
+
+    /// As certificates and answers have it.
+    pub fn sign_der(&self, message: &[u8]) -> Vec<u8> {
+        let signature = self.der.sign(&SystemRandom::new(), message);
+        signature.unwrap().as_ref().to_vec()
     }
 
     /// r and s, as SPDM writes them.
@@ -414,6 +420,7 @@ pub struct Case {
     /// Instead of the device's own key.
     pub signer: Option<Key>,
     pub parts: GpuPolicyParts,
+    pub answers: OcspAnswers,
     pub nonce: GpuNonce,
     pub driver: DriverState,
     pub now: UnixTime,
@@ -429,6 +436,7 @@ pub fn case() -> Case {
         chain: None,
         signer: None,
         parts: parts(),
+        answers: OcspAnswers::none(),
         nonce: GpuNonce::recorded(NONCE),
         driver: ON,
         now: NOW,
@@ -460,6 +468,7 @@ impl Case {
             nonce,
             &policy,
             &roots,
+            &self.answers,
             self.driver,
             self.now,
         )
@@ -472,6 +481,7 @@ impl Case {
             &self.nonce,
             &policy,
             &self.roots(),
+            &self.answers,
             self.driver,
             self.now,
         )

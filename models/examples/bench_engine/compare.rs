@@ -26,7 +26,8 @@ pub fn run(wanted: &Comparison) -> Anyhow<()> {
         return Err(format!("there are {ours} tokens and {theirs} rows of logits").into());
     }
     let source = GgufFile::open(&wanted.model)?;
-    let mut bench = Bench::load(&source, tokens.len() * BESIDE, wanted.place)?;
+    let room = tokens.len() * BESIDE;
+    let mut bench = Bench::with_cache(&source, room, wanted.place, wanted.cache)?;
     let ways = [
         (
             "one by one",

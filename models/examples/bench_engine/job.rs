@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use casemate_models::engine::{DeviceChoice, KvKind};
+
 use crate::Anyhow;
 
 /// Figures of one measurement by name.
@@ -43,8 +45,10 @@ pub enum Job {
     Sealed,
     /// Peak memory.
     Memory,
-    /// Decoding behind a long context against a short one.
+    /// Decoding behind a long context against a short one, keys and values in 8 bits where the device can do that.
     Context,
+    /// The same with keys and values as F16.
+    ContextF16,
     /// Decoding behind contexts of growing length. It takes minutes, so it runs only where it is named.
     Depths,
 }
@@ -59,6 +63,7 @@ impl Job {
             Self::Sealed,
             Self::Memory,
             Self::Context,
+            Self::ContextF16,
         ];
         [&[Self::Decode], batches.as_slice(), &others].concat()
     }
@@ -73,6 +78,7 @@ impl Job {
             Self::Sealed => "sealed",
             Self::Memory => "memory",
             Self::Context => "context",
+            Self::ContextF16 => "context-f16",
             Self::Depths => "depths",
         };
         name.to_owned()
@@ -95,9 +101,17 @@ impl Job {
     /// Rounds that are worth their time: peak memory does not vary, and a long context takes minutes to fill.
     pub const fn rounds_max(self) -> usize {
         match self {
-            Self::Memory | Self::Context | Self::Depths => 1,
+            Self::Memory | Self::Context | Self::ContextF16 | Self::Depths => 1,
             _ => usize::MAX,
         }
+    }
+}
+
+/// How keys and values are kept: as the product does unless it is told otherwise, but for [`Job::Context`].
+pub const fn cache_of(job: Job, device: DeviceChoice) -> KvKind {
+    match (job, device) {
+        (Job::Context, DeviceChoice::Cpu) => KvKind::Q8,
+        _ => KvKind::F16,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::slice::Iter;
 
-use casemate_models::engine::DeviceChoice;
+use casemate_models::engine::{DeviceChoice, KvKind};
 
 use crate::Anyhow;
 use crate::job::Job;
@@ -15,13 +15,14 @@ usage: bench-engine --model FILE.gguf [--model FILE.gguf ...] [options]
   --threads N        threads of both (2)
   --device DEVICE    where ours computes: cpu, cuda or cuda:N (cpu)
   --rounds N         rounds in which ours and the peer take turns (5)
-  --rows A,B,...     decode, batch (or batch-2, -4, -8, -16, -32), prefill, start, sealed, memory, context (all);
+  --rows A,B,...     decode, batch (or batch-2, -4, -8, -16, -32), prefill, start, sealed, memory,
+                     context (keys and values in 8 bits), context-f16 (all);
                      and depths: contexts of 128 to 16384 (only where it is named)
   --int8-peak GOPS   the machine's peak, for prefill's share of it
   --json             rows for machines
-usage: bench-engine --compare LOGITS --tokens FILE --model FILE.gguf [--threads N] [--json]
+usage: bench-engine --compare LOGITS --tokens FILE --model FILE.gguf [--threads N] [--cache f16|q8] [--json]
   compares our logits with those of another program (u32 positions, u32 vocabulary, f32 rows; little endian)
-  for the same token ids (numbers between white space)
+  for the same token ids (numbers between white space), our keys and values kept as --cache says (f16)
 Exit code 1 when a bar is missed.";
 
 /// On what ours computes.
@@ -62,6 +63,8 @@ pub struct Comparison {
     pub tokens: PathBuf,
     /// On what ours computes.
     pub place: Place,
+    /// How our keys and values are kept.
+    pub cache: KvKind,
     /// Whether the answer is for machines.
     pub json: bool,
 }
@@ -111,7 +114,7 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
         int8_peak: None,
         json: false,
     };
-    let (mut logits, mut tokens) = (None, None);
+    let (mut logits, mut tokens, mut cache) = (None, None, KvKind::F16);
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -140,6 +143,13 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
             }
             "--int8-peak" => options.int8_peak = Some(value(word, &mut words)?.parse()?),
             "--json" => options.json = true,
+            "--cache" => {
+                cache = match value(word, &mut words)?.as_str() {
+                    "f16" => KvKind::F16,
+                    "q8" => KvKind::Q8,
+                    other => return Err(format!("no cache is named {other:?}\n{USAGE}").into()),
+                }
+            }
             "--compare" => logits = Some(PathBuf::from(value(word, &mut words)?)),
             "--tokens" => tokens = Some(PathBuf::from(value(word, &mut words)?)),
             other => return Err(format!("{other:?} means nothing here\n{USAGE}").into()),
@@ -153,6 +163,7 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
             logits,
             tokens,
             place: options.place(),
+            cache,
             json: options.json,
         })),
         _ => Err(format!("a comparison needs one model, logits and tokens\n{USAGE}").into()),
@@ -210,6 +221,7 @@ mod tests {
             "--model a.gguf --device gpu",
             "--model a.gguf --rows speed",
             "--model a.gguf --compare l.bin",
+            "--model a.gguf --compare l.bin --tokens t.txt --cache f32",
             "--model a.gguf --model b.gguf --compare l.bin --tokens t.txt",
             "a.gguf",
         ] {

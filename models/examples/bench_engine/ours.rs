@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use casemate_models::LoadedModel;
 use casemate_models::engine::{
-    Draw, Drawn, Engine, EngineLimits, Opening, SamplingParams, SequenceId, Tenant, Work,
+    Draw, Drawn, Engine, EngineLimits, KvKind, Opening, SamplingParams, SequenceId, Tenant, Work,
 };
 use casemate_models::weights::{GgufFile, WeightSource};
 
 use crate::job::{
     BATCH_DECODED, CONTEXT_DECODED, CONTEXTS, CROSSINGS, DECODED, DEPTHS, Figures, Job,
-    MEMORY_CONTEXT, PREFILL, PROMPT, REPETITIONS, context_key,
+    MEMORY_CONTEXT, PREFILL, PROMPT, REPETITIONS, cache_of, context_key,
 };
 use crate::options::Place;
 use crate::row::median;
@@ -70,8 +70,8 @@ fn plain(job: Job, source: &dyn WeightSource, place: Place) -> Anyhow<Figures> {
         Job::Prefill => prefill(source, place),
         Job::Start | Job::Sealed => first_token(source, place),
         Job::Memory => memory(source, place),
-        Job::Context => contexts(source, place, &CONTEXTS),
-        Job::Depths => contexts(source, place, &DEPTHS),
+        Job::Context | Job::ContextF16 => contexts(source, place, job, &CONTEXTS),
+        Job::Depths => contexts(source, place, job, &DEPTHS),
     }
 }
 
@@ -122,11 +122,16 @@ fn memory(source: &dyn WeightSource, place: Place) -> Anyhow<Figures> {
 }
 
 /// The contexts take turns, a quarter of the tokens at a time.
-fn contexts(source: &dyn WeightSource, place: Place, contexts: &[usize]) -> Anyhow<Figures> {
+fn contexts(
+    source: &dyn WeightSource,
+    place: Place,
+    job: Job,
+    contexts: &[usize],
+) -> Anyhow<Figures> {
     const TURNS: usize = 4;
     let capacity = |context: usize| context + CONTEXT_DECODED;
     let tokens = contexts.iter().copied().map(capacity).sum();
-    let mut bench = Bench::load(source, tokens, place)?;
+    let mut bench = Bench::with_cache(source, tokens, place, cache_of(job, place.device))?;
     let mut sequences = Vec::new();
     for &context in contexts {
         let sequence = bench.open(capacity(context))?;
@@ -165,12 +170,23 @@ pub struct Bench {
 impl Bench {
     /// Loads a model with room for `tokens` in all, to run on `place`.
     pub fn load(source: &dyn WeightSource, tokens: usize, place: Place) -> Anyhow<Self> {
+        Self::with_cache(source, tokens, place, EngineLimits::default().cache)
+    }
+
+    /// The same, keys and values kept as `cache` says.
+    pub fn with_cache(
+        source: &dyn WeightSource,
+        tokens: usize,
+        place: Place,
+        cache: KvKind,
+    ) -> Anyhow<Self> {
         let limits = EngineLimits {
             sequences_max: 64,
             cache_tokens_max: tokens,
             prefill_tokens: PREFILL,
             threads: place.threads,
             device: place.device,
+            cache,
             ..EngineLimits::default()
         };
         let model = LoadedModel::load(source, limits, &mut |_, _| ())?;

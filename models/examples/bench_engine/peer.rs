@@ -16,6 +16,9 @@ use crate::process::Finished;
 use crate::row::median;
 use crate::{Anyhow, process};
 
+/// Keys and values in 8 bits; values need its flash attention for that.
+const EIGHT_BITS: [&str; 6] = ["-ctk", "q8_0", "-ctv", "q8_0", "-fa", "1"];
+
 /// Where the programs are.
 pub struct Peer {
     bench: PathBuf,
@@ -70,8 +73,9 @@ impl Peer {
                 let words = ["-p", &depth, "-n", "0", "-r", "1", "--no-warmup"];
                 one("start", bench(&words)?.first_line.as_secs_f64())
             }
-            Job::Context => self.contexts(model, threads, &CONTEXTS),
-            Job::Depths => self.contexts(model, threads, &DEPTHS),
+            Job::Context => self.contexts(model, threads, &CONTEXTS, &EIGHT_BITS),
+            Job::ContextF16 => self.contexts(model, threads, &CONTEXTS, &[]),
+            Job::Depths => self.contexts(model, threads, &DEPTHS, &[]),
             Job::Batch(sequences) => {
                 let context = sequences * (PROMPT + BATCH_DECODED);
                 let (decoded, size) = (BATCH_DECODED.to_string(), sequences.to_string());
@@ -90,11 +94,18 @@ impl Peer {
         }
     }
 
-    fn contexts(&self, model: &Path, threads: usize, contexts: &[usize]) -> Anyhow<Figures> {
+    fn contexts(
+        &self,
+        model: &Path,
+        threads: usize,
+        contexts: &[usize],
+        cache: &[&str],
+    ) -> Anyhow<Figures> {
         let depths: Vec<String> = contexts.iter().map(usize::to_string).collect();
         let (depths, decoded) = (depths.join(","), CONTEXT_DECODED.to_string());
         let repetitions = REPETITIONS.to_string();
         let words = ["-p", "0", "-n", &decoded, "-d", &depths, "-r", &repetitions];
+        let words = [&words, cache].concat();
         let tests = read_bench(&self.bench(model, threads, &words)?.output)?;
         let figures = tests.iter().map(|test| {
             let speed = test.median().ok_or("a test without samples")?;

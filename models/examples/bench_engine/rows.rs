@@ -1,7 +1,9 @@
 //! From the figures of some rounds to rows with the product's bars. Pure.
 
+use casemate_models::engine::KvKind;
+
 use crate::facts::{Facts, Size};
-use crate::job::{CONTEXTS, CROSSINGS, DEPTHS, Figures, Job, context_key};
+use crate::job::{CONTEXTS, CROSSINGS, DEPTHS, Figures, Job, cache_of, context_key};
 use crate::options::Options;
 use crate::report::Round;
 use crate::row::{Bar, Row};
@@ -86,31 +88,38 @@ fn of_job(job: Job, facts: &Facts, rounds: &[Round], options: &Options) -> Vec<R
                 })
             })
             .into(),
-        Job::Context => {
-            let at = |figures: &Figures, context| figures.get(&context_key(context)).copied();
-            let [short, long] = CONTEXTS;
-            let name = format!("decode, context of {long} against {short}");
-            vec![
-                row(&context_key(short), "tok/s", vec![], &|figures, _| {
-                    at(figures, short)
-                }),
-                row(&context_key(long), "tok/s", vec![], &|figures, _| {
-                    at(figures, long)
-                }),
-                row(
-                    &name,
-                    "of 1",
-                    bars_where(facts.size != Size::Other, Bar::AtLeast(0.8)),
-                    &|figures, _| Some(at(figures, long)? / at(figures, short)?),
-                ),
-            ]
-        }
+        Job::Context | Job::ContextF16 => context_rows(job, facts, options, &row),
     }
 }
 
 /// Makes a row of a name, a unit, bars, and a figure of each side of a round.
 type MakeRow<'a> =
     dyn Fn(&str, &'static str, Vec<Bar>, &dyn Fn(&Figures, &Round) -> Option<f64>) -> Row + 'a;
+
+/// The bar is for keys and values in 8 bits.
+fn context_rows(job: Job, facts: &Facts, options: &Options, row: &MakeRow<'_>) -> Vec<Row> {
+    let at = |figures: &Figures, context| figures.get(&context_key(context)).copied();
+    let [short, long] = CONTEXTS;
+    let (cache, bars) = match cache_of(job, options.device) {
+        KvKind::Q8 => (
+            "8-bit cache",
+            bars_where(facts.size != Size::Other, Bar::AtLeast(0.8)),
+        ),
+        KvKind::F16 => ("F16 cache", vec![]),
+    };
+    let speed = |context| {
+        let name = format!("{}, {cache}", context_key(context));
+        row(&name, "tok/s", vec![], &|figures, _| at(figures, context))
+    };
+    let name = format!("decode, {long} against {short}, {cache}");
+    vec![
+        speed(short),
+        speed(long),
+        row(&name, "of 1", bars, &|figures, _| {
+            Some(at(figures, long)? / at(figures, short)?)
+        }),
+    ]
+}
 
 fn prefill_rows(facts: &Facts, options: &Options, row: &MakeRow<'_>) -> Vec<Row> {
     let speed = |figures: &Figures| figures.get("prefill").copied();

@@ -3,17 +3,24 @@
 //! A token's result is computed in the same order whatever is computed beside it: results do not depend on the batch.
 
 mod inner;
+mod shares;
+mod table;
 
 use std::cell::RefCell;
 
-use crate::elementwise::{soft_cap, softmax};
+use crate::elementwise::soft_cap;
 use crate::isa::Isa;
 use crate::kv::{KvPages, KvShape, PAGE, Span};
 use crate::matmul::ShapeError;
 use crate::pool::{Pool, Start};
+use inner::Halves;
+use table::{Queries, Shares};
 
 /// Queries (tokens times heads that share keys) that one part of the work takes.
 const QUERIES: usize = 32;
+
+/// Pages that are asked for before they are read: one takes less time than memory does to answer.
+const AHEAD: usize = 2;
 
 /// How scores are made.
 #[derive(Debug, Clone, Copy)]
@@ -50,9 +57,25 @@ struct Part {
     batch_row: usize,
 }
 
+/// What a thread computes a part in; kept, since a long context's scores are megabytes.
+struct Scratch {
+    scores: Vec<f32>,
+    queries: Queries,
+    shares: Shares,
+}
+
+impl Scratch {
+    const fn new(shape: KvShape) -> Self {
+        Self {
+            scores: Vec::new(),
+            queries: Queries::none(shape),
+            shares: Shares::none(shape),
+        }
+    }
+}
+
 thread_local! {
-    /// Scores of a part; kept, since a long context's are megabytes.
-    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Option<Scratch>> = const { RefCell::new(None) };
 }
 
 impl KvPages {
@@ -116,7 +139,7 @@ impl KvPages {
         Ok(())
     }
 
-    /// All queries of a part: scores, softmax, weighted values.
+    /// All queries of a part: scores, then page by page their exponentials and the weighted values.
     fn attend_part(
         &self,
         attention: &Attention<'_>,
@@ -141,29 +164,58 @@ impl KvPages {
         let base = first_page * PAGE;
         let stride = end.next_multiple_of(PAGE) - base;
         let pages = &span.pages[first_page..end.div_ceil(PAGE)];
-        SCORES.with_borrow_mut(|scores| {
+        let heads = self.heads(pages, layer, part.head);
+        let (keys, values) = (|page| heads(page).0, |page| heads(page).1);
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch {
+                scores,
+                queries: table,
+                shares,
+            } = scratch.get_or_insert_with(|| Scratch::new(shape));
             if scores.len() < count * stride {
                 scores.resize(count * stride, 0.0);
             }
             let scores = &mut scores[..count * stride];
-            for (index, page) in pages.iter().enumerate() {
-                let (keys, _) = self.head(*page, layer, part.head);
-                let place = (stride, index * PAGE);
-                inner::score(isa, shape, queries, keys, scoring.scale, scores, place);
+            table.fill(shape, scoring.scale, queries);
+            for index in 0..pages.len() {
+                // Behind the last keys the first values are read.
+                let next = match (index + AHEAD).checked_sub(pages.len()) {
+                    None => keys(index + AHEAD),
+                    Some(behind) => values(behind.min(pages.len() - 1)),
+                };
+                let now = keys(index);
+                inner::score(
+                    isa,
+                    table,
+                    Halves { now, next },
+                    scores,
+                    (stride, index * PAGE),
+                );
             }
-            for (query, scores) in scores.chunks_exact_mut(stride).enumerate() {
+            if let Some(cap) = scoring.cap {
+                soft_cap(isa, scores, cap);
+            }
+            let sights = (0..count).map(|query| {
                 let position = position + query / group;
-                if let Some(cap) = scoring.cap {
-                    soft_cap(isa, scores, cap);
-                }
-                softmax(isa, scores, start_of(position) - base, position + 1 - base);
-            }
+                (start_of(position) - base, position + 1 - base)
+            });
+            shares.begin(isa, shape, scores, stride, sights);
             out.fill(0.0);
-            for (index, page) in pages.iter().enumerate() {
-                let (_, values) = self.head(*page, layer, part.head);
-                let tokens = PAGE.min(end - base - index * PAGE);
+            for index in 0..pages.len() {
+                let next = values((index + AHEAD).min(pages.len() - 1));
+                let values = Halves {
+                    now: values(index),
+                    next,
+                };
                 let place = (stride, index * PAGE);
-                inner::weigh(isa, shape, scores, place, values, tokens, out);
+                let tokens = PAGE.min(end - base - index * PAGE);
+                inner::weigh(isa, shares, scores, place, values, tokens, out);
+            }
+            for (out, inverse) in out
+                .chunks_exact_mut(shape.head_width)
+                .zip(shares.inverses())
+            {
+                out.iter_mut().for_each(|out| *out *= inverse);
             }
         });
     }

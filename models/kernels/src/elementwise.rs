@@ -1,10 +1,10 @@
-//! What happens to rows between matrix products: norms, gates, softmax, rotation. Plain loops, compiled once for each
+//! What happens to rows between matrix products: norms, gates, exponentials, rotation. Plain loops, compiled once for each
 //! instruction set; sums are made in sixteen lanes, so that every set gives the same.
 
 use crate::isa::Isa;
 
 /// Lanes of every sum.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Compiles a function for each set and picks one at run time.
 macro_rules! for_each_set {
@@ -75,8 +75,8 @@ for_each_set! {
 }
 
 for_each_set! {
-    /// Softmax of the scores from `start` to before `end`; what lies outside becomes zero.
-    pub fn softmax(scores: &mut [f32], start: usize, end: usize) = softmax_row;
+    /// The largest value; below all numbers where nothing is one.
+    pub(crate) fn largest_of(x: &[f32]) -> f32 = largest_value;
 }
 
 for_each_set! {
@@ -105,7 +105,7 @@ fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 }
 
 #[inline(always)]
-fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
+pub(crate) fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
     for half in [8, 4, 2, 1] {
         for at in 0..half {
             lanes[at] += lanes[at + half];
@@ -136,25 +136,29 @@ fn norm_in_place(x: &mut [f32], weight: &[f32], epsilon: f32) {
     }
 }
 
-/// The exponential, to some 2 units in the last place; zero below -87.
+/// Adding it rounds to the nearest integer and leaves that in the low bits of the sum.
+pub(crate) const MAGIC: f32 = 12_582_912.0;
+/// ln 2 in two parts, so that the reduced argument is exact.
+pub(crate) const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
+/// Cephes' polynomial for `(e^r - 1 - r) / r²` on [-ln 2 / 2, ln 2 / 2], the highest power first.
+pub(crate) const EXP: [f32; 6] = [
+    1.987_569_1e-4,
+    1.398_199_9e-3,
+    8.333_452e-3,
+    4.166_579_6e-2,
+    1.666_666_5e-1,
+    5.000_000_3e-1,
+];
+
+/// The exponential, to some 2 units in the last place; that of -87 below -87.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    const MAGIC: f32 = 12_582_912.0;
-    const LOG2_E: f32 = std::f32::consts::LOG2_E;
-    // ln 2 in two parts, so that the reduced argument is exact.
-    const HIGH: f32 = 0.693_359_4;
-    const LOW: f32 = -2.121_944_4e-4;
     let x = x.clamp(-87.0, 88.0);
-    let shifted = x * LOG2_E + MAGIC;
+    let shifted = x * std::f32::consts::LOG2_E + MAGIC;
     let n = shifted - MAGIC;
-    let r = x - n * HIGH - n * LOW;
-    // Cephes' polynomial for e^r on [-ln 2 / 2, ln 2 / 2].
-    let p = 1.987_569_1e-4;
-    let p = p * r + 1.398_199_9e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 5.000_000_3e-1;
+    let r = x - n * LN_2.0 - n * LN_2.1;
+    let [highest, lower @ ..] = EXP;
+    let p = lower.iter().fold(highest, |p, factor| p * r + factor);
     let e = p * (r * r) + r + 1.0;
     let power = f32::from_bits(shifted.to_bits().wrapping_shl(23).wrapping_add(0x3f80_0000));
     e * power
@@ -203,13 +207,10 @@ fn cap_row(x: &mut [f32], cap: f32) {
     }
 }
 
-/// Lanes are counted from the first score, whatever `start` is, so that a sum does not depend on what was left out.
 #[inline(always)]
-fn softmax_row(scores: &mut [f32], start: usize, end: usize) {
-    let end = end.min(scores.len());
-    let start = start.min(end);
+fn largest_value(x: &[f32]) -> f32 {
     let mut maxima = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = scores[start..end].as_chunks::<LANES>();
+    let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
         for (max, x) in maxima.iter_mut().zip(chunk) {
             *max = if *x > *max { *x } else { *max };
@@ -218,16 +219,7 @@ fn softmax_row(scores: &mut [f32], start: usize, end: usize) {
     for (max, x) in maxima.iter_mut().zip(rest) {
         *max = if *x > *max { *x } else { *max };
     }
-    let max = maxima.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    scores[..start].fill(0.0);
-    scores[end..].fill(0.0);
-    for x in &mut scores[start..end] {
-        *x = exp(*x - max);
-    }
-    let inverse = 1.0 / sum_of(scores, |x| x);
-    for x in &mut scores[start..end] {
-        *x *= inverse;
-    }
+    maxima.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
 #[inline(always)]
@@ -242,17 +234,7 @@ fn exponentials_row(x: &mut [f32], best: f32, scale: f32) {
 
 #[inline(always)]
 fn largest_index(x: &[f32]) -> Option<usize> {
-    let mut maxima = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (max, x) in maxima.iter_mut().zip(chunk) {
-            *max = if *x > *max { *x } else { *max };
-        }
-    }
-    for (max, x) in maxima.iter_mut().zip(rest) {
-        *max = if *x > *max { *x } else { *max };
-    }
-    let max = maxima.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let max = largest_value(x);
     x.iter().position(|x| *x == max)
 }
 
@@ -286,20 +268,6 @@ mod tests {
             assert!(error < 3e-7, "{x}: {error}");
         }
         assert!(exp(-1e30) < 1e-37 && exp(f32::NEG_INFINITY) < 1e-37);
-    }
-
-    #[test]
-    fn softmax_does_not_depend_on_what_was_left_out() {
-        for isa in Isa::available() {
-            let scores: Vec<f32> = (0..100).map(|at| (at * 37 % 19) as f32 / 3.0).collect();
-            let mut long = scores.clone();
-            softmax(isa, &mut long, 37, 90);
-            let mut later = scores[32..].to_vec();
-            softmax(isa, &mut later, 5, 58);
-            assert_eq!(long[32..], later);
-            assert!((long.iter().sum::<f32>() - 1.0).abs() < 1e-6);
-            assert!(long[..37].iter().chain(&long[90..]).all(|x| *x == 0.0));
-        }
     }
 
     #[test]

@@ -140,6 +140,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_i8(from: *const u8) -> Self::I;
     /// Two bytes per lane, each widened to 16 bits.
     unsafe fn load_u8_pairs(from: *const u8) -> Self::I;
+    /// Two signed bytes per lane, each widened to 16 bits.
+    unsafe fn load_i8_pairs(from: *const u8) -> Self::I;
     /// One F16 per lane, widened.
     unsafe fn load_f16(from: *const u8) -> Self::F;
     /// One BF16 per lane, widened.
@@ -176,6 +178,14 @@ pub(crate) trait Lanes: Copy {
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c - a · b`, rounded once.
     unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger of each two.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// The largest of all lanes.
+    unsafe fn largest(a: Self::F) -> f32;
+    /// Stores one 16-bit integer per lane: the nearest one, halves to even. All of them fit.
+    unsafe fn store_i16(value: Self::F, to: *mut i16);
+    /// Two to the power of the integer `n` of each lane, given as `n + 1.5 · 2²³`.
+    unsafe fn power(shifted: Self::F) -> Self::F;
     /// Asks for a cache line that will be read soon.
     unsafe fn prefetch(from: *const u8);
 }

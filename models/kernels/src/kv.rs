@@ -2,8 +2,10 @@
 //!
 //! A page holds [`PAGE`] tokens of a sequence, all layers: for each layer and head first the keys, column by column (the
 //! tokens of a column side by side, so that one register scores sixteen tokens), then the values, token by token. As F16,
-//! or as 8-bit numbers with a scale for each token and [`KvShape::scaled`] columns: then the scales follow the keys and
-//! the values. Which pages are a sequence's, and in which order, the caller says.
+//! or as 8-bit numbers with an F16 scale for each token and [`KvShape::scaled`] columns: then two columns of a token's key
+//! stand beside each other, and two tokens of a value's column, since kernels multiply pairs; and the scales follow the
+//! keys and the values, those of all tokens for the first columns first. Which pages are a sequence's, and in which order,
+//! the caller says.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -64,7 +66,7 @@ impl KvShape {
         match self.kind {
             KvKind::F16 => PAGE * self.head_width * size_of::<f16>(),
             KvKind::Q8 => {
-                PAGE * (self.head_width + self.head_width / self.scaled() * size_of::<f32>())
+                PAGE * (self.head_width + self.head_width / self.scaled() * size_of::<f16>())
             }
         }
     }
@@ -131,11 +133,20 @@ impl KvPages {
         self.pages == 0
     }
 
-    /// A head's keys and values of one page.
-    pub(crate) fn head(&self, page: u32, layer: usize, head: usize) -> (&[u8], &[u8]) {
-        let at = self.shape.place(page, layer, head);
-        let bytes = &self.buffer.as_slice()[at..][..self.shape.head_bytes()];
-        bytes.split_at(self.shape.half_bytes())
+    /// A head's keys and values of each of some pages.
+    pub(crate) fn heads<'a>(
+        &'a self,
+        pages: &'a [u32],
+        layer: usize,
+        head: usize,
+    ) -> impl Fn(usize) -> (&'a [u8], &'a [u8]) {
+        let (page_bytes, within) = (self.shape.page_bytes(), self.shape.place(0, layer, head));
+        let (len, half) = (self.shape.head_bytes(), self.shape.half_bytes());
+        let buffer = self.buffer.as_slice();
+        move |index| {
+            let bytes = &buffer[pages[index] as usize * page_bytes + within..][..len];
+            bytes.split_at(half)
+        }
     }
 
     /// Overwrites a page with zeros.
@@ -192,20 +203,11 @@ impl KvPages {
                         }
                         KvKind::Q8 => {
                             let scaled = shape.scaled();
-                            store_bytes(
-                                scaled,
-                                keys,
-                                to_keys,
-                                |column| column * PAGE + at % PAGE,
-                                |group| group * PAGE + at % PAGE,
-                            );
-                            store_bytes(
-                                scaled,
-                                values,
-                                to_values,
-                                |column| at % PAGE * head_width + column,
-                                |group| at % PAGE * (head_width / scaled) + group,
-                            );
+                            let key = |column| column / 2 * (2 * PAGE) + at % PAGE * 2 + column % 2;
+                            let value =
+                                |column| at % PAGE / 2 * (2 * head_width) + 2 * column + at % 2;
+                            store_bytes(scaled, at % PAGE, keys, to_keys, key);
+                            store_bytes(scaled, at % PAGE, values, to_values, value);
                         }
                     }
                     from += width;
@@ -249,23 +251,48 @@ fn store_halves(exact: &[f32], bytes: &mut [u8], place: impl Fn(usize) -> usize)
     }
 }
 
-/// A head of one token as 8-bit numbers; the scale of each `scaled` columns stands behind all of the page's numbers.
+/// A head of one token as 8-bit numbers, each column where `place` says; the scales of each `scaled` columns stand behind
+/// all of the page's numbers. What is beyond the largest scale becomes the largest number.
 fn store_bytes(
     scaled: usize,
+    token: usize,
     exact: &[f32],
     bytes: &mut [u8],
     place: impl Fn(usize) -> usize,
-    scale_place: impl Fn(usize) -> usize,
 ) {
     let (numbers, scales) = bytes.split_at_mut(PAGE * exact.len());
-    for (group, exact) in exact.chunks_exact(scaled).enumerate() {
+    let scales = scales.chunks_exact_mut(2 * PAGE);
+    for ((group, exact), scales) in exact.chunks_exact(scaled).enumerate().zip(scales) {
         let largest = exact.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        let scale = largest / 127.0;
-        scales[4 * scale_place(group)..][..4].copy_from_slice(&scale.to_le_bytes());
+        let half = f16::from_f32((largest / 127.0).min(65_504.0)).to_le_bytes();
+        scales[2 * token..][..2].copy_from_slice(&half);
+        let scale = scale_of(half);
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
         for (column, x) in exact.iter().enumerate() {
-            let step = (x * inverse).round_ties_even() as i8;
-            numbers[place(group * scaled + column)] = step as u8;
+            // Adding 1.5 · 2²³ rounds to the nearest integer, halves to even.
+            let step = (x * inverse).clamp(-127.0, 127.0) + 12_582_912.0;
+            numbers[place(group * scaled + column)] = step.to_bits() as u8;
+        }
+    }
+}
+
+/// What a stored scale is worth: an F16 that is neither negative nor infinite.
+#[inline(always)]
+pub(crate) fn scale_of(half: [u8; 2]) -> f32 {
+    // The bits of an F16 are those of an F32 with another offset of the exponent, 13 places to the right.
+    const OFFSET: f32 = f32::from_bits((127 + 112) << 23);
+    f32::from_bits(u32::from(u16::from_le_bytes(half)) << 13) * OFFSET
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scale_is_worth_its_half() {
+        for bits in 0..0x7c00_u16 {
+            let half = f16::from_bits(bits);
+            assert_eq!(scale_of(half.to_le_bytes()), half.to_f32());
         }
     }
 }

@@ -9,8 +9,11 @@ use crate::isa::TILE;
 use crate::pack::pack_tile;
 use crate::pool::Pool;
 
-/// Bytes of a file that a thread holds while it packs them.
-const STAGED: usize = 4 << 20;
+/// Bytes of a file that a thread holds while it packs them: at most, and at least where a matrix is cut for all threads.
+const STAGED_MAX: usize = 4 << 20;
+const STAGED_MIN: usize = 256 << 10;
+/// Parts of a matrix for each thread, so that none waits long for another.
+const PARTS_PER_THREAD: usize = 4;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -108,7 +111,8 @@ impl Packed {
         let len = Self::byte_len(kind, rows, columns);
         let mut buffer = Buffer::zeroed(len).map_err(PackError::from)?;
         let tile_len = columns / kind.block() * kind.packed_bytes();
-        let tiles = (STAGED / (TILE * row_len)).max(1);
+        let share = file_len / (pool.threads() * PARTS_PER_THREAD);
+        let tiles = (share.clamp(STAGED_MIN, STAGED_MAX) / (TILE * row_len)).max(1);
         let staging: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
         let failed: Mutex<Option<E>> = Mutex::new(None);
         pool.each_mut(buffer.as_mut_slice(), tiles * tile_len, |part, packed| {

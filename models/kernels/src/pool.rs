@@ -96,9 +96,16 @@ impl Pool {
             }
         }
         let mine = catch_unwind(AssertUnwindSafe(|| shared.take_parts(job)));
-        // The closure is borrowed by the workers until the last of them has left.
+        // The closure is borrowed by the workers until the last of them has left. One that takes long has perhaps lost
+        // its processor to another thread, which may be waiting for this one's.
+        let mut spins = 0;
         while shared.inside.load(Ordering::Acquire) != 0 {
-            std::hint::spin_loop();
+            if spins < SPINS {
+                spins += 1;
+                std::hint::spin_loop();
+            } else {
+                thread::yield_now();
+            }
         }
         if let Err(panic) = mine {
             shared.failed.store(false, Ordering::Relaxed);

@@ -162,8 +162,9 @@ unsafe fn superblock_32<S: Lanes, const M: usize, const BITS: usize>(
             };
             let words = words.add(block * step * M);
             let scale = S::load_f16(source.per_row(0, 2));
-            // Scales of sub-blocks are integers: their products are added up exactly, and become floats once a block.
-            let mut partial = [S::int(0); M];
+            // Products with the scales of sub-blocks are integers below 2²⁴, so that a fused sum rounds them no more than
+            // once; it takes half the time of an integer product.
+            let mut partial = [S::float(0.0); M];
             for sub in 0..8 {
                 let unit = source.block.add(UNITS + sub * BITS * VECTOR);
                 ahead::<S, M, BITS>(unit);
@@ -174,9 +175,9 @@ unsafe fn superblock_32<S: Lanes, const M: usize, const BITS: usize>(
                         *dot = S::dot(*dot, weights, int::<M>(words, sub * 8 + at, row));
                     }
                 }
-                let own = S::load_u8(source.per_row(4 * TILE + sub * TILE, 1));
+                let own = S::to_float(S::load_u8(source.per_row(4 * TILE + sub * TILE, 1)));
                 for (partial, dot) in partial.iter_mut().zip(dots) {
-                    *partial = S::mul_add(dot, own, *partial);
+                    *partial = S::fma(S::to_float(dot), own, *partial);
                 }
             }
             let minimum = S::load_f16(source.per_row(2 * TILE, 2));
@@ -188,7 +189,7 @@ unsafe fn superblock_32<S: Lanes, const M: usize, const BITS: usize>(
                 }
             }
             for (row, sum) in sums.iter_mut().enumerate() {
-                let whole = S::mul(S::to_float(partial[row]), scale);
+                let whole = S::mul(partial[row], scale);
                 let whole = S::fnma(S::to_float(minima[row]), minimum, whole);
                 *sum = S::fma(whole, float::<S, M>(words, 92, row), *sum);
             }
@@ -252,6 +253,7 @@ unsafe fn superblock_16<S: Lanes, const M: usize, const BITS: usize>(
                     } else {
                         S::load_i8(own)
                     };
+                    // Here a fused sum of floats is no faster.
                     for (partial, dot) in partial.iter_mut().zip(dots) {
                         *partial = S::mul_add(dot, own, *partial);
                     }

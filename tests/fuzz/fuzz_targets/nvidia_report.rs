@@ -7,7 +7,7 @@
 mod spdm;
 
 use casemate_attestation::nvidia::{
-    DeviceEvidence, GpuNonce, GpuPolicy, GpuReport, GpuSetVerdict, NvidiaRejection, PinnedGpuRoot,
+    DeviceEvidence, GpuNonce, GpuPolicy, GpuReport, GpuSetVerdict, NvidiaRejection, OcspAnswers, PinnedGpuRoot,
     verify_devices,
 };
 use libfuzzer_sys::fuzz_target;
@@ -55,5 +55,5 @@ fn appraise(
     };
     let nonce = GpuNonce::recorded(spdm::NONCE);
     let one = std::slice::from_ref(evidence);
-    verify_devices(one, &nonce, &policy, roots, spdm::ON, spdm::NOW)
+    verify_devices(one, &nonce, &policy, roots, &OcspAnswers::none(), spdm::ON, spdm::NOW)
 }

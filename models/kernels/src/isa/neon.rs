@@ -103,6 +103,10 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
             let bytes = vld1q_u8(from);
             Pair(vmovl_u8(vget_low_u8(bytes)), vmovl_high_u8(bytes)).map(|wide| vreinterpretq_s32_u16(wide))
         }
+        fn load_i8_pairs(from: *const u8) -> Pair<int32x4_t> {
+            let bytes = vreinterpretq_s8_u8(vld1q_u8(from));
+            Pair(vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes)).map(|wide| vreinterpretq_s32_s16(wide))
+        }
         fn load_f16(from: *const u8) -> Pair<float32x4_t> {
             let halves = vreinterpretq_f16_u8(vld1q_u8(from));
             Pair(vcvt_f32_f16(vget_low_f16(halves)), vcvt_high_f32_f16(halves))
@@ -170,6 +174,18 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
         }
         fn fnma(a: Pair<float32x4_t>, b: Pair<float32x4_t>, c: Pair<float32x4_t>) -> Pair<float32x4_t> {
             Pair(vfmsq_f32(c.0, a.0, b.0), vfmsq_f32(c.1, a.1, b.1))
+        }
+        fn max(a: Pair<float32x4_t>, b: Pair<float32x4_t>) -> Pair<float32x4_t> { a.with(b, |a, b| vmaxq_f32(a, b)) }
+        fn largest(a: Pair<float32x4_t>) -> f32 { vmaxvq_f32(vmaxq_f32(a.0, a.1)) }
+        fn store_i16(value: Pair<float32x4_t>, to: *mut i16) -> () {
+            let wide = value.map(|value| vcvtnq_s32_f32(value));
+            vst1q_s16(to, vcombine_s16(vmovn_s32(wide.0), vmovn_s32(wide.1)));
+        }
+        fn power(shifted: Pair<float32x4_t>) -> Pair<float32x4_t> {
+            let one = vdupq_n_s32(0x3f80_0000);
+            shifted.map(|shifted| {
+                vreinterpretq_f32_s32(vaddq_s32(vshlq_n_s32::<23>(vreinterpretq_s32_f32(shifted)), one))
+            })
         }
         fn prefetch(from: *const u8) -> () {
             // Whatever the address is: asking for a line never fails.

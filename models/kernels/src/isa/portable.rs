@@ -89,6 +89,15 @@ impl Lanes for Portable {
         }
     }
     #[inline(always)]
+    unsafe fn load_i8_pairs(from: *const u8) -> [i32; N] {
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
+        unsafe {
+            read(from, |[low, high]: [u8; 2]| {
+                i32::from(low as i8) & 0xffff | i32::from(high as i8) << 16
+            })
+        }
+    }
+    #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> [f32; N] {
         // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, |bytes| f16::from_le_bytes(bytes).to_f32()) }
@@ -189,6 +198,32 @@ impl Lanes for Portable {
             *c = (-a).mul_add(b, *c);
         }
         c
+    }
+    #[inline(always)]
+    unsafe fn max(mut a: [f32; N], b: [f32; N]) -> [f32; N] {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = if *a > b { *a } else { b };
+        }
+        a
+    }
+    #[inline(always)]
+    unsafe fn largest(a: [f32; N]) -> f32 {
+        a.into_iter()
+            .fold(f32::NEG_INFINITY, |max, a| if a > max { a } else { max })
+    }
+    #[inline(always)]
+    unsafe fn store_i16(value: [f32; N], to: *mut i16) {
+        // Adding 1.5 · 2²³ leaves the nearest integer in the low bits of the sum.
+        let rounded = each(value, |value| (value + 12_582_912.0).to_bits() as i16);
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
+        unsafe { to.cast::<[i16; N]>().write_unaligned(rounded) }
+    }
+    #[inline(always)]
+    unsafe fn power(shifted: [f32; N]) -> [f32; N] {
+        each(shifted, |shifted| {
+            let exponent = shifted.to_bits().wrapping_shl(23);
+            f32::from_bits(exponent.wrapping_add(0x3f80_0000))
+        })
     }
     #[inline(always)]
     unsafe fn prefetch(_from: *const u8) {}

@@ -1,0 +1,356 @@
+//! A folder of raw files beside an `expected.json` that names them: the shape in which evidence is collected and handed on.
+//!
+//! Names may lead out of the folder to files that several recordings share, such as certificates. Fields that are not known
+//! here are let pass: what a collector noted about a recording is his own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use casemate_attestation::digest::hex_array;
+use casemate_attestation::eventlog::LogKind;
+use casemate_attestation::strict_json::JsonError;
+use casemate_attestation::tpm::{Bank, KeyEvidence, QuoteSignature, TpmEvidence};
+use casemate_attestation::{
+    ENVELOPE_BYTES_MAX, HardwareEvidence, Platform, Rejection, SnpEvidence, TdxCollateral,
+    TdxEvidence, TpmBoot, UnixTime,
+};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+use serde_json::{Map, Value, json};
+
+use super::{Asked, Recorded, RecordedError, Subject, time};
+use crate::files::{self, FileError};
+
+/// The file that names the others.
+const INDEX: &str = "expected.json";
+
+/// A folder that is being read.
+struct Folder {
+    path: PathBuf,
+    fields: Map<String, Value>,
+}
+
+/// Reads a folder. `at` chooses among several sets of collateral; without it the first one is taken.
+///
+/// # Errors
+/// [`RecordedError`] names the file or the field.
+pub fn read(path: &Path, at: Option<UnixTime>) -> Result<Recorded, RecordedError> {
+    let index = path.join(INDEX);
+    let bytes = files::read_public(&index, ENVELOPE_BYTES_MAX as u64)?;
+    let malformed = |_| RecordedError::Document {
+        path: index.clone(),
+        error: JsonError::NotOneObject,
+    };
+    let fields = serde_json::from_slice(&bytes).map_err(malformed)?;
+    let path = path.to_owned();
+    let folder = Folder { path, fields };
+    match folder.text("platform") {
+        Some("amd-sev-snp") => folder.snp(),
+        Some("intel-tdx") => folder.tdx(at),
+        Some("tpm2") if folder.fields.contains_key("chain") => {
+            Err(RecordedError::Unsupported("certificates alone".to_owned()))
+        }
+        Some("tpm2") => folder.tpm(),
+        Some("event-log") => folder.event_log(),
+        Some(other) => Err(RecordedError::Unsupported(other.to_owned())),
+        None => Err(folder.wrong("platform", "is not there")),
+    }
+}
+
+impl Folder {
+    fn wrong(&self, field: &'static str, what: &'static str) -> RecordedError {
+        let path = self.path.join(INDEX);
+        RecordedError::Field { path, field, what }
+    }
+
+    fn text(&self, field: &str) -> Option<&str> {
+        self.fields.get(field).and_then(Value::as_str)
+    }
+
+    fn file(&self, name: &str) -> Result<Vec<u8>, FileError> {
+        files::read_public(&self.path.join(name), ENVELOPE_BYTES_MAX as u64)
+    }
+
+    /// The file that a field names; empty where there is no such field.
+    fn named(&self, field: &str) -> Result<Vec<u8>, FileError> {
+        self.text(field)
+            .map_or_else(|| Ok(Vec::new()), |name| self.file(name))
+    }
+
+    /// The firmware's log. Logs that others rewrote as JSON are not what was measured over, and are left out.
+    fn log(&self) -> Result<Vec<u8>, FileError> {
+        match self.text("event_log") {
+            Some(name) if name.ends_with(".json") => Ok(Vec::new()),
+            _ => self.named("event_log"),
+        }
+    }
+
+    fn at(&self) -> Result<Option<UnixTime>, RecordedError> {
+        let Some(text) = self.text("verify_at") else {
+            return Ok(None);
+        };
+        time::parse(text)
+            .map(Some)
+            .map_err(|_| self.wrong("verify_at", "is no time"))
+    }
+
+    fn hardware(
+        &self,
+        platform: Platform,
+        evidence: HardwareEvidence,
+        at: Option<UnixTime>,
+    ) -> Recorded {
+        Recorded {
+            subject: Subject::Hardware { platform, evidence },
+            asked: self.asked(),
+            at,
+        }
+    }
+
+    /// What [`write`] noted. Collectors note what evidence carries, which is something else.
+    fn asked(&self) -> Asked {
+        let text = self.text("asked_with").unwrap_or_default();
+        let bytes: Option<[u8; 64]> = hex_array("asked_with", text).ok();
+        bytes.map_or(Asked::Unknown, |bytes| Asked::ReportData(Box::new(bytes)))
+    }
+
+    fn snp(&self) -> Result<Recorded, RecordedError> {
+        let evidence = SnpEvidence {
+            report: self.named("report")?,
+            vek: self.named("vek")?,
+            intermediate: self.named("intermediate")?,
+            crl: self.named("crl")?,
+        };
+        let evidence = HardwareEvidence::Snp(evidence);
+        Ok(self.hardware(Platform::Snp, evidence, self.at()?))
+    }
+
+    fn tdx(&self, at: Option<UnixTime>) -> Result<Recorded, RecordedError> {
+        let cases = self.fields.get("cases").and_then(Value::as_array);
+        let (collateral, at) = match cases.and_then(|cases| fitting(cases, at)) {
+            Some((name, time)) => (name, Some(time)),
+            None => {
+                let name = self.text("collateral");
+                let name = name.ok_or_else(|| self.wrong("collateral", "is not there"))?;
+                (name.to_owned(), self.at()?)
+            }
+        };
+        let collateral =
+            TdxCollateral::from_json(&self.file(&collateral)?).map_err(Rejection::from)?;
+        let evidence = HardwareEvidence::Tdx(Box::new(TdxEvidence {
+            quote: self.named("quote")?,
+            collateral,
+            event_log: self.log()?,
+        }));
+        Ok(self.hardware(Platform::Tdx, evidence, at))
+    }
+
+    fn tpm(&self) -> Result<Recorded, RecordedError> {
+        let quote = self.quote();
+        let name = |field: &str, otherwise: &str| {
+            let named = quote.get(field).and_then(Value::as_str);
+            let by_habit = [otherwise.to_owned(), otherwise.replace('.', "-sha256.")];
+            let there = by_habit.iter().find(|name| self.path.join(name).is_file());
+            named
+                .map(str::to_owned)
+                .or_else(|| there.cloned())
+                .unwrap_or_else(|| otherwise.to_owned())
+        };
+        let signature = self.file(&name("signature", "quote.sig"))?;
+        let format = quote.get("signature_format").and_then(Value::as_str);
+        let bare = format.is_some_and(|format| format != "TPMT_SIGNATURE");
+        let evidence = TpmEvidence {
+            message: self.file(&name("message", "quote.msg"))?,
+            signature: if bare {
+                QuoteSignature::RsassaSha256(signature)
+            } else {
+                QuoteSignature::Tpmt(signature)
+            },
+            registers: self.registers(&name("pcrs", "pcrs.json"))?,
+            key: self.tpm_key()?,
+        };
+        let boot = TpmBoot {
+            quote: evidence,
+            event_log: self.log()?,
+        };
+        let evidence = HardwareEvidence::Tpm(Box::new(boot));
+        Ok(self.hardware(Platform::Tpm, evidence, self.at()?))
+    }
+
+    /// The fields of the quote: of the SHA-256 bank, where a folder has one for each bank.
+    fn quote(&self) -> Map<String, Value> {
+        let quotes = self.fields.get("quotes").and_then(Value::as_array);
+        let of_sha256 = |quote: &&Value| quote.get("bank").is_some_and(|bank| bank == "sha256");
+        quotes
+            .and_then(|quotes| quotes.iter().find(of_sha256).or_else(|| quotes.first()))
+            .and_then(Value::as_object)
+            .unwrap_or(&self.fields)
+            .clone()
+    }
+
+    fn tpm_key(&self) -> Result<KeyEvidence, RecordedError> {
+        if self.path.join("ak_public.tpmt").is_file() {
+            return Ok(KeyEvidence::PublicArea(self.file("ak_public.tpmt")?));
+        }
+        if self.path.join("ak_public.der").is_file() {
+            return Ok(KeyEvidence::Spki(self.file("ak_public.der")?));
+        }
+        let pem = self.file("ak_public.pem")?;
+        let key = SubjectPublicKeyInfoDer::from_pem_slice(&pem)
+            .map(|key| key.to_vec())
+            .or_else(|_| CertificateDer::from_pem_slice(&pem).map(|key| key.to_vec()))
+            .map_err(|_| self.wrong("ak_public.pem", "is no key in PEM"))?;
+        Ok(KeyEvidence::Spki(key))
+    }
+
+    fn registers(&self, name: &str) -> Result<BTreeMap<u8, Vec<u8>>, RecordedError> {
+        let values: Value = serde_json::from_slice(&self.file(name)?).unwrap_or_default();
+        registers(&values).ok_or_else(|| self.wrong("pcrs", "has no values by number"))
+    }
+
+    fn event_log(&self) -> Result<Recorded, RecordedError> {
+        let log = self.named("event_log")?;
+        let kind = match self.text("kind") {
+            Some("ccel") => LogKind::Ccel,
+            _ => LogKind::Tcg2,
+        };
+        let mut by_bank = BTreeMap::new();
+        if let Some(values) = self.fields.get("rtmr") {
+            let values = registers(values).ok_or_else(|| self.wrong("rtmr", "has no values"))?;
+            by_bank.insert(Bank::Sha384, values);
+        }
+        let banks = self.fields.get("pcr").and_then(Value::as_object);
+        for (bank, values) in banks.into_iter().flatten() {
+            let bank = serde_json::from_value(Value::String(bank.clone()))
+                .map_err(|_| self.wrong("pcr", "names an unknown bank"))?;
+            let values = registers(values).ok_or_else(|| self.wrong("pcr", "has no values"))?;
+            by_bank.insert(bank, values);
+        }
+        Ok(Recorded {
+            subject: Subject::EventLog {
+                log,
+                kind,
+                registers: by_bank,
+            },
+            asked: Asked::Unknown,
+            at: self.at()?,
+        })
+    }
+}
+
+/// The set of collateral that is in force at a time, or the first, with the time to judge at.
+fn fitting(cases: &[Value], at: Option<UnixTime>) -> Option<(String, UnixTime)> {
+    let time = |case: &Value, field: &str| {
+        let text = case.get(field).and_then(Value::as_str)?;
+        time::parse(text).ok()
+    };
+    let holds = |case: &&Value| {
+        let (from, until) = (time(case, "valid_from"), time(case, "valid_to"));
+        at.is_some_and(|at| from.is_some_and(|from| from <= at) && until.is_some_and(|to| at < to))
+    };
+    let case = cases.iter().find(holds).or_else(|| cases.first())?;
+    let name = case.get("collateral").and_then(Value::as_str)?;
+    Some((name.to_owned(), time(case, "verify_at")?))
+}
+
+/// Hexadecimal values by register number.
+fn registers(values: &Value) -> Option<BTreeMap<u8, Vec<u8>>> {
+    let entry = |(number, value): (&String, &Value)| {
+        let value = hex::decode(value.as_str()?).ok()?;
+        Some((number.parse().ok()?, value))
+    };
+    values.as_object()?.iter().map(entry).collect()
+}
+
+/// Writes evidence into a new folder, with what was asked for and when, so that [`read`] gives the same again.
+///
+/// # Errors
+/// When the folder exists and is not empty, or a file cannot be written.
+pub fn write(
+    path: &Path,
+    evidence: &HardwareEvidence,
+    report_data: &[u8; 64],
+    at: UnixTime,
+) -> Result<(), FileError> {
+    fs::create_dir_all(path).map_err(|source| FileError::io("make", path, source))?;
+    let mut entries = fs::read_dir(path).map_err(|source| FileError::io("read", path, source))?;
+    if entries.next().is_some() {
+        let taken = std::io::ErrorKind::DirectoryNotEmpty;
+        return Err(FileError::io("write into", path, taken.into()));
+    }
+    let mut fields = Map::new();
+    let mut note = |field: &str, value| fields.insert(field.to_owned(), value);
+    note("asked_with", json!(hex::encode(report_data)));
+    note("verify_at", json!(time::format(at)));
+    note("verify_at_unix", json!(at.secs()));
+    let files = parts(evidence, &mut fields);
+    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+    fields.insert("files".to_owned(), json!(names));
+    for (name, bytes) in &files {
+        files::write_public(&path.join(name), bytes)?;
+    }
+    let index = format!("{:#}\n", Value::Object(fields));
+    files::write_public(&path.join(INDEX), index.as_bytes())
+}
+
+/// The files of a piece of evidence; those that are empty are left out.
+fn parts(
+    evidence: &HardwareEvidence,
+    fields: &mut Map<String, Value>,
+) -> Vec<(&'static str, Vec<u8>)> {
+    let mut named = |field: &'static str, name: &'static str, bytes: &[u8]| {
+        if bytes.is_empty() {
+            return None;
+        }
+        fields.insert(field.to_owned(), json!(name));
+        Some((name, bytes.to_vec()))
+    };
+    let mut files = Vec::new();
+    let platform = match evidence {
+        HardwareEvidence::Snp(evidence) => {
+            files.extend(named("report", "report.bin", &evidence.report));
+            files.extend(named("vek", "vek.der", &evidence.vek));
+            files.extend(named(
+                "intermediate",
+                "intermediate.der",
+                &evidence.intermediate,
+            ));
+            files.extend(named("crl", "crl.der", &evidence.crl));
+            "amd-sev-snp"
+        }
+        HardwareEvidence::Tdx(evidence) => {
+            let collateral = evidence.collateral.to_json().unwrap_or_default();
+            files.extend(named("quote", "quote.bin", &evidence.quote));
+            files.extend(named("collateral", "collateral.json", &collateral));
+            files.extend(named("event_log", "event_log.bin", &evidence.event_log));
+            "intel-tdx"
+        }
+        HardwareEvidence::Tpm(boot) => {
+            let quote = &boot.quote;
+            let (format, signature) = match &quote.signature {
+                QuoteSignature::Tpmt(bytes) => ("TPMT_SIGNATURE", bytes),
+                QuoteSignature::RsassaSha256(bytes) => ("RSASSA with SHA-256", bytes),
+            };
+            let values = quote.registers.iter();
+            let values: BTreeMap<_, _> = values
+                .map(|(n, v)| (n.to_string(), hex::encode(v)))
+                .collect();
+            let values = json!(values).to_string();
+            files.extend(named("message", "quote.msg", &quote.message));
+            files.extend(named("signature", "quote.sig", signature));
+            files.extend(named("pcrs", "pcrs.json", values.as_bytes()));
+            files.extend(named("event_log", "event_log.bin", &boot.event_log));
+            let key = match &quote.key {
+                KeyEvidence::PublicArea(area) => named("key", "ak_public.tpmt", area),
+                KeyEvidence::Spki(der) => named("key", "ak_public.der", der),
+                KeyEvidence::Certificate { leaf, .. } => named("key", "ak_certificate.der", leaf),
+            };
+            files.extend(key);
+            fields.insert("signature_format".to_owned(), json!(format));
+            "tpm2"
+        }
+    };
+    fields.insert("platform".to_owned(), json!(platform));
+    files
+}

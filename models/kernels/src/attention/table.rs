@@ -1,0 +1,236 @@
+//! What the inner loops multiply with: queries and shares (softmax's weights), as they read them.
+//!
+//! For F16 both are `f32`. For eight bits they are 16-bit integers in pairs, with a factor: of a query for the columns of
+//! each scale, of shares for a page's tokens, the scales of their values multiplied in beforehand. That rounding costs
+//! 1/256 of what the eight bits cost.
+
+use crate::elementwise::{LANES, add_lanes, largest_of};
+use crate::isa::Isa;
+use crate::kv::{KvKind, KvShape, PAGE};
+
+/// The largest 16-bit integer.
+const STEPS: f32 = 32_767.0;
+/// Adding it leaves an integer in the low bits of the sum: 1.5 · 2²³.
+const MAGIC: f32 = 12_582_912.0;
+/// What is smaller than this counts as nothing: what is divided by it is still finite.
+const TINY: f32 = 1e-30;
+
+/// By what numbers are multiplied to become 16-bit integers, and what one step is then worth.
+#[inline(always)]
+pub(super) fn steps(largest: f32) -> (f32, f32) {
+    let inverse = if largest > TINY { STEPS / largest } else { 0.0 };
+    (inverse, largest / STEPS)
+}
+
+/// How many queries the inner loops take at once, beginning with the first: eight as often as there are, then fewer.
+fn blocks(count: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut first = 0;
+    std::iter::from_fn(move || {
+        let size = match count - first {
+            0 => return None,
+            left => [8, 4, 2, 1].into_iter().find(|size| *size <= left)?,
+        };
+        first += size;
+        Some((first - size, size))
+    })
+}
+
+/// Queries of a part of the work. Those of a block stand beside each other, column by column (or pair by pair).
+pub(super) struct Queries {
+    shape: KvShape,
+    count: usize,
+    scale: f32,
+    words: Vec<u32>,
+    factors: Vec<f32>,
+}
+
+impl Queries {
+    /// None.
+    pub(super) const fn none(shape: KvShape) -> Self {
+        Self {
+            shape,
+            count: 0,
+            scale: 1.0,
+            words: Vec::new(),
+            factors: Vec::new(),
+        }
+    }
+
+    /// Takes `exact` queries, a head's columns each; `scale` multiplies their products. Memory is kept.
+    pub(super) fn fill(&mut self, shape: KvShape, scale: f32, exact: &[f32]) {
+        let (width, scaled) = (shape.head_width, shape.scaled());
+        self.shape = shape;
+        self.count = exact.len() / width;
+        self.scale = scale;
+        self.words.clear();
+        self.factors.clear();
+        for (first, size) in blocks(self.count) {
+            let block = &exact[first * width..(first + size) * width];
+            match shape.kind {
+                KvKind::F16 => {
+                    for column in 0..width {
+                        let rows = block.chunks_exact(width);
+                        self.words.extend(rows.map(|row| row[column].to_bits()));
+                    }
+                }
+                KvKind::Q8 => {
+                    for group in 0..width / scaled {
+                        let rows = block.chunks_exact(width);
+                        let rows = rows.map(|row| &row[group * scaled..(group + 1) * scaled]);
+                        self.round_group(scale, rows);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The same columns of a block's queries.
+    fn round_group<'a>(&mut self, scale: f32, rows: impl Iterator<Item = &'a [f32]> + Clone) {
+        let mut pairs = Vec::new();
+        for row in rows.clone() {
+            let (inverse, factor) = steps(row.iter().fold(0.0_f32, |max, x| max.max(x.abs())));
+            let rounded = |x: f32| (x * inverse + MAGIC).to_bits() & 0xffff;
+            let twos = row.as_chunks::<2>().0.iter();
+            pairs.extend(twos.map(|[low, high]| rounded(*low) | rounded(*high) << 16));
+            self.factors.push(factor * scale);
+        }
+        let (count, size) = (rows.count(), pairs.len());
+        let each = size / count.max(1);
+        self.words
+            .extend((0..size).map(|at| pairs[at % count * each + at / count]));
+    }
+
+    pub(super) fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// A word for each query and column, or for each query and two columns.
+    pub(super) fn words(&self) -> &[u32] {
+        &self.words
+    }
+
+    /// With eight bits a factor for each query and scale of a key, the products' scale in it.
+    pub(super) fn factors(&self) -> &[f32] {
+        &self.factors
+    }
+}
+
+/// What a query sees of its sequence.
+pub(super) struct Sight {
+    /// The first score that counts, and the one behind the last.
+    start: usize,
+    end: usize,
+    /// The largest of them.
+    pub(super) largest: f32,
+    /// The sum of all exponentials so far, lane by lane.
+    pub(super) sums: [f32; LANES],
+}
+
+impl Sight {
+    /// Which of a page's tokens it sees: the page's first score stands in column `column`.
+    #[inline(always)]
+    pub(super) fn of_page(&self, column: usize) -> (usize, usize) {
+        let inside = |at: usize| at.saturating_sub(column).min(PAGE);
+        let start = inside(self.start);
+        (start, inside(self.end).max(start))
+    }
+}
+
+/// The shares of a page's tokens in the results of some queries.
+pub(super) struct Shares {
+    shape: KvShape,
+    sights: Vec<Sight>,
+    /// For each query a page's tokens.
+    exact: Vec<f32>,
+    /// For each scale of a value and each query the page's tokens, and what a step is worth.
+    rounded: Vec<i16>,
+    factors: Vec<f32>,
+}
+
+impl Shares {
+    /// None.
+    pub(super) const fn none(shape: KvShape) -> Self {
+        Self {
+            shape,
+            sights: Vec::new(),
+            exact: Vec::new(),
+            rounded: Vec::new(),
+            factors: Vec::new(),
+        }
+    }
+
+    /// Begins with other scores: a row of `stride` for each query, of which those within its `sights` count.
+    pub(super) fn begin(
+        &mut self,
+        isa: Isa,
+        shape: KvShape,
+        scores: &[f32],
+        stride: usize,
+        sights: impl Iterator<Item = (usize, usize)>,
+    ) {
+        self.shape = shape;
+        self.sights.clear();
+        let rows = scores.chunks_exact(stride).zip(sights);
+        self.sights.extend(rows.map(|(row, (start, end))| Sight {
+            start,
+            end,
+            largest: largest_of(isa, &row[start..end]),
+            sums: [0.0; LANES],
+        }));
+        let (count, groups) = (self.sights.len(), shape.head_width / shape.scaled());
+        self.exact.resize(count * PAGE, 0.0);
+        if shape.kind == KvKind::Q8 {
+            self.rounded.resize(count * groups * PAGE, 0);
+            self.factors.resize(count * groups, 0.0);
+        }
+    }
+
+    /// What each query sees, and where its exponentials go.
+    pub(super) fn rows(&mut self) -> impl Iterator<Item = (&mut Sight, &mut [f32; PAGE])> {
+        self.sights.iter_mut().zip(self.exact.as_chunks_mut().0)
+    }
+
+    /// Where exponentials stand, where their rounded products with scales do, and the factors of those.
+    pub(super) fn parts(&mut self) -> (*const f32, *mut i16, *mut f32) {
+        (
+            self.exact.as_ptr(),
+            self.rounded.as_mut_ptr(),
+            self.factors.as_mut_ptr(),
+        )
+    }
+
+    /// For each query one divided by the sum of its exponentials.
+    pub(super) fn inverses(&self) -> impl Iterator<Item = f32> {
+        let sums = self.sights.iter().map(|sight| sight.sums);
+        sums.map(|sums| 1.0 / add_lanes(sums))
+    }
+
+    pub(super) fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.sights.len()
+    }
+
+    /// A word for each query and token, or for each scale of a value, query and two tokens.
+    pub(super) fn words(&self) -> *const u32 {
+        match self.shape.kind {
+            KvKind::F16 => self.exact.as_ptr().cast(),
+            KvKind::Q8 => self.rounded.as_ptr().cast(),
+        }
+    }
+
+    /// With eight bits a factor for each scale of a value and each query.
+    pub(super) fn factors(&self) -> *const f32 {
+        self.factors.as_ptr()
+    }
+}

@@ -1,0 +1,169 @@
+//! `casemate collateral` and `casemate nvidia` as programs: what they print, what they sign, how they fail.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should stop"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::SystemTime;
+
+use casemate::rim;
+use casemate_attestation::UnixTime;
+use casemate_attestation::nvidia::PinnedManifestRoot;
+use serde_json::Value;
+
+fn casemate(arguments: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_casemate");
+    Command::new(program).args(arguments).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// An organisation, and where it is.
+fn organisation() -> (tempfile::TempDir, String) {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("acme").display().to_string();
+    let made = casemate(&["org", "init", &folder, "--name", "acme"]);
+    assert_eq!(code(&made), 0, "{}", stderr(&made));
+    (parent, folder)
+}
+
+fn shared() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/evidence");
+    if path.is_dir() {
+        return Some(path);
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "shared evidence is missing"
+    );
+    println!("SKIP shared evidence is missing");
+    None
+}
+
+#[test]
+fn nothing_and_rubbish_are_not_packed() {
+    let (parent, acme) = organisation();
+    let nothing = casemate(&["collateral", "pack", "--org", &acme]);
+    assert_eq!(code(&nothing), 3);
+    assert!(stderr(&nothing).contains("nothing to pack"));
+    let rubbish = parent.path().join("rubbish.der");
+    fs::write(&rubbish, b"rubbish").unwrap();
+    let rubbish = rubbish.display().to_string();
+    let found = casemate(&["collateral", "pack", &rubbish, "--org", &acme]);
+    assert_eq!(code(&found), 30);
+    assert!(
+        stderr(&found).contains("rubbish.der: not known"),
+        "{}",
+        stderr(&found)
+    );
+    let missing = casemate(&["collateral", "pack", "missing.der", "--org", &acme]);
+    assert_eq!(code(&missing), 3);
+    let manifest = casemate(&["nvidia", "rim-import", &rubbish, "--org", &acme]);
+    assert_eq!(code(&manifest), 30);
+    assert!(stdout(&manifest).starts_with("FAIL rim "));
+    assert!(!Path::new(&acme).join("collateral.json").exists());
+}
+
+#[test]
+fn what_is_out_of_date_or_refused_is_not_signed() {
+    let (Some(shared), (_parent, acme)) = (shared(), organisation()) else {
+        return;
+    };
+    let path = |name: &str| shared.join(name).display().to_string();
+    let (ask, list) = (
+        path("snp/roots/milan_ask.der"),
+        path("snp/roots/milan_crl_2025-05-06.der"),
+    );
+    let stale = casemate(&["collateral", "pack", &ask, &list, "--org", &acme]);
+    assert_eq!(code(&stale), 12, "{}", stderr(&stale));
+    assert!(stdout(&stale).contains("FAIL collateral-item amd Milan revocation list: "));
+    let alone = casemate(&["collateral", "pack", &ask, "--org", &acme]);
+    assert_eq!(code(&alone), 3);
+    assert!(stderr(&alone).contains("no revocation list is given for Milan"));
+    for (name, expected) in [
+        ("nvidia/neg-rim-other-root/rim.xml", 10),
+        ("nvidia/neg-rim-signer-expired/rim.xml", 12),
+        ("nvidia/switch-ls10/rim_switch_edited.xml", 10),
+    ] {
+        let found = casemate(&["nvidia", "rim-import", &path(name), "--org", &acme]);
+        assert_eq!(code(&found), expected, "{name}: {}", stderr(&found));
+    }
+    for file in ["collateral.json", "gpu-reference.json"] {
+        assert!(!Path::new(&acme).join(file).exists());
+    }
+}
+
+#[test]
+fn a_manifest_becomes_a_list_and_the_list_part_of_a_bundle() {
+    let (Some(shared), (_parent, acme)) = (shared(), organisation()) else {
+        return;
+    };
+    let manifest = shared.join("nvidia/switch-ls10/rim_switch.xml");
+    let now = UnixTime::from(SystemTime::now());
+    let bytes = fs::read(&manifest).unwrap();
+    let manifest = manifest.display().to_string();
+    let import = || casemate(&["nvidia", "rim-import", &manifest, "--org", &acme]);
+    if rim::import(&bytes, &PinnedManifestRoot::nvidia(), now).is_err() {
+        // Its signer's time is over, some day.
+        assert_eq!(code(&import()), 12);
+        return;
+    }
+    let imported = import();
+    assert_eq!(code(&imported), 0, "{}", stderr(&imported));
+    assert!(stdout(&imported).starts_with("PASS rim switch firmware 96.10.55.00.01"));
+    assert!(stdout(&import()).contains("INFO gpu-reference-number 2"));
+
+    let packed = casemate(&[
+        "collateral",
+        "pack",
+        "--org",
+        &acme,
+        "--days",
+        "7",
+        "--json",
+    ]);
+    assert_eq!(code(&packed), 0, "{}", stderr(&packed));
+    let about: Value = serde_json::from_slice(&packed.stdout).unwrap();
+    assert_eq!(
+        (&about["number"], &about["right"]),
+        (&1.into(), &true.into())
+    );
+    assert_eq!(about["lists"][0]["indices"], 31);
+
+    let bundle = Path::new(&acme).join("collateral.json");
+    let file = bundle.display().to_string();
+    let good = casemate(&["collateral", "verify", &file]);
+    assert_eq!(code(&good), 0, "{}", stderr(&good));
+    assert!(stdout(&good).contains("PASS collateral-signature"));
+    assert!(
+        stdout(&good)
+            .contains("INFO collateral-list switch firmware 96.10.55.00.01 of LS10: 31 indices")
+    );
+    assert_eq!(code(&casemate(&["collateral", "show", &file, "--json"])), 0);
+    let older = casemate(&["collateral", "verify", &file, "--number", "2"]);
+    assert_eq!(code(&older), 10, "{}", stderr(&older));
+    let mut changed = fs::read_to_string(&bundle).unwrap();
+    changed = changed.replace("\"number\":1", "\"number\":2");
+    fs::write(&bundle, changed).unwrap();
+    let forged = casemate(&["collateral", "verify", &file]);
+    assert_eq!(code(&forged), 10);
+    assert!(stdout(&forged).starts_with("FAIL collateral-signature"));
+    // What is damaged has no successor.
+    assert_eq!(code(&casemate(&["collateral", "pack", "--org", &acme])), 3);
+}
