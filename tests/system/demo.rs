@@ -116,3 +116,38 @@ fn the_demonstration_stays_up_answers_and_leaves_nothing_behind() {
         http(&base, "GET", "models", b"").is_err()
     });
 }
+
+#[test]
+fn a_tpm_vouches_for_the_demonstration_and_outlives_it() {
+    let missing = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    let swtpm = std::process::Command::new("swtpm")
+        .arg("--version")
+        .output();
+    if swtpm.as_ref().is_err_and(missing) {
+        assert!(std::env::var_os("CI").is_none(), "swtpm is missing");
+        println!("SKIP swtpm is missing");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = |more: &[&str]| {
+        let mut demo = casemate();
+        demo.args(["demo", "--once"]).args(more);
+        demo.arg("--dir").arg(folder.path().join("demo"));
+        demo.output().unwrap()
+    };
+    // The second run is another boot of the same TPM, whose enrolment still counts.
+    for _ in 0..2 {
+        let output = run(&["--platform", "tpm"]);
+        assert!(output.status.success(), "{}", text(&output));
+        let told = text(&output);
+        for line in [
+            "PASS evidence.P3 extra data is the nonce",
+            "VERDICT every step held; NOT CONFIDENTIAL (measured boot)",
+        ] {
+            assert!(told.contains(line), "{line}: {told}");
+        }
+    }
+    let other = run(&[]);
+    assert_eq!(other.status.code(), Some(3), "{}", text(&other));
+    assert!(text(&other).contains("another --platform"));
+}
