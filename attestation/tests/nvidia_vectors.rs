@@ -376,7 +376,7 @@ fn refused(folder: &Folder) {
 }
 
 /// What is wrong here is a manifest's signature, chain or time. This part never sees one: it takes lists whose makers judged
-/// that. The conversion refuses these folders in a test of its own (tests/rim.rs).
+/// that. The conversion refuses these folders in a test of its own (tests/rim_vectors.rs).
 fn is_left_to_the_conversion(folder: &Folder) {
     let name = folder.name.as_str();
     assert_eq!(folder.verdict(), "reject");
