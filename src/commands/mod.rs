@@ -69,7 +69,10 @@ enum Command {
     #[command(after_help = VERIFY_EXAMPLE)]
     Verify(VerifyArguments),
     /// Judge one piece of evidence on standard input, for programs.
-    #[command(hide = true)]
+    #[command(
+        hide = true,
+        after_help = "Example:\n  casemate judge < request.json    # docs/formats/judge.md"
+    )]
     Judge,
     /// Make and keep an organisation: authorities, identities, chips, revocations.
     Org(org::Arguments),
