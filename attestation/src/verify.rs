@@ -332,7 +332,7 @@ impl VerifiedEvidence {
     }
 
     /// What runs: the launch measurement of an SNP guest, the MRTD of a trust domain, and of a TPM
-    /// [`registers_digest`](crate::tpm::registers_digest). What else a platform measures is in its [`Verdict`].
+    /// [`registers_digest`]. What else a platform measures is in its [`Verdict`].
     #[must_use]
     pub const fn measurement(&self) -> Measurement {
         self.found.measurement

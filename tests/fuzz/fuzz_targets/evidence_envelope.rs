@@ -6,6 +6,8 @@ use libfuzzer_sys::fuzz_target;
 
 const ALONE: &[u8] = include_bytes!("../seeds/evidence_envelope/alone.json");
 const BATCH: &[u8] = include_bytes!("../seeds/evidence_envelope/batch.json");
+const TDX: &[u8] = include_bytes!("../seeds/evidence_envelope/tdx.json");
+const TPM: &[u8] = include_bytes!("../seeds/evidence_envelope/tpm.json");
 
 fuzz_target!(init: seeds(), |bytes: &[u8]| {
     let Ok(read) = Envelope::parse(bytes) else { return };
@@ -22,7 +24,7 @@ fuzz_target!(init: seeds(), |bytes: &[u8]| {
 });
 
 fn seeds() {
-    let read = [ALONE, BATCH]
+    let read = [ALONE, BATCH, TDX, TPM]
         .map(Envelope::parse)
         .iter()
         .all(Result::is_ok);
