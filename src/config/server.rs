@@ -79,7 +79,7 @@ pub struct AttestationSection {
     /// Seed of the test chip, mode 0600. With `platform = "test-chip"` only, and never in a production build.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_chip_seed: Option<ConfigPath>,
-    /// Folder with what the vendor signs about this machine: `vek.der`, `intermediate.der` and `crl.der` for `"snp"` (certificates
+    /// What the vendor signs about this machine: the file of `casemate collateral pack`, or a folder with `vek.der`, `intermediate.der` and `crl.der` for `"snp"` (certificates
     /// that are not there are taken from the host), `tdx.json` for `"tdx"`. Read again for every report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collateral: Option<ConfigPath>,

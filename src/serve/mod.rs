@@ -1,6 +1,7 @@
 //! Assembles and runs the server: attests to the broker, opens its sealed models with the keys that come back, and serves
 //! attested sessions. What is out of date or altered stops it before the first client is accepted.
 
+mod collateral;
 mod documents;
 mod error;
 mod keeper;
@@ -218,7 +219,7 @@ impl Ground {
             key,
             clients: certificates(&config.trust.client_authority)?,
             broker,
-            provider: provider::provider(&config.attestation, now())?,
+            provider: provider::provider(&config.attestation, key, now())?,
             documents: Documents::new(key, floors),
             audit: AuditLog::open(&config.audit.file, config.audit.durability)?,
         })

@@ -4,16 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use casemate_attestation::tpm::Bank;
-use casemate_attestation::{EvidenceProvider, Platform, UnixTime};
+use casemate_attestation::{EvidenceProvider, Platform, ReleasePublicKey, UnixTime};
 use casemate_devices::files::SystemFiles;
 use casemate_devices::sev_guest::SevDevice;
 use casemate_devices::tpm::{self, Attester, DeviceFile, KeyKind, Measured, Tpm, Transport};
 use casemate_devices::{
-    CollateralFolder, DeviceError, Machine, Retry, SnpProvider, SystemTime, TdxProvider,
-    TpmProvider,
+    Collateral, CollateralFolder, DeviceError, Machine, Retry, SnpProvider, SystemTime,
+    TdxProvider, TpmProvider,
 };
 
 use super::ServeError;
+use super::collateral::SignedCollateral;
 use crate::config::{AttestationSection, TpmSection};
 
 /// The privilege level that reports are asked from: the kernel's own.
@@ -26,6 +27,7 @@ const LEVEL: u8 = 0;
 /// not, [`ServeError::File`] for the test chip's seed.
 pub(super) fn provider(
     section: &AttestationSection,
+    key: ReleasePublicKey,
     now: UnixTime,
 ) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
     let none = ServeError::NoProvider(section.platform);
@@ -34,14 +36,22 @@ pub(super) fn provider(
             Some(seed) => test_chip(seed, now),
             None => Err(none),
         },
-        Platform::Snp => snp(section.collateral.as_deref().ok_or(none)?),
-        Platform::Tdx => tdx(section.collateral.as_deref().ok_or(none)?),
+        Platform::Snp => snp(collateral(section.collateral.as_deref().ok_or(none)?, key)),
+        Platform::Tdx => tdx(collateral(section.collateral.as_deref().ok_or(none)?, key)),
         Platform::Tpm => measured_boot(section.tpm.as_ref().ok_or(none)?),
     }
 }
 
-fn snp(collateral: &Path) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
-    let collateral = Box::new(CollateralFolder::new(collateral));
+/// A folder of single files, or the bundle that the organisation signed.
+fn collateral(path: &Path, key: ReleasePublicKey) -> Box<dyn Collateral> {
+    if path.is_dir() {
+        Box::new(CollateralFolder::new(path))
+    } else {
+        Box::new(SignedCollateral::new(path, key))
+    }
+}
+
+fn snp(collateral: Box<dyn Collateral>) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
     if Machine::detect(&SystemFiles).configfs_tsm {
         return Ok(Arc::new(SnpProvider::tsm(LEVEL, collateral)));
     }
@@ -49,14 +59,13 @@ fn snp(collateral: &Path) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
     Ok(Arc::new(SnpProvider::device(device, LEVEL, collateral)))
 }
 
-fn tdx(collateral: &Path) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
+fn tdx(collateral: Box<dyn Collateral>) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
     if !Machine::detect(&SystemFiles).configfs_tsm {
         return Err(ServeError::Device(DeviceError::Unavailable {
             device: "configfs-tsm",
             why: format!("{} is not there", casemate_devices::tsm::REPORTS),
         }));
     }
-    let collateral = Box::new(CollateralFolder::new(collateral));
     Ok(Arc::new(TdxProvider::new(collateral)))
 }
 
