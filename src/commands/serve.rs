@@ -37,8 +37,12 @@ server.toml:
   client_authority = \"client-ca.pem\"     # client-ca/cert.pem
 
   [attestation]
-  platform = \"test-chip\"                 # NOT CONFIDENTIAL
-  test_chip_seed = \"seed\"
+  platform = \"snp\"                       # or \"tdx\"
+  collateral = \"collateral.json\"         # from: casemate collateral pack; or a folder of single files
+  # platform = \"tpm\"                     # measured boot: NOT CONFIDENTIAL
+  # tpm = { registers = [0, 1, 2, 3, 4, 5, 6, 7] }
+  # platform = \"test-chip\"               # NOT CONFIDENTIAL
+  # test_chip_seed = \"seed\"
 
   [state]
   folder = \"state\"                       # numbers that never go back
