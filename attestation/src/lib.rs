@@ -42,7 +42,7 @@ mod der;
 pub mod digest;
 mod ecdsa;
 mod framing;
-mod reader;
+pub mod reader;
 pub mod strict_json;
 
 pub use batch::{Batch, BatchError, BatchPath};

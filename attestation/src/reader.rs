@@ -1,66 +1,79 @@
-//! A bounded reader of binary structures: every length is checked against what is left, nothing is indexed.
+//! A bounded reader of binary structures, for this crate and for whoever speaks to devices: every length is checked against what is left, nothing is indexed.
 
 /// Bytes that were not read yet.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reader<'a> {
+pub struct Reader<'a> {
     left: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
+    /// Begins at the first byte.
+    #[must_use]
+    pub const fn new(bytes: &'a [u8]) -> Self {
         Self { left: bytes }
     }
 
     /// What is left, which stays.
-    pub(crate) const fn left(&self) -> &'a [u8] {
+    #[must_use]
+    pub const fn left(&self) -> &'a [u8] {
         self.left
     }
 
-    pub(crate) const fn is_empty(&self) -> bool {
+    /// Whether everything was read.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
         self.left.is_empty()
     }
 
     /// The next `length` bytes. `None`, and nothing is taken, when there are fewer.
-    pub(crate) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+    pub fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, left) = self.left.split_at_checked(length)?;
         self.left = left;
         Some(taken)
     }
 
-    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    /// The next `N` bytes.
+    pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }
 
-    pub(crate) fn byte(&mut self) -> Option<u8> {
+    /// The next byte.
+    pub fn byte(&mut self) -> Option<u8> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    pub(crate) fn be16(&mut self) -> Option<u16> {
+    /// Two bytes, the higher one first.
+    pub fn be16(&mut self) -> Option<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
-    pub(crate) fn be32(&mut self) -> Option<u32> {
+    /// Four bytes, the highest one first.
+    pub fn be32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
-    pub(crate) fn be64(&mut self) -> Option<u64> {
+    /// Eight bytes, the highest one first.
+    pub fn be64(&mut self) -> Option<u64> {
         self.array().map(u64::from_be_bytes)
     }
 
-    pub(crate) fn le16(&mut self) -> Option<u16> {
+    /// Two bytes, the lower one first.
+    pub fn le16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
-    pub(crate) fn le32(&mut self) -> Option<u32> {
+    /// Four bytes, the lowest one first.
+    pub fn le32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(crate) fn le64(&mut self) -> Option<u64> {
+    /// Eight bytes, the lowest one first.
+    pub fn le64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
     /// A TPM2B: a big-endian length of two bytes, at most `most`, and that many bytes.
-    pub(crate) fn sized(&mut self, most: usize) -> Option<&'a [u8]> {
+    pub fn sized(&mut self, most: usize) -> Option<&'a [u8]> {
         let length = usize::from(self.be16()?);
         if length > most {
             return None;

@@ -4,7 +4,7 @@
 
 pub mod quote_service;
 
-use crate::wire::Reader;
+use casemate_attestation::reader::Reader;
 
 const HEADER_BYTES: usize = 48;
 /// Report data inside a TD report body of either generation.

@@ -6,7 +6,7 @@
 use std::io::{Read, Write};
 
 use crate::DeviceError;
-use crate::wire::Reader;
+use casemate_attestation::reader::Reader;
 
 /// The service's port.
 pub const PORT: u32 = 4050;

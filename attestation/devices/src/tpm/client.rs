@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use casemate_attestation::reader::Reader;
 use casemate_attestation::tpm::{Bank, PCR_COUNT};
 use zeroize::Zeroizing;
 
 use crate::DeviceError;
-use crate::wire::{Reader, sized};
+use crate::wire::sized;
 
 use super::DEVICE;
 use super::command::{Authorisation, Code, Command, Refusal, Response};

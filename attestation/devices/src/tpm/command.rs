@@ -1,7 +1,7 @@
 //! Commands and responses as bytes (TPM 2.0 Part 1, 18; Part 3, 5 and 6): strict in what is read, and a code for every error.
 
 use crate::DeviceError;
-use crate::wire::Reader;
+use casemate_attestation::reader::Reader;
 
 use super::DEVICE;
 use super::transport::HEADER_BYTES;

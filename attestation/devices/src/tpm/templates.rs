@@ -1,8 +1,9 @@
 //! Public areas from which a TPM makes keys: the endorsement key that its maker certified, and our attestation key.
 
+use casemate_attestation::reader::Reader;
 use casemate_attestation::tpm::{Curve, PublicKey};
 
-use crate::wire::{Reader, sized};
+use crate::wire::sized;
 
 const RSA: u16 = 0x0001;
 const AES: u16 = 0x0006;

@@ -1,7 +1,7 @@
 //! The table of certificates beside an SNP report: entries of GUID, offset and length, then the certificates (GHCB specification,
 //! MSG_REPORT_REQ, "certificate data"). The host wrote it: every number in it is checked before it is used.
 
-use crate::wire::Reader;
+use casemate_attestation::reader::Reader;
 
 /// The most certificates in a table. Hosts give three or four.
 pub const CERTIFICATES_MAX: usize = 16;
