@@ -69,4 +69,4 @@ pub use tdx::{
 };
 pub use trust::TrustAnchors;
 pub use verdict::{Basis, Check, CheckResult};
-pub use verify::{Verdict, VerifiedEvidence, Verifier};
+pub use verify::{RecordedEvidence, Verdict, VerifiedEvidence, Verifier};

@@ -71,15 +71,25 @@ impl Verifier {
             return Err(Rejection::WrongDirection { found, expected });
         }
         let report_data = envelope.report_data(binding);
-        self.verify_recorded(envelope.hardware(), &report_data, now)
+        self.appraise(envelope.hardware(), &report_data, now)
     }
 
     /// Appraises evidence whose report data are known in another way than by a connection: recorded evidence, a look at a
-    /// machine of one's own. A session needs [`Verifier::verify`].
+    /// machine of one's own. The answer opens no session, for that [`Verifier::verify`] is the only way.
     ///
     /// # Errors
     /// [`Rejection`] names the first rule that does not hold.
     pub fn verify_recorded(
+        &self,
+        hardware: &HardwareEvidence,
+        report_data: &[u8; 64],
+        now: UnixTime,
+    ) -> Result<RecordedEvidence, Rejection> {
+        self.appraise(hardware, report_data, now)
+            .map(RecordedEvidence)
+    }
+
+    fn appraise(
         &self,
         hardware: &HardwareEvidence,
         report_data: &[u8; 64],
@@ -295,7 +305,38 @@ pub enum Verdict {
     Tpm(Box<TpmVerdict>),
 }
 
-/// Evidence that passed every check. [`Verifier`] is its only maker.
+/// Evidence that passed every check, bound to no connection: it can be told about and opens no session.
+///
+/// ```compile_fail
+/// use casemate_attestation::{RecordedEvidence, VerifiedEvidence};
+/// fn session(recorded: RecordedEvidence) -> VerifiedEvidence {
+///     recorded.into()
+/// }
+/// ```
+#[derive(Debug, Clone)]
+pub struct RecordedEvidence(VerifiedEvidence);
+
+impl RecordedEvidence {
+    /// Under which roots it was verified.
+    #[must_use]
+    pub const fn platform(&self) -> Platform {
+        self.0.platform()
+    }
+
+    /// The machine, as the fleet list names it.
+    #[must_use]
+    pub const fn chip_id(&self) -> ChipId {
+        self.0.chip_id()
+    }
+
+    /// Every check that was passed, in order, for display.
+    #[must_use]
+    pub fn checks(&self) -> &[Check] {
+        self.0.checks()
+    }
+}
+
+/// Evidence that passed every check on its connection. [`Verifier::verify`] is its only maker.
 ///
 /// ```compile_fail
 /// use casemate_attestation::{Platform, VerifiedEvidence};

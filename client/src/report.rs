@@ -4,7 +4,9 @@
 use std::fmt::{self, Write as _};
 
 use casemate_attestation::look::Look;
-use casemate_attestation::{Basis, Check, CheckResult, VerifiedEvidence};
+use casemate_attestation::{
+    Basis, Check, CheckResult, Platform, RecordedEvidence, VerifiedEvidence,
+};
 use serde::Serialize;
 
 use crate::error::ConnectError;
@@ -147,11 +149,20 @@ impl Report {
 
     /// Adds the verifier's own lines.
     pub fn evidence(&mut self, evidence: &VerifiedEvidence) {
-        for check in evidence.checks() {
+        self.judged(evidence.platform(), evidence.checks());
+    }
+
+    /// The same of evidence that was recorded.
+    pub fn recorded(&mut self, evidence: &RecordedEvidence) {
+        self.judged(evidence.platform(), evidence.checks());
+    }
+
+    fn judged(&mut self, platform: Platform, checks: &[Check]) {
+        for check in checks {
             self.check(check);
         }
-        self.confidential = Some(evidence.confidential());
-        if let Some(caveat) = evidence.platform().caveat() {
+        self.confidential = Some(platform.confidential());
+        if let Some(caveat) = platform.caveat() {
             self.line(
                 Outcome::Info,
                 "evidence.platform",

@@ -413,7 +413,10 @@ fn the_provider_satisfies_the_verifier_of_sessions() {
     assert!(matches!(hardware, HardwareEvidence::Tpm(_)));
     let evidence = verifier.verify_recorded(&hardware, &binding, now).unwrap();
     assert_eq!(evidence.chip_id(), chip_id);
-    assert!(!evidence.confidential(), "a TPM encrypts no memory");
+    assert!(
+        !evidence.platform().confidential(),
+        "a TPM encrypts no memory"
+    );
     let replayed = verifier.verify_recorded(&hardware, &[0x67; 64], now);
     assert_eq!(replayed.unwrap_err().rule(), "P3");
     // A second report is another quote: nothing is kept.

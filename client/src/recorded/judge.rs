@@ -8,8 +8,8 @@ use casemate_attestation::snp::SnpReport;
 use casemate_attestation::tdx::TdxQuote;
 use casemate_attestation::tpm::Bank;
 use casemate_attestation::{
-    Expectations, HardwareEvidence, Issue, Payload, Platform, Rejection, ReleaseSecretKey,
-    SignedDocument, SignedError, TrustAnchors, UnixTime, Verified, VerifiedEvidence, Verifier,
+    Expectations, HardwareEvidence, Issue, Payload, Platform, RecordedEvidence, Rejection,
+    ReleaseSecretKey, SignedDocument, SignedError, TrustAnchors, UnixTime, Verified, Verifier,
 };
 use ring::rand::SystemRandom;
 
@@ -32,7 +32,7 @@ fn judged(
     let asked = &recorded.asked;
     match (&recorded.subject, policy) {
         (Subject::Hardware { platform, evidence }, Some(policy)) => {
-            report.evidence(&under(policy, *platform, evidence, asked, now)?);
+            report.recorded(&under(policy, *platform, evidence, asked, now)?);
         }
         (Subject::Hardware { platform, evidence }, None) => {
             // The test chip has no vendor: whoever has its seed can say anything.
@@ -74,7 +74,7 @@ fn under(
     evidence: &HardwareEvidence,
     asked: &Asked,
     now: UnixTime,
-) -> Result<VerifiedEvidence, RecordedError> {
+) -> Result<RecordedEvidence, RecordedError> {
     let anchors = TrustAnchors::production(platform).ok_or(RecordedError::NoRoots(platform))?;
     let key = ReleaseSecretKey::generate(&SystemRandom::new())?;
     let (reference, fleet) = (
