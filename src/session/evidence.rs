@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use casemate_attestation::{
     Batch, BatchPath, Binding, Context, Envelope, EnvelopeParts, EvidenceProvider,
@@ -14,8 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::SessionError;
 
-/// How often a busy processor is asked again, and how long to wait in between.
-const RETRIES: u32 = 20;
+/// For how long a busy processor is asked again, and how long to wait in between. A provider that waits by itself takes longer
+/// than that and is asked once.
+const PATIENCE: Duration = Duration::from_secs(1);
 const RETRY_WAIT: Duration = Duration::from_millis(50);
 
 /// Makes evidence for connections. Cheap to clone; the thread ends when the last clone is dropped.
@@ -133,10 +134,13 @@ fn report(
     provider: &dyn EvidenceProvider,
     report_data: &[u8; 64],
 ) -> Result<HardwareEvidence, SessionError> {
-    for _ in 0..RETRIES {
+    let begun = Instant::now();
+    loop {
         match catch_unwind(AssertUnwindSafe(|| provider.evidence(report_data))) {
             Ok(Ok(hardware)) => return Ok(hardware),
-            Ok(Err(ProviderError::Busy)) => thread::sleep(RETRY_WAIT),
+            Ok(Err(ProviderError::Busy)) if begun.elapsed() < PATIENCE => {
+                thread::sleep(RETRY_WAIT);
+            }
             Ok(Err(error)) => {
                 tracing::error!(%error, "no evidence");
                 return Err(SessionError::EvidenceUnavailable);
@@ -147,6 +151,4 @@ fn report(
             }
         }
     }
-    tracing::error!("the attestation device stays busy");
-    Err(SessionError::EvidenceUnavailable)
 }
