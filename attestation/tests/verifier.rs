@@ -334,12 +334,19 @@ fn a_tpm_is_verified_and_never_called_confidential() {
 }
 
 #[test]
-fn what_a_clouds_hypervisor_quotes_is_only_asserted() {
-    let hosted = tpm_machine(support::ak(), HostedIn::CloudHypervisor);
-    let evidence = judge_tpm(|_| (), &[&BOOTED], hosted).unwrap();
-    let quoted = |check: &&casemate_attestation::Check| check.id.starts_with('P');
-    let mut of_quote = evidence.checks().iter().filter(quoted);
-    assert!(of_quote.all(|check| check.basis == Basis::Asserted));
+fn what_a_hypervisor_or_a_program_quotes_is_only_asserted() {
+    for (hosted, words) in [
+        (HostedIn::CloudHypervisor, "in the cloud's hypervisor"),
+        (HostedIn::Software, "a program"),
+    ] {
+        let chip = tpm_machine(support::ak(), hosted);
+        let evidence = judge_tpm(|_| (), &[&BOOTED], chip).unwrap();
+        let quoted = |check: &&casemate_attestation::Check| check.id.starts_with('P');
+        let of_quote: Vec<_> = evidence.checks().iter().filter(quoted).collect();
+        assert!(of_quote.len() >= 6);
+        assert!(of_quote.iter().all(|check| check.basis == Basis::Asserted));
+        assert!(of_quote.iter().any(|check| check.text.contains(words)));
+    }
 }
 
 #[test]

@@ -122,7 +122,10 @@ pub(super) fn enrol(
         label,
         tpm: Some(FleetTpm {
             attestation_key: enrolment.attestation,
-            hosted: HostedIn::Machine,
+            hosted: match software {
+                Some(_) => HostedIn::Software,
+                None => HostedIn::Machine,
+            },
         }),
     };
     documents::enrol(organisation, chip, DOCUMENT_DAYS, now)?;

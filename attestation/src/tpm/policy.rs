@@ -20,6 +20,8 @@ pub enum TpmLocation {
     Paravisor,
     /// In a cloud's hypervisor, outside every trusted execution environment.
     CloudHypervisor,
+    /// A program, such as swtpm.
+    Software,
 }
 
 impl TpmLocation {
@@ -34,6 +36,7 @@ impl TpmLocation {
             Self::CloudHypervisor => {
                 "in the cloud's hypervisor, outside the trusted execution environment"
             }
+            Self::Software => "a program",
         }
     }
 
@@ -51,13 +54,15 @@ impl TpmLocation {
             Self::CloudHypervisor => {
                 "it says what the cloud's host says: against that host it proves nothing"
             }
+            Self::Software => "it says what whoever runs that program says, and proves nothing",
         }
     }
 
-    /// Whether the host of a virtual machine could have written the registers itself.
+    /// Whether somebody outside the machine's own TPM could have written the registers: the host of a virtual machine, or whoever
+    /// runs a software TPM.
     #[must_use]
     pub const fn host_could_lie(self) -> bool {
-        matches!(self, Self::CloudHypervisor)
+        matches!(self, Self::CloudHypervisor | Self::Software)
     }
 }
 
@@ -69,6 +74,8 @@ pub enum HostedIn {
     Machine,
     /// [`TpmLocation::CloudHypervisor`].
     CloudHypervisor,
+    /// [`TpmLocation::Software`].
+    Software,
 }
 
 impl From<HostedIn> for TpmLocation {
@@ -76,6 +83,7 @@ impl From<HostedIn> for TpmLocation {
         match hosted {
             HostedIn::Machine => Self::Machine,
             HostedIn::CloudHypervisor => Self::CloudHypervisor,
+            HostedIn::Software => Self::Software,
         }
     }
 }
