@@ -1,4 +1,5 @@
-//! `casemate collateral` and `casemate nvidia` as programs: what they print, what they sign, how they fail.
+//! Commands about vendors' evidence as programs (`collateral`, `nvidia`, `org enrol --evidence`, `judge`): what they print, what
+//! they sign, how they fail.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,14 +9,16 @@
 )]
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::SystemTime;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use casemate::rim;
 use casemate_attestation::UnixTime;
 use casemate_attestation::nvidia::PinnedManifestRoot;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn casemate(arguments: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_casemate");
@@ -54,6 +57,97 @@ fn shared() -> Option<PathBuf> {
     );
     println!("SKIP shared evidence is missing");
     None
+}
+
+/// The payload of a signed document of an organisation.
+fn payload(acme: &str, file: &str) -> Value {
+    let document = fs::read(Path::new(acme).join(file)).unwrap();
+    let document: Value = serde_json::from_slice(&document).unwrap();
+    let payload = STANDARD
+        .decode(document["payload"].as_str().unwrap())
+        .unwrap();
+    serde_json::from_slice(&payload).unwrap()
+}
+
+#[test]
+fn a_chip_is_enrolled_by_genuine_evidence_and_by_no_other() {
+    let Some(shared) = shared() else { return };
+    let (_parent, acme) = organisation();
+    let enrol = |name: &str| {
+        let evidence = shared.join(name).display().to_string();
+        casemate(&[
+            "org",
+            "enrol",
+            &acme,
+            "--evidence",
+            &evidence,
+            "--label",
+            "rack 1",
+            "--name",
+            "a",
+        ])
+    };
+    for (name, platform) in [
+        ("snp/milan-v5-gcp-vmpl0", "snp"),
+        ("tdx/v4-gcp-2026", "tdx"),
+    ] {
+        let enrolled = enrol(name);
+        assert_eq!(code(&enrolled), 0, "{name}: {}", stderr(&enrolled));
+        let listed = payload(&acme, "fleet.json");
+        let chip = listed["chips"].as_array().unwrap().last().unwrap().clone();
+        assert_eq!(chip["platform"], platform);
+        let line = format!("{platform}\t{}\n", chip["chip_id"].as_str().unwrap());
+        assert_eq!(stdout(&enrolled), line);
+    }
+    let before = payload(&acme, "fleet.json");
+    for (name, expected) in [
+        ("snp/neg-measurement-flip", 10),
+        ("snp/neg-truncated", 30),
+        ("tdx-negative/quote-signature-flip", 10),
+        ("tpm/gce-cos-85-nonce", 10),
+        ("eventlog/ccel-grub", 10),
+        ("azure-vtpm/snp-genoa-v3", 20),
+        ("nowhere", 3),
+    ] {
+        let refused = enrol(name);
+        assert_eq!(code(&refused), expected, "{name}: {}", stderr(&refused));
+    }
+    assert_eq!(payload(&acme, "fleet.json"), before);
+}
+
+#[test]
+fn judge_answers_in_json_and_by_its_exit_code() {
+    let judge = |request: &[u8]| {
+        let program = env!("CARGO_BIN_EXE_casemate");
+        let mut child = Command::new(program)
+            .arg("judge")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(request).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["exit_code"], code(&output));
+        (code(&output), answer)
+    };
+    assert_eq!(judge(b"").0, 30);
+    assert_eq!(judge(b"{\"format\":\"casemate/judge/v1\"}").0, 30);
+    let Some(shared) = shared() else { return };
+    let file = |name: &str| STANDARD.encode(fs::read(shared.join(name)).unwrap());
+    let request = |platform: &str, report: String| {
+        json!({"format": "casemate/judge/v1", "platform": platform, "at": 1_767_506_667,
+            "hardware": {"snp": {"report": report, "vek": file("snp/milan-v5-gcp-vmpl0/vek.der"),
+                "intermediate": file("snp/roots/milan_ask.der"), "crl": ""}}})
+        .to_string()
+    };
+    let genuine = file("snp/milan-v5-gcp-vmpl0/report.bin");
+    let (status, answer) = judge(request("snp", genuine.clone()).as_bytes());
+    assert_eq!((status, &answer["verdict"]), (0, &json!("genuine")));
+    let other = file("snp/neg-measurement-flip/report.bin");
+    let (status, answer) = judge(request("snp", other).as_bytes());
+    assert_eq!((status, &answer["verdict"]), (10, &json!("refused")));
+    assert_eq!(judge(request("test-chip", genuine).as_bytes()).0, 20);
 }
 
 #[test]

@@ -4,11 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use casemate_attestation::look::look;
 use casemate_attestation::signed::SIGNED_BYTES_MAX;
 use casemate_attestation::{
     ChipId, FleetChip, FleetTpm, Measurement, Platform, ReferenceValues, Sha256Digest,
     SnpMeasurement, UnixTime, strict_json,
 };
+use casemate_client::recorded::{self, RecordedError, Subject};
 use clap::{ArgGroup, Args, Subcommand};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -41,6 +43,7 @@ enum Verb {
     #[command(
         after_help = "Examples:\n  casemate org enrol ./acme --chip-id 8f3a… --label 'rack 1' --name llm.acme.internal\n  \
         casemate org enrol ./acme --platform tdx --chip-id 04c1… --label 'rack 2' --name llm.acme.internal\n  \
+        casemate org enrol ./acme --evidence ./saved --label 'rack 2' --name llm.acme.internal\n  \
         casemate org enrol ./acme --tpm rack3.json --label 'rack 3' --name llm.acme.internal\n  \
         casemate org enrol ./acme --test-chip --label laptop --name localhost"
     )]
@@ -103,17 +106,20 @@ struct Issue {
 }
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("chip").required(true).args(["chip_id", "tpm", "test_chip"])))]
+#[command(group(ArgGroup::new("chip").required(true).args(["chip_id", "evidence", "tpm", "test_chip"])))]
 struct Enrol {
     /// The organisation's folder.
     folder: PathBuf,
     /// CHIP_ID of an SNP chip, or the id of a TDX platform, as evidence carries it: 128 hexadecimal digits.
     #[arg(long, value_name = "HEX")]
     chip_id: Option<ChipId>,
+    /// Saved evidence of the machine (`casemate verify URL --save FOLDER`): it is judged, and names the chip.
+    #[arg(long, value_name = "FOLDER")]
+    evidence: Option<PathBuf>,
     /// Platform of the chip: snp or tdx.
-    #[arg(long, default_value = "snp", value_parser = super::platform, conflicts_with_all = ["tpm", "test_chip"])]
+    #[arg(long, default_value = "snp", value_parser = super::platform, conflicts_with_all = ["evidence", "tpm", "test_chip"])]
     platform: Platform,
-    /// A TPM: its id and attestation key, as JSON.
+    /// A TPM that opened a credential: its id and its fleet entry as JSON, {"id": "…", "key": {…}} (docs/formats/tpm.md, E6).
     #[arg(long, value_name = "FILE")]
     tpm: Option<PathBuf>,
     /// Enrol the organisation's test chip. NOT CONFIDENTIAL.
@@ -278,16 +284,40 @@ fn run_enrol(enrol: Enrol) -> Result<(), CommandError> {
         };
         documents::enrol(&organisation, chip, days, now()).map_err(command_error)
     };
-    let number = match (enrol.chip_id, enrol.tpm) {
-        (Some(chip_id), _) => enrolled(enrol.platform, chip_id, None)?,
-        (None, Some(file)) => {
+    let number = match (enrol.chip_id, enrol.evidence, enrol.tpm) {
+        (Some(chip_id), _, _) => enrolled(enrol.platform, chip_id, None)?,
+        (None, Some(folder), _) => {
+            let (platform, chip_id) = chip_of(&folder)?;
+            enrolled(platform, chip_id, None)?
+        }
+        (None, None, Some(file)) => {
             let OwnTpm { id, key } = read_json(&file)?;
             enrolled(Platform::Tpm, id, Some(key))?
         }
-        (None, None) => enrol_test_chip(&organisation, &label, names, days)?,
+        (None, None, None) => enrol_test_chip(&organisation, &label, names, days)?,
     };
     eprintln!("signed fleet list number {number}, in force for {days} days");
     Ok(())
+}
+
+/// The chip that saved evidence names, under the vendor's roots, at the time that it was saved.
+fn chip_of(folder: &Path) -> Result<(Platform, ChipId), CommandError> {
+    let refused = |error: RecordedError| CommandError::new(error.exit_code(), error);
+    let recorded = recorded::folder::read(folder, None).map_err(refused)?;
+    let Subject::Hardware { platform, evidence } = recorded.subject else {
+        return Err(names_no_chip());
+    };
+    let at = recorded.at.unwrap_or_else(now);
+    let look = look(&evidence, None, at).map_err(|rejection| refused(rejection.into()))?;
+    let chip = look.chip_id.filter(|chip| !chip.is_masked());
+    let chip = chip.ok_or_else(names_no_chip)?;
+    println!("{platform}\t{chip}");
+    Ok((platform, chip))
+}
+
+fn names_no_chip() -> CommandError {
+    CommandError::new(ExitCode::Rejected, "this evidence names no chip")
+        .hint("use evidence of an SNP guest or a trust domain; a TPM is enrolled with --tpm")
 }
 
 /// A TPM as it is handed in for enrolment.
