@@ -82,7 +82,7 @@ impl Wishes {
         Client {
             connector,
             config,
-            _folder: folder,
+            folder,
         }
     }
 }
@@ -90,7 +90,7 @@ impl Wishes {
 pub struct Client {
     pub connector: Connector,
     config: Config,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// A proxy, and a program's connection to it.
@@ -102,6 +102,12 @@ pub struct Proxied {
 impl Client {
     pub async fn attest(&self) -> Result<AttestedConnection, ConnectError> {
         self.connector.attest().await
+    }
+
+    /// Puts reference values in the place of those before that are in force for `life_s` seconds more.
+    pub fn believe_for(&self, life_s: u64) {
+        let reference = ORGANISATION.sign(&ORGANISATION.reference(), 2, life_s);
+        fs::write(self.folder.path().join("reference.json"), reference).unwrap();
     }
 
     /// The attestation must fail: the error's text.
@@ -127,7 +133,7 @@ impl Client {
         tokio::spawn(proxy.serve(std::future::pending()));
         Proxied {
             http: Http::new(TcpStream::connect(address).await.unwrap()),
-            _folder: self._folder,
+            _folder: self.folder,
         }
     }
 }

@@ -229,6 +229,21 @@ async fn a09_the_client_keeps_the_deadline_by_itself() {
 }
 
 #[tokio::test]
+async fn a09_p44_no_session_outlives_what_its_evidence_was_judged_by() {
+    let server = Server::ordinary().await;
+    let client = Wishes::of(server.address).client();
+    let whole = client.attest().await.unwrap().life();
+    assert!(whole > Duration::from_secs(60), "{whole:?}");
+    client.believe_for(20);
+    let short = client.attest().await.unwrap().life();
+    assert!(short <= Duration::from_secs(20), "{short:?}");
+    client.believe_for(1);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let late = client.refused().await;
+    assert!(late.contains("expired"), "{late}");
+}
+
+#[tokio::test]
 async fn a09_another_policy_makes_sessions_stale_and_cuts_answers() {
     let server = Server::ordinary().await;
     let ada = ORGANISATION.client("ada");

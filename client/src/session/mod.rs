@@ -223,16 +223,13 @@ impl Appraised {
         if granted.confidential && !evidence.confidential() {
             return Err(ConnectError::ConfidentialClaim);
         }
-        let life_s = granted.deadline.secs().saturating_sub(now.secs());
+        // No session outlives what its evidence was judged by (rule P-44).
+        let deadline = granted.deadline.min(evidence.until());
+        let life_s = deadline.secs().saturating_sub(now.secs());
         if life_s == 0 {
-            return Err(ConnectError::DeadOnArrival {
-                deadline: granted.deadline,
-                now,
-            });
+            return Err(ConnectError::DeadOnArrival { deadline, now });
         }
-        // No session outlives what its evidence was judged by.
-        let counts_s = evidence.until().secs().saturating_sub(now.secs());
-        let life = Duration::from_secs(life_s.min(counts_s)).min(challenged.terms.life_max);
+        let life = Duration::from_secs(life_s).min(challenged.terms.life_max);
         challenged.channel.lives_for(life);
         Ok(AttestedConnection {
             context: challenged.envelope.context().clone(),
