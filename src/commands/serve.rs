@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use casemate_devices::Machine;
+use casemate_devices::files::SystemFiles;
 use casemate_models::LoadError;
 use casemate_models::decoder::ArchitectureError;
 use casemate_models::weights::WeightError;
@@ -132,10 +134,10 @@ fn command_error(error: ServeError) -> CommandError {
             ExitCode::Unsupported,
             "use a build and a platform that this machine has; the test chip proves nothing",
         ),
-        E::Device(_) => (
-            ExitCode::Unsupported,
-            "check [attestation] `platform`, that this machine has the device, and that this user may open it",
-        ),
+        E::Device(_) => {
+            let new = CommandError::new(ExitCode::Unsupported, &error);
+            return new.hint(device_hint(&Machine::detect(&SystemFiles)));
+        }
         E::Package { error, .. } => (
             package_code(error),
             "check it with: casemate model verify FILE --org FOLDER",
@@ -157,6 +159,17 @@ fn command_error(error: ServeError) -> CommandError {
         ),
     };
     CommandError::new(code, &error).hint(hint)
+}
+
+/// What this machine has, and what to write for it.
+fn device_hint(machine: &Machine) -> String {
+    let advice = match machine.best() {
+        Some(platform) => format!(
+            "[attestation] `platform = \"{platform}\"` fits this machine; the device must be there and this user may open it"
+        ),
+        None => "this machine has no attestation device that is known".to_owned(),
+    };
+    format!("{advice}. Found:\n{machine}")
 }
 
 fn load_code(error: &LoadError) -> ExitCode {

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::path::Path;
 
-use casemate_attestation::eventlog::LogKind;
+use casemate_attestation::Platform;
 
 use crate::files::Files;
-use crate::tsm::TsmProvider;
 use crate::{eventlog, sev_guest, tpm, tsm};
 
 /// The driver of the TDX guest.
@@ -37,17 +36,6 @@ pub struct Machine {
     pub nvidia: bool,
 }
 
-/// What proves this machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// The kernel's common interface, with the driver that answers there.
-    Tsm(TsmProvider),
-    /// `/dev/sev-guest`.
-    SevGuest,
-    /// The TPM: it proves a boot and no encrypted memory.
-    Tpm,
-}
-
 impl Machine {
     /// Looks.
     pub fn detect(files: &impl Files) -> Self {
@@ -63,35 +51,20 @@ impl Machine {
         }
     }
 
-    /// What proves this machine best: a processor's own evidence before a TPM's. `None` when there is nothing, and never a test
-    /// chip.
+    /// The platform that proves this machine best: a processor's own evidence before a TPM's. `None` when there is nothing, and
+    /// never a test chip.
     #[must_use]
-    pub const fn best(&self) -> Option<Source> {
+    pub const fn best(&self) -> Option<Platform> {
         match self {
             Self {
-                configfs_tsm: true,
-                sev_guest: true,
-                ..
-            } => Some(Source::Tsm(TsmProvider::SevGuest)),
+                sev_guest: true, ..
+            } => Some(Platform::Snp),
             Self {
                 configfs_tsm: true,
                 tdx_guest: true,
                 ..
-            } => Some(Source::Tsm(TsmProvider::TdxGuest)),
-            Self {
-                sev_guest: true, ..
-            } => Some(Source::SevGuest),
-            Self { tpm: true, .. } => Some(Source::Tpm),
-            _ => None,
-        }
-    }
-
-    /// The boot log that belongs to the evidence of [`Self::best`], where there is one.
-    #[must_use]
-    pub const fn log(&self) -> Option<LogKind> {
-        match self {
-            Self { ccel_log: true, .. } => Some(LogKind::Ccel),
-            Self { tpm_log: true, .. } => Some(LogKind::Tcg2),
+            } => Some(Platform::Tdx),
+            Self { tpm: true, .. } => Some(Platform::Tpm),
             _ => None,
         }
     }

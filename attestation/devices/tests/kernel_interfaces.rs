@@ -17,16 +17,14 @@ use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use casemate_attestation::ProviderError;
 use casemate_attestation::eventlog::{LOG_BYTES_MAX, LogKind, replay};
 use casemate_attestation::nvidia::{DriverMode, GpuNonce, GpuReport};
+use casemate_attestation::{Platform, ProviderError};
 use casemate_devices::files::{Files, SystemFiles};
-use casemate_devices::machine::{Machine, Source};
 use casemate_devices::nvidia::{self, DriverWord, Library};
 use casemate_devices::sev_guest::{self, SevGuest};
 use casemate_devices::tdx::quote_service;
-use casemate_devices::tsm::TsmProvider;
-use casemate_devices::{DeviceError, Retry, eventlog};
+use casemate_devices::{DeviceError, Machine, Retry, eventlog};
 use sev::error::{FirmwareError, UserApiError, VmmError};
 
 use waits::Waits;
@@ -398,14 +396,11 @@ fn a_machine_is_what_its_devices_say_and_never_a_test_chip() {
     assert_eq!(best(&[]), None);
     assert_eq!(best(&[tsm()]), None, "a kernel that has it and no driver");
     assert_eq!(best(&[tdx()]), None, "no quote without configfs-tsm");
-    assert_eq!(best(&[tpm()]), Some(Source::Tpm));
-    assert_eq!(best(&[sev(), tpm()]), Some(Source::SevGuest));
-    let guest = best(&[tsm(), sev(), tpm()]);
-    assert_eq!(guest, Some(Source::Tsm(TsmProvider::SevGuest)));
-    let guest = best(&[tsm(), tdx(), tpm()]);
-    assert_eq!(guest, Some(Source::Tsm(TsmProvider::TdxGuest)));
+    assert_eq!(best(&[tpm()]), Some(Platform::Tpm));
+    assert_eq!(best(&[sev(), tpm()]), Some(Platform::Snp));
+    assert_eq!(best(&[tsm(), sev(), tpm()]), Some(Platform::Snp));
+    assert_eq!(best(&[tsm(), tdx(), tpm()]), Some(Platform::Tdx));
     let machine = Machine::detect(&tree(&[tpm(), here(eventlog::TPM_LOG)]));
-    assert_eq!(machine.log(), Some(LogKind::Tcg2));
     let text = machine.to_string();
     assert!(text.contains(" found  TPM 2.0 (/dev/tpmrm0)"), "{text}");
     assert!(text.contains("absent  NVIDIA driver"), "{text}");
