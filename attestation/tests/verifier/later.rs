@@ -1,0 +1,106 @@
+//! Evidence that was verified before still counts, or does not, by documents of a later day (rule P-52).
+
+use super::*;
+
+/// What a verifier with other documents says of evidence that was verified before.
+fn later(
+    platform: Platform,
+    expectations: Expectations,
+    evidence: &VerifiedEvidence,
+    now: UnixTime,
+) -> Result<(), Rejection> {
+    let anchors = TrustAnchors::production(platform).unwrap();
+    let verifier = Verifier::new(anchors, expectations).unwrap();
+    verifier.still_counts(evidence, now)
+}
+
+#[test]
+fn p52_a_tpm_counts_while_key_and_registers_are_listed() {
+    let evidence = judge_tpm(|_| (), &[&BOOTED], enrolled()).unwrap();
+    let judged = |machines: &[&[(u8, u8)]], chip: FleetChip, now| {
+        let expectations = tpm_expectations(tpm_reference(machines), vec![chip]).unwrap();
+        later(Platform::Tpm, expectations, &evidence, now)
+    };
+    assert_eq!(judged(&[&BOOTED], enrolled(), NOW), Ok(()));
+    let mut other = BOOTED;
+    other[0].1 = 0x99;
+    assert_eq!(judged(&[&other, &BOOTED], enrolled(), NOW), Ok(()));
+    assert_eq!(
+        judged(&[&other], enrolled(), NOW),
+        Err(TpmRejection::PcrUnexpected(0).into())
+    );
+    let stranger = tpm_machine(support::other_ak(), HostedIn::Machine);
+    assert_eq!(
+        judged(&[&BOOTED], stranger, NOW),
+        Err(TpmRejection::KeyNotEnrolled.into())
+    );
+    let mut renamed = enrolled();
+    renamed.chip_id = tpm_id(b"another endorsement key");
+    assert_eq!(
+        judged(&[&BOOTED], renamed, NOW),
+        Err(TpmRejection::KeyNotEnrolled.into())
+    );
+    let until = evidence.until();
+    assert_eq!(judged(&[&BOOTED], enrolled(), until.minus(1)), Ok(()));
+    assert_eq!(
+        judged(&[&BOOTED], enrolled(), until),
+        Err(Rejection::EvidenceOutOfDate { until, now: until })
+    );
+}
+
+#[test]
+fn p52_a_trust_domain_counts_while_platform_and_measurement_are_listed() {
+    let evidence = judge_tdx(|_| (), |_| (), tdx_reference()).unwrap();
+    let listed = || vec![machine(Platform::Tdx, tdx::platform_id())];
+    let judged = |section, chips| {
+        let expectations = tdx_expectations(section, chips).unwrap();
+        later(Platform::Tdx, expectations, &evidence, NOW)
+    };
+    assert_eq!(judged(tdx_reference(), listed()), Ok(()));
+    let other = vec![machine(Platform::Tdx, ChipId::from_bytes([5; 64]))];
+    let unknown = TdxRejection::PlatformUnknown(tdx::platform_id());
+    assert_eq!(judged(tdx_reference(), other), Err(unknown.into()));
+    let mut section = tdx_reference();
+    section.machines[0].rtmrs[2] = tdx::exactly(0x77);
+    assert_eq!(judged(section, listed()).unwrap_err().rule(), "T16");
+    let mut section = tdx_reference();
+    section.machines[0].mrtd = tdx::measured(0x77);
+    let unknown = TdxRejection::MrtdUnknown(tdx::measured(0x22));
+    assert_eq!(judged(section, listed()), Err(unknown.into()));
+}
+
+#[test]
+fn p52_a_report_counts_while_chip_and_measurement_are_listed() {
+    let chip = common::chip();
+    let envelope = common::envelope(&chip, &channel());
+    let evidence = common::verifier(&chip).verify(&envelope, &binding(), NOW);
+    let evidence = evidence.unwrap();
+    assert_eq!(common::verifier(&chip).still_counts(&evidence, NOW), Ok(()));
+    let stranger = common::chip().chip(1, NOW);
+    let unknown = SnpRejection::ChipUnknown(chip.chip_id());
+    assert_eq!(
+        common::verifier(&stranger).still_counts(&evidence, NOW),
+        Err(unknown.into())
+    );
+    let other = tdx_expectations(
+        tdx_reference(),
+        vec![machine(Platform::Tdx, tdx::platform_id())],
+    );
+    let (found, expected) = (Platform::TestChip, Platform::Tdx);
+    assert_eq!(
+        later(Platform::Tdx, other.unwrap(), &evidence, NOW),
+        Err(Rejection::PlatformNotAccepted { found, expected })
+    );
+    let mut section = common::snp_reference();
+    section.measurements[0].measurement = tdx::measured(9);
+    let values = ReferenceValues {
+        test_chip: Some(section),
+        ..ReferenceValues::default()
+    };
+    let fleet = verified(&common::fleet(Platform::TestChip, &chip));
+    let expectations = Expectations::new(Platform::TestChip, &verified(&values), &fleet).unwrap();
+    let anchors = TrustAnchors::test_chip(chip.root_der());
+    let verifier = Verifier::new(anchors, expectations).unwrap();
+    let unknown = SnpRejection::MeasurementUnknown(evidence.measurement());
+    assert_eq!(verifier.still_counts(&evidence, NOW), Err(unknown.into()));
+}
