@@ -116,6 +116,15 @@ fn a_chip_is_enrolled_by_genuine_evidence_and_by_no_other() {
 }
 
 #[test]
+fn what_is_neither_a_server_nor_evidence_is_told_from_both() {
+    for target in ["llm.example:7443", "nowhere"] {
+        let refused = casemate(&["verify", target]);
+        assert_eq!(code(&refused), 2, "{}", stderr(&refused));
+        assert!(stderr(&refused).contains("neither a URL"), "{target}");
+    }
+}
+
+#[test]
 fn judge_answers_in_json_and_by_its_exit_code() {
     let judge = |request: &[u8]| {
         let program = env!("CARGO_BIN_EXE_casemate");

@@ -238,6 +238,12 @@ fn verify_recorded(target: &str, arguments: &VerifyArguments) -> Result<Report, 
     }
     let given = arguments.policy.as_deref().map(read_policy).transpose()?;
     let path = Path::new(target);
+    if !path.exists() {
+        let neither = format!(
+            "{target} is neither a URL, such as https://llm.example:7443, nor a folder or file here"
+        );
+        return Err(CommandFailure::Url(neither));
+    }
     let (recorded, own_policy) = if path.is_dir() {
         (folder::read(path, arguments.at)?, None)
     } else {
