@@ -8,6 +8,7 @@ pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
 mod error;
+pub mod measure;
 pub mod model;
 pub mod nvidia;
 pub mod org;
@@ -82,6 +83,8 @@ enum Command {
     Policy(policy::Arguments),
     /// Pack, verify and show what vendors sign about machines.
     Collateral(collateral::Arguments),
+    /// Predict what a machine will measure, before it exists.
+    Measure(measure::Arguments),
     /// Convert what NVIDIA publishes for GPUs and switches.
     Nvidia(nvidia::Arguments),
     /// Look at configuration files before they are used.
@@ -118,6 +121,7 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Model(arguments) => model::run(arguments),
         Command::Policy(arguments) => policy::run(arguments),
         Command::Collateral(arguments) => collateral::run(arguments),
+        Command::Measure(arguments) => measure::run(arguments),
         Command::Nvidia(arguments) => nvidia::run(arguments),
         Command::Config(arguments) => config::run(arguments),
     };
