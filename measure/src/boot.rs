@@ -20,21 +20,21 @@ const COMMAND_LINE_MAX: usize = 2047;
 /// How firmware passes the initrd of a direct boot in the kernel's load options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadOptions {
-    /// `<command line> initrd=initrd`: OVMF up to 2025.02.
+    /// `<command line> initrd=initrd`: seen with OVMF 2022.11 and 2025.02.
     InitrdLast,
-    /// `initrd=initrd <command line>`: OVMF from 2025.05, seen with 2026.08.
+    /// `initrd=initrd <command line>`: seen with OVMF 2026.08.
     InitrdFirst,
 }
 
 /// systemd's stub in a unified kernel image; releases differ in what they measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stub {
-    /// Before 254 (Debian 12): the kernel inside is measured as an image of its own; `.sbat` is not.
+    /// 252 (Debian 12): the kernel inside is measured as an image of its own; `.sbat` is not.
     V252,
-    /// 254 to 257 (Debian 13): both are.
+    /// 257 (Debian 13): both are.
     V257,
-    /// From 258: `.sbat` is, the kernel inside is not.
-    V258,
+    /// 262: `.sbat` is, the kernel inside is not.
+    V262,
 }
 
 impl Stub {
@@ -43,7 +43,7 @@ impl Stub {
     }
 
     const fn measures_sbat(self) -> bool {
-        matches!(self, Self::V257 | Self::V258)
+        matches!(self, Self::V257 | Self::V262)
     }
 }
 

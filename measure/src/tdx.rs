@@ -18,9 +18,9 @@ const ADDED_LATER: u32 = 2;
 /// The order in which a host's kernel adds pages and extends by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PageOrder {
-    /// Each page is extended when it was added (KVM of Linux 6.16 and later).
+    /// Each page is extended when it was added (hosts of today).
     SinglePass,
-    /// All pages of a section are added, then all are extended (kernels of before).
+    /// All pages of a section are added, then all are extended (older hosts).
     TwoPass,
 }
 

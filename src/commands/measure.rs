@@ -124,9 +124,9 @@ struct Tpm {
     /// Unified kernel image with systemd's stub.
     #[arg(long, requires = "stub")]
     uki: Option<PathBuf>,
-    /// Release of the stub in it: 252 (Debian 12), 257 (Debian 13), 258 or later.
-    #[arg(long, requires = "uki", value_parser = clap::value_parser!(u16).range(252..))]
-    stub: Option<u16>,
+    /// Release of the stub in it: 252 (Debian 12), 257 (Debian 13) or 262; what others measure is not known here.
+    #[arg(long, requires = "uki", value_parser = stub)]
+    stub: Option<Stub>,
     #[command(flatten)]
     direct: Direct,
     /// What the firmware makes of the command line of a direct boot.
@@ -314,11 +314,7 @@ fn tpm(it: &Tpm) -> Result<ReferenceValues, CommandError> {
     let (registers, sources) = match (&it.uki, it.load_options, it.direct.read()?) {
         (Some(file), _, _) => {
             let image = read(file)?;
-            let stub = match it.stub.unwrap_or_default() {
-                ..254 => Stub::V252,
-                254..258 => Stub::V257,
-                258.. => Stub::V258,
-            };
+            let stub = it.stub.ok_or_else(needs_kernel)?;
             let sources = format!("unified kernel image {}", Sha256Digest::of(&image));
             (boot::unified_registers(&image, stub, Hash::Sha256), sources)
         }
@@ -396,4 +392,14 @@ fn features(text: &str) -> Result<u64, String> {
         None => text.parse(),
     };
     parsed.map_err(|_| "features are a number such as 0x1 or 0x21".to_owned())
+}
+
+/// A stub whose rules are known.
+fn stub(text: &str) -> Result<Stub, String> {
+    match text {
+        "252" => Ok(Stub::V252),
+        "257" => Ok(Stub::V257),
+        "262" => Ok(Stub::V262),
+        _ => Err("stubs whose measurements are known are 252, 257 and 262".to_owned()),
+    }
 }
