@@ -8,6 +8,7 @@ pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
 mod error;
+mod fetch;
 pub mod model;
 pub mod nvidia;
 pub mod org;
@@ -80,7 +81,7 @@ enum Command {
     Model(model::Arguments),
     /// Edit, check, try out and sign what teams may do.
     Policy(policy::Arguments),
-    /// Pack, verify and show what vendors sign about machines.
+    /// Fetch, pack, verify and show what vendors sign about machines.
     Collateral(collateral::Arguments),
     /// Convert what NVIDIA publishes for GPUs and switches.
     Nvidia(nvidia::Arguments),
