@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use casemate::config::Loaded;
 use casemate::vendors::{self, FetchConfig, FetchRoots, Fetched, Owned, Shelf};
 use casemate_attestation::UnixTime;
 use casemate_attestation::collateral::Wanted;
 use casemate_attestation::nvidia::{PinnedGpuRoot, ocsp_request};
 use casemate_attestation::tdx::PckCa;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::ocsp;
@@ -28,7 +27,6 @@ pub const TCB: &str = "GET /tdx/certification/v4/tcb?fmspc=90c06f000000";
 pub const OLDER: &str = "tdx/v5-td15-newer-current-svn/collateral-2026-02-01.json";
 pub const NEWER: &str = "tdx/v5-td15-launch-svn-too-old/collateral-2026-02-18.json";
 const FAMILY: [u8; 6] = [0x90, 0xc0, 0x6f, 0, 0, 0];
-const MANIFEST: &str = "NV_SWITCH_BIOS_5612_0002_890_9610550001";
 
 pub fn shared() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/evidence");
@@ -82,23 +80,17 @@ impl Place {
         }
     }
 
-    /// Everything of everybody.
+    /// Documents of every vendor; manifests are signed at other times.
     pub fn whole(shared: &Path) -> Self {
         let evidence = shared.join("snp/milan-v5-gcp-vmpl0");
         let place = Self::new(&format!(
-            "[owned]\nevidence = [{:?}]\nchains = [\"chain.pem\"]\nmanifests = [\"{MANIFEST}\"]\n\
+            "[owned]\nevidence = [{:?}]\nchains = [\"chain.pem\"]\n\
              [[owned.platforms]]\nfmspc = \"90c06f000000\"\nca = \"platform\"\n",
             evidence.display().to_string()
         ));
         place.serve_amd(shared, "milan-v5-gcp-vmpl0");
         place.serve_intel(shared, NEWER);
         place.serve_answers();
-        let xml = fs::read(shared.join("nvidia/switch-ls10/rim_switch.xml")).unwrap();
-        let answer = json!({"id": MANIFEST, "rim": STANDARD.encode(xml), "sha256": "unread"});
-        let path = format!("GET /v1/rim/{MANIFEST}");
-        place
-            .server
-            .put(&path, &[ok(answer.to_string().as_bytes())]);
         place
     }
 
