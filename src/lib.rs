@@ -18,3 +18,4 @@ pub mod keys;
 pub mod org;
 pub mod rim;
 pub mod secrets;
+pub mod vendors;

@@ -8,6 +8,7 @@ pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
 mod error;
+mod fetch;
 pub mod measure;
 pub mod model;
 pub mod nvidia;
@@ -81,7 +82,7 @@ enum Command {
     Model(model::Arguments),
     /// Edit, check, try out and sign what teams may do.
     Policy(policy::Arguments),
-    /// Pack, verify and show what vendors sign about machines.
+    /// Fetch, pack, verify and show what vendors sign about machines.
     Collateral(collateral::Arguments),
     /// Predict what a machine will measure, before it exists.
     Measure(measure::Arguments),
