@@ -7,7 +7,9 @@ pub mod collateral;
 pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
+mod enrolment;
 mod error;
+pub mod machine;
 pub mod model;
 pub mod nvidia;
 pub mod org;
@@ -76,6 +78,8 @@ enum Command {
     Judge,
     /// Make and keep an organisation: authorities, identities, chips, revocations.
     Org(org::Arguments),
+    /// On a machine of the fleet: ask to be enrolled, answer the organisation's challenge.
+    Machine(machine::Arguments),
     /// Seal models, look at packages, verify them.
     Model(model::Arguments),
     /// Edit, check, try out and sign what teams may do.
@@ -115,6 +119,7 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Verify(arguments) => return of_client(client::verify(arguments)),
         Command::Judge => return of_client(async { client::judge() }),
         Command::Org(arguments) => org::run(arguments),
+        Command::Machine(arguments) => machine::run(arguments),
         Command::Model(arguments) => model::run(arguments),
         Command::Policy(arguments) => policy::run(arguments),
         Command::Collateral(arguments) => collateral::run(arguments),

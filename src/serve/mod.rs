@@ -8,7 +8,7 @@ mod keeper;
 mod limits;
 mod model;
 mod packages;
-mod provider;
+pub(crate) mod provider;
 
 use std::net::SocketAddr;
 use std::path::Path;
