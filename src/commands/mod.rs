@@ -13,6 +13,7 @@ pub mod machine;
 pub mod model;
 pub mod nvidia;
 pub mod org;
+mod own;
 pub mod policy;
 pub mod serve;
 
@@ -115,8 +116,8 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Broker(arguments) => broker::run(arguments),
         Command::Serve(arguments) => serve::run(arguments),
-        Command::Connect(arguments) => return of_client(client::connect(arguments)),
-        Command::Verify(arguments) => return of_client(client::verify(arguments)),
+        Command::Connect(arguments) => return of_client(client::connect(arguments, own::evidence)),
+        Command::Verify(arguments) => return of_client(client::verify(arguments, own::evidence)),
         Command::Judge => return of_client(async { client::judge() }),
         Command::Org(arguments) => org::run(arguments),
         Command::Machine(arguments) => machine::run(arguments),

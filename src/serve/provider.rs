@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use casemate_attestation::tpm::Bank;
 use casemate_attestation::{EvidenceProvider, Platform, ReleasePublicKey, UnixTime};
+use casemate_client::config::OwnSection;
 use casemate_devices::files::SystemFiles;
 use casemate_devices::sev_guest::SevDevice;
 use casemate_devices::tpm::{self, Attester, DeviceFile, KeyKind, Measured, Tpm, Transport};
@@ -63,6 +64,25 @@ pub(crate) fn of_processor(
         Platform::Snp => snp(collateral),
         Platform::Tdx => tdx(collateral),
         Platform::Tpm | Platform::TestChip => Err(ServeError::NoProvider(platform)),
+    }
+}
+
+/// The provider of a client's own machine: a TPM, or the test chip for trials.
+///
+/// # Errors
+/// As [`provider`]; [`ServeError::NoProvider`] where what the platform needs is not given.
+pub(crate) fn of_client(
+    section: &OwnSection,
+    now: UnixTime,
+) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
+    let none = ServeError::NoProvider(section.platform);
+    match (section.platform, &section.test_chip_seed) {
+        (Platform::TestChip, Some(seed)) => test_chip(seed, now),
+        (Platform::Tpm, None) if !section.registers.is_empty() => measured_boot(&TpmSection {
+            registers: section.registers.clone(),
+            software: section.software,
+        }),
+        _ => Err(none),
     }
 }
 

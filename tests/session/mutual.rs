@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use casemate::session::ClientEvidence;
+use casemate::session::{ClientEvidence, ClientVerifier};
 use casemate_attestation::{Context, Direction, EnvelopeParts, Platform};
 use casemate_client::session::OwnEvidence;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use crate::raw::{Answer, Raw};
 
 async fn demanding() -> Server {
     Server::start(Setup {
-        clients: ClientEvidence::Required(Box::new(ORGANISATION.verifier())),
+        clients: ClientEvidence::Required(ClientVerifier::Fixed(Box::new(ORGANISATION.verifier()))),
         ..Setup::default()
     })
     .await
