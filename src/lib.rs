@@ -14,6 +14,7 @@ pub mod commands;
 pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
+pub mod enrolment;
 pub mod keys;
 pub mod org;
 pub mod rim;

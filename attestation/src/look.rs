@@ -34,6 +34,8 @@ pub struct Look {
     pub measurement: Measurement,
     /// The machine, where the evidence names it: not a TPM's, whose quote names no endorsement key.
     pub chip_id: Option<ChipId>,
+    /// The product of an SNP chip, by its certificates.
+    pub product: Option<Product>,
     /// First second at which something that was judged is out of date.
     pub until: Option<UnixTime>,
 }
@@ -92,6 +94,7 @@ pub fn snp(
         checks: shown(verdict.checks(), &["S11", "S17", "S19"], unasked),
         measurement: verdict.measurement(),
         chip_id: Some(verdict.chip_id()),
+        product: Some(verdict.product()),
         until: Some(until),
     })
 }
@@ -129,6 +132,7 @@ pub fn tdx(
         checks,
         measurement: verdict.measurement(),
         chip_id: Some(verdict.platform_id()),
+        product: None,
         until: Some(verdict.collateral().until.plus(1)),
     })
 }
@@ -175,6 +179,7 @@ pub fn tpm(boot: &TpmBoot, nonce: Option<&[u8]>, now: UnixTime) -> Result<Look, 
         checks,
         measurement: registers_digest(verdict.bank(), verdict.registers()),
         chip_id: None,
+        product: None,
         until: None,
     })
 }

@@ -4,10 +4,12 @@
 
 use std::path::Path;
 
+use casemate_attestation::tpm::Bank;
 use casemate_attestation::{
     FleetChip, FleetList, Issue, Kind, Payload, Platform, PolicyPayload, Product, ReferenceValues,
     ReleasePublicKey, ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument, SignedError,
-    SnpMeasurement, SnpReference, TcbVersion, TdxReference, TpmReference, UnixTime, Verified,
+    SnpMeasurement, SnpReference, TcbVersion, TdxReference, TpmMachine, TpmReference, UnixTime,
+    Verified,
 };
 use serde::Deserialize;
 
@@ -215,6 +217,67 @@ pub fn replace_section(
         ReferenceSection::Tpm(section) => values.tpm = Some(section),
     }
     sign_next(organisation, &values, days, now)
+}
+
+/// Adds a machine to the section of measured boot; one that is listed with the same registers is not listed twice. Returns the
+/// number of the document in force.
+///
+/// # Errors
+/// [`OrgError::OtherRegisters`] when the machines that are listed show other registers, or when signing fails.
+pub fn add_tpm_machine(
+    organisation: &Organisation,
+    machine: TpmMachine,
+    days: u32,
+    now: UnixTime,
+) -> Result<u64, OrgError> {
+    let document = open_for_editing::<ReferenceValues>(organisation)?;
+    let number = document.number();
+    let mut values = document.into_payload();
+    let section = values.tpm.get_or_insert_with(|| TpmReference {
+        bank: Bank::Sha256,
+        machines: Vec::new(),
+    });
+    let same = |known: &TpmMachine| known.registers.keys().eq(machine.registers.keys());
+    if section.bank != Bank::Sha256 || !section.machines.iter().all(same) {
+        return Err(OrgError::OtherRegisters);
+    }
+    let mut listed = section.machines.iter();
+    if listed.any(|known| known.registers == machine.registers) {
+        return Ok(number);
+    }
+    section.machines.push(machine);
+    sign_next(organisation, &values, days, now)
+}
+
+/// Accepts a product whose root of trust is broken, which every verdict then says. Returns the new number.
+///
+/// # Errors
+/// When the present document is damaged, or signing fails.
+pub fn allow_despite_broken_root(
+    organisation: &Organisation,
+    product: Product,
+    days: u32,
+    now: UnixTime,
+) -> Result<u64, OrgError> {
+    edit_snp(organisation, Platform::Snp, days, now, |section| {
+        section.families_allowed_despite_broken_root.push(product);
+        Ok(())
+    })
+}
+
+/// Whether the reference values in the folder name this product as accepted despite its broken root.
+///
+/// # Errors
+/// When the present document is damaged.
+pub fn allows_despite_broken_root(
+    organisation: &Organisation,
+    product: Product,
+) -> Result<bool, OrgError> {
+    let values = open_for_editing::<ReferenceValues>(organisation)?.into_payload();
+    let named = values
+        .snp
+        .map(|section| section.families_allowed_despite_broken_root);
+    Ok(named.is_some_and(|named| named.contains(&product)))
 }
 
 /// Reference values of one platform.

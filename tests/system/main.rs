@@ -13,6 +13,7 @@
 mod by_hand;
 mod demo;
 mod draft;
+mod enrolment;
 mod hostile;
 mod markers;
 mod openai;
