@@ -246,10 +246,11 @@ fn tdx_policy(section: &TdxReference, chips: &[FleetChip]) -> Result<TdxPolicy, 
     Ok(policy)
 }
 
-fn tpm_expectations(
-    section: &TpmReference,
-    chips: &[FleetChip],
-) -> Result<TpmExpectations, ExpectationsError> {
+/// What register values of one right machine are, all together; one policy for each machine.
+///
+/// # Errors
+/// [`ExpectationsError`] when the section could accept nothing, or its machines list different registers.
+pub fn tpm_policies(section: &TpmReference) -> Result<Vec<TpmPolicy>, ExpectationsError> {
     let first = section
         .machines
         .first()
@@ -268,6 +269,14 @@ fn tpm_expectations(
             expected.collect(),
         )?);
     }
+    Ok(machines)
+}
+
+fn tpm_expectations(
+    section: &TpmReference,
+    chips: &[FleetChip],
+) -> Result<TpmExpectations, ExpectationsError> {
+    let machines = tpm_policies(section)?;
     let mut enrolled = Vec::with_capacity(chips.len());
     let mut owners = Vec::with_capacity(chips.len());
     for chip in chips {

@@ -52,7 +52,7 @@ pub use binding::{
 pub use bundles::{FleetChip, FleetList, FleetTpm, PolicyPayload, Revocations};
 pub use digest::{ChipId, HexError, Measurement, Nonce, Sha256Digest, UnixTime};
 pub use envelope::{ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, EnvelopeParts};
-pub use expectations::{Expectations, ExpectationsError};
+pub use expectations::{Expectations, ExpectationsError, tpm_policies};
 pub use hardware::{HardwareEvidence, TpmBoot};
 pub use provider::{EvidenceProvider, Platform, ProviderError};
 pub use reference::{

@@ -1,8 +1,10 @@
 //! Why evidence was refused, whatever its kind: the rules around the appraisal here, those of each kind in its own module.
 
+use crate::azure::AzureRejection;
 use crate::binding::Direction;
 use crate::digest::UnixTime;
 use crate::eventlog::LogRejection;
+use crate::nvidia::NvidiaRejection;
 use crate::provider::Platform;
 use crate::snp::SnpRejection;
 use crate::tdx::TdxRejection;
@@ -68,12 +70,18 @@ pub enum Rejection {
     /// Rules L1 to L4.
     #[error(transparent)]
     EventLog(#[from] LogRejection),
+    /// Rules Z1 to Z4, and P1 to P6 of the virtual TPM.
+    #[error(transparent)]
+    Azure(#[from] AzureRejection),
+    /// Rules N1 to N12.
+    #[error(transparent)]
+    Nvidia(#[from] NvidiaRejection),
 }
 
 impl Rejection {
     /// Whether the evidence, or a document beside it, is not what it claims to be, so that nothing in it was judged.
     #[must_use]
-    pub const fn is_malformed(&self) -> bool {
+    pub fn is_malformed(&self) -> bool {
         matches!(
             self,
             Self::Snp(
@@ -81,12 +89,15 @@ impl Rejection {
                     | SnpRejection::CertificateMalformed { .. }
                     | SnpRejection::CrlMalformed(_)
             ) | Self::Tdx(TdxRejection::CollateralMalformed(_))
-        ) || matches!(self.rule().as_bytes(), b"T1" | b"P1" | b"L1")
+        ) || matches!(
+            self.rule().as_bytes(),
+            b"T1" | b"P1" | b"L1" | b"Z1" | b"N1"
+        )
     }
 
     /// The rule that refused, such as `S12`.
     #[must_use]
-    pub const fn rule(&self) -> &'static str {
+    pub fn rule(&self) -> &'static str {
         match self {
             Self::PlatformNotAccepted { .. } => "P-31",
             Self::WrongDirection { .. } => "P-20",
@@ -97,6 +108,8 @@ impl Rejection {
             Self::Tdx(rejection) => rejection.rule(),
             Self::Tpm(rejection) => rejection.rule(),
             Self::EventLog(rejection) => rejection.rule(),
+            Self::Azure(rejection) => rejection.rule(),
+            Self::Nvidia(rejection) => rejection.rule(),
         }
     }
 }

@@ -329,6 +329,12 @@ impl RecordedEvidence {
         self.0.chip_id()
     }
 
+    /// What the platform's own rules found.
+    #[must_use]
+    pub const fn verdict(&self) -> &Verdict {
+        self.0.verdict()
+    }
+
     /// Every check that was passed, in order, for display.
     #[must_use]
     pub fn checks(&self) -> &[Check] {
