@@ -2,7 +2,7 @@
 
 use crate::azure::AzureRejection;
 use crate::binding::Direction;
-use crate::digest::UnixTime;
+use crate::digest::{Sha256Digest, UnixTime};
 use crate::eventlog::LogRejection;
 use crate::nvidia::NvidiaRejection;
 use crate::provider::Platform;
@@ -58,6 +58,21 @@ pub enum Rejection {
         /// The time given.
         now: UnixTime,
     },
+    /// Rule P-37: devices that the fleet list does not give this machine.
+    #[error("machine sent evidence of devices, and the fleet list gives it none")]
+    DevicesNotExpected,
+    /// Rule P-37: devices that must prove themselves did not.
+    #[error("machine sent no evidence of the devices that the fleet list gives it")]
+    DevicesMissing,
+    /// Rule P-38: the machine's report is about other devices, another mode of their driver, or none.
+    #[error("device evidence is not what the machine's report signs")]
+    DevicesNotInContext,
+    /// Rule P-39.
+    #[error("device {0} is not this machine's in the fleet list")]
+    DeviceNotEnrolled(Sha256Digest),
+    /// Rule P-39.
+    #[error("device {0}, which is this machine's in the fleet list, did not answer")]
+    DeviceMissing(Sha256Digest),
     /// Rules S1 to S19.
     #[error(transparent)]
     Snp(#[from] SnpRejection),
@@ -104,6 +119,9 @@ impl Rejection {
             Self::ExpectationsNotInForce { .. } => "O-3",
             Self::OtherKind { .. } => "P-32",
             Self::EvidenceOutOfDate { .. } => "P-52",
+            Self::DevicesNotExpected | Self::DevicesMissing => "P-37",
+            Self::DevicesNotInContext => "P-38",
+            Self::DeviceNotEnrolled(_) | Self::DeviceMissing(_) => "P-39",
             Self::Snp(rejection) => rejection.rule(),
             Self::Tdx(rejection) => rejection.rule(),
             Self::Tpm(rejection) => rejection.rule(),

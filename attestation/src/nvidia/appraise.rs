@@ -114,6 +114,16 @@ impl GpuVerdict {
         &self.checks
     }
 
+    /// Rule N12 again.
+    pub(super) fn still_allowed(&self, policy: &GpuPolicy) -> Result<(), NvidiaRejection> {
+        for (kind, version) in versions(&self.report)? {
+            if !policy.allows(kind, &version) {
+                return Err(NvidiaRejection::BelowFloor { kind, version });
+            }
+        }
+        Ok(())
+    }
+
     pub(super) const fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -247,12 +257,8 @@ pub(super) fn firmware(
     }
 }
 
-/// Rules N7 and N8. Returns the versions that were compared.
-fn measured(
-    report: &GpuReport,
-    policy: &GpuPolicy,
-    lines: &mut Lines,
-) -> Result<Vec<(ReferenceKind, String)>, NvidiaRejection> {
+/// What a report says that its device runs.
+fn versions(report: &GpuReport) -> Result<Vec<(ReferenceKind, String)>, NvidiaRejection> {
     let opaque = report.opaque();
     let wanted = match opaque.kind() {
         DeviceKind::Gpu => vec![
@@ -261,11 +267,24 @@ fn measured(
         ],
         DeviceKind::Switch => vec![(ReferenceKind::Switch, opaque.vbios_version())],
     };
-    let (mut versions, mut parts) = (Vec::new(), Vec::new());
-    for (kind, version) in wanted {
+    let named = |(kind, version): (ReferenceKind, Option<&str>)| {
         let version = version.ok_or(NvidiaRejection::VersionMissing)?;
-        parts.push(listed(&policy.parts.references, kind, version)?);
-        versions.push((kind, version.to_owned()));
+        Ok((kind, version.to_owned()))
+    };
+    wanted.into_iter().map(named).collect()
+}
+
+/// Rules N7 and N8. Returns the versions that were compared.
+fn measured(
+    report: &GpuReport,
+    policy: &GpuPolicy,
+    lines: &mut Lines,
+) -> Result<Vec<(ReferenceKind, String)>, NvidiaRejection> {
+    let opaque = report.opaque();
+    let versions = versions(report)?;
+    let mut parts = Vec::new();
+    for (kind, version) in &versions {
+        parts.push(listed(&policy.parts.references, *kind, version)?);
     }
     let names: Vec<_> = versions
         .iter()

@@ -31,7 +31,7 @@ pub use held::{WithIssuer, askable};
 pub use look::{DeviceLook, look_at_device};
 pub use manifest::{ManifestSigner, PinnedManifestRoot};
 pub use measurements::{GpuReference, GpuReferenceError, ReferenceKind};
-pub use nonce::{GpuNonce, device_evidence_digest, gpu_nonce};
+pub use nonce::{GpuNonce, device_evidence_digest, devices_digest, gpu_nonce};
 pub use ocsp::{Good, OCSP_BYTES_MAX, OcspRejection, OcspResponse, judge_ocsp, ocsp_request};
 pub use opaque::{DeviceKind, FeatureFlag, Opaque, Pdi};
 pub use policy::{
