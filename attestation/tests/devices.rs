@@ -189,7 +189,7 @@ fn a_machine_with_its_gpu_is_verified_and_every_line_says_what_it_rests_on() {
 }
 
 #[test]
-fn p37_devices_are_exactly_those_that_the_fleet_list_gives() {
+fn g04_devices_are_exactly_those_that_the_fleet_list_gives() {
     assert_eq!(refused(|it| it.sends = false), Rejection::DevicesMissing);
     let none = |it: &mut Place| it.keys.clear();
     assert_eq!(refused(none), Rejection::DevicesNotExpected);
@@ -217,7 +217,7 @@ fn p38_the_machines_report_signs_these_devices_and_their_drivers_mode() {
 }
 
 #[test]
-fn p39_a_stranger_and_a_missing_device_are_refused() {
+fn g05_a_stranger_and_a_missing_device_are_refused() {
     let stranger = Sha256Digest::of(b"another");
     let found = device_key(&place().gpu);
     assert_ne!(stranger, found);
@@ -245,14 +245,14 @@ fn p39_a_stranger_and_a_missing_device_are_refused() {
 }
 
 #[test]
-fn g01_a_report_of_another_session_is_refused() {
+fn g02_a_report_of_another_session_is_refused() {
     let place = place();
     let recorded = place.gpu.evidence();
     assert_eq!(place.judge_these(vec![recorded]).unwrap_err().rule(), "N2");
 }
 
 #[test]
-fn g02_devices_are_refused_by_their_own_rules() {
+fn g03_devices_are_refused_by_their_own_rules() {
     assert_eq!(refused(|it| it.mode = DriverMode::DevTools).rule(), "N9");
     assert_eq!(refused(|it| it.mode = DriverMode::Off).rule(), "N9");
     let private = refused(|it| it.private_root = false);
@@ -298,8 +298,15 @@ fn newer_documents_may_no_longer_list_a_device() {
     let section = place.values.nvidia.as_mut().unwrap();
     section.driver_versions = ["1".to_owned()].into();
     assert_eq!(still(&place).unwrap_err().rule(), "N12");
-    place.keys = vec![Sha256Digest::of(b"another")];
-    assert_eq!(still(&place).unwrap_err().rule(), "P-39");
+    place.keys.push(Sha256Digest::of(b"another"));
+    let missing = still(&place).unwrap_err();
+    assert!(matches!(missing, Rejection::DeviceMissing(_)), "{missing}");
+    place.keys.remove(0);
+    let stranger = still(&place).unwrap_err();
+    assert!(
+        matches!(stranger, Rejection::DeviceNotEnrolled(_)),
+        "{stranger}"
+    );
     place.keys.clear();
     assert_eq!(still(&place), Err(Rejection::DevicesNotExpected));
 }
