@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use casemate_attestation::look::look;
+use casemate_attestation::nvidia::FeatureFlag;
 use casemate_attestation::signed::SIGNED_BYTES_MAX;
 use casemate_attestation::{
     ChipId, FleetChip, HardwareEvidence, Measurement, Platform, ReferenceValues, Sha256Digest,
@@ -188,7 +189,8 @@ struct Reference {
     /// What was measured.
     #[arg(long)]
     label: Option<String>,
-    /// A platform's whole section in place of the one before, as JSON: {"tdx": {...}}, {"tpm": {...}} or {"snp": {...}}.
+    /// A platform's whole section in place of the one before, as JSON: {"tdx": {...}}, {"tpm": {...}}, {"snp": {...}} or
+    /// {"nvidia": {...}}.
     #[arg(long, value_name = "FILE", conflicts_with = "label")]
     section: Option<PathBuf>,
     /// Days that the new document is in force.
@@ -301,6 +303,7 @@ fn run_enrol(enrol: Enrol) -> Result<(), CommandError> {
             names: enrol.name.clone(),
             label: enrol.label.clone(),
             tpm,
+            devices: Vec::new(),
         };
         documents::enrol(&organisation, chip, enrol.days, now()).map_err(command_error)
     };
@@ -469,11 +472,19 @@ fn one_section(values: ReferenceValues) -> Result<ReferenceSection, CommandError
         test_chip,
         tdx,
         tpm,
+        nvidia,
     } = values;
+    if let Some(section) = &nvidia {
+        // In protected PCIe mode, and in no other, there are switches.
+        let switches = usize::from(section.mode == FeatureFlag::ProtectedPcie);
+        let usable = section.policy(1, switches);
+        usable.map_err(|error| CommandError::new(ExitCode::Malformed, error))?;
+    }
     let mut sections = [
         snp.map(ReferenceSection::Snp),
         tdx.map(ReferenceSection::Tdx),
         tpm.map(ReferenceSection::Tpm),
+        nvidia.map(ReferenceSection::Nvidia),
     ]
     .into_iter()
     .flatten();
@@ -481,7 +492,7 @@ fn one_section(values: ReferenceValues) -> Result<ReferenceSection, CommandError
         (Some(section), None, None) => Ok(section),
         _ => Err(CommandError::new(
             ExitCode::Malformed,
-            "the file must hold one section: snp, tdx or tpm",
+            "the file must hold one section: snp, tdx, tpm or nvidia",
         )),
     }
 }

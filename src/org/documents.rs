@@ -6,10 +6,10 @@ use std::path::Path;
 
 use casemate_attestation::tpm::Bank;
 use casemate_attestation::{
-    FleetChip, FleetList, Issue, Kind, Payload, Platform, PolicyPayload, Product, ReferenceValues,
-    ReleasePublicKey, ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument, SignedError,
-    SnpMeasurement, SnpReference, TcbVersion, TdxReference, TpmMachine, TpmReference, UnixTime,
-    Verified,
+    FleetChip, FleetList, Issue, Kind, NvidiaReference, Payload, Platform, PolicyPayload, Product,
+    ReferenceValues, ReleasePublicKey, ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument,
+    SignedError, SnpMeasurement, SnpReference, TcbVersion, TdxReference, TpmMachine, TpmReference,
+    UnixTime, Verified,
 };
 use serde::Deserialize;
 
@@ -215,6 +215,7 @@ pub fn replace_section(
         ReferenceSection::Snp(section) => values.snp = Some(section),
         ReferenceSection::Tdx(section) => values.tdx = Some(section),
         ReferenceSection::Tpm(section) => values.tpm = Some(section),
+        ReferenceSection::Nvidia(section) => values.nvidia = Some(section),
     }
     sign_next(organisation, &values, days, now)
 }
@@ -289,6 +290,8 @@ pub enum ReferenceSection {
     Tdx(TdxReference),
     /// Measured boot.
     Tpm(TpmReference),
+    /// GPUs and switches beside a platform.
+    Nvidia(NvidiaReference),
 }
 
 /// Sets the lowest firmware of a product. Returns the new number.
@@ -396,6 +399,7 @@ mod tests {
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             label: String::new(),
             tpm: None,
+            devices: Vec::new(),
         }
     }
 

@@ -138,6 +138,7 @@ impl Organisation {
             names: vec![name.into()],
             label: format!("machine of {name}"),
             tpm: None,
+            devices: Vec::new(),
         };
         FleetList {
             chips: vec![
