@@ -49,7 +49,7 @@ enum Verb {
         casemate org enrol ./acme --tpm answer.json --label 'rack 3' --name llm.acme.internal\n  \
         casemate org enrol ./acme --test-chip --label laptop --name localhost"
     )]
-    Enrol(Enrol),
+    Enrol(Box<Enrol>),
     /// Add a certificate or a principal to the signed revocation list.
     #[command(
         after_help = "Examples:\n  casemate org revoke ./acme --certificate acme/teams/research/ada/cert.pem\n  \
@@ -242,7 +242,7 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
     match arguments.verb {
         Verb::Init(init) => run_init(init),
         Verb::Issue(issue) => run_issue(&issue),
-        Verb::Enrol(enrol) => run_enrol(enrol),
+        Verb::Enrol(enrol) => run_enrol(*enrol),
         Verb::Challenge(challenge) => enrolment::run_challenge(&challenge),
         Verb::Revoke(revoke) => run_revoke(revoke),
         Verb::Reference(reference) => run_reference(reference),

@@ -3,7 +3,8 @@
 //!
 //! The files share identity and lists, and a bundle takes only one of each: so all of them are written, or none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 
 use casemate_attestation::tdx::{PckCa, TdxCollateral};
 use serde_json::{Value, json};
@@ -202,10 +203,9 @@ async fn of_family(
     family: Family,
 ) -> Result<Vec<u8>, FetchError> {
     let (fmspc, ca) = family;
-    if !came.tcb.contains_key(&fmspc) {
+    if let Entry::Vacant(place) = came.tcb.entry(fmspc) {
         let ask = tcb_info(round.services, fmspc);
-        let text = signed_text(round.client, &ask, "tcbInfo", &TCB_CHAINS).await?;
-        came.tcb.insert(fmspc, text);
+        place.insert(signed_text(round.client, &ask, "tcbInfo", &TCB_CHAINS).await?);
     }
     let tcb = came
         .tcb

@@ -94,7 +94,7 @@ fn other_answers_are_no_documents() {
 #[test]
 fn cut_long_and_endless_answers_have_an_end() {
     let cut = Reply::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort".to_vec());
-    let (answer, times) = asked(&[cut.clone()]);
+    let (answer, times) = asked(std::slice::from_ref(&cut));
     assert!(matches!(answer, Err(HttpError::Cut(_))), "{answer:?}");
     assert_eq!(times, 2);
     assert_eq!(asked(&[cut, ok(b"whole")]).0.unwrap(), b"whole");
