@@ -16,7 +16,7 @@ use super::{
     SessionError, SessionState, Terms,
 };
 use crate::listener::Peer;
-use crate::policy::Principal;
+use crate::policy::{ClientMachine, Principal};
 
 /// What the server wants to know of its clients' machines.
 pub enum ClientEvidence {
@@ -115,6 +115,11 @@ impl Connection {
     /// Names the session that was established last on this connection, in force or stale.
     pub fn last_session(&self) -> Option<[u8; 16]> {
         self.state().last_session()
+    }
+
+    /// The client's own machine, by the evidence of that session.
+    pub fn last_client(&self) -> Option<ClientMachine> {
+        self.state().last_client()
     }
 
     fn state(&self) -> MutexGuard<'_, SessionState> {

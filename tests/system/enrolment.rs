@@ -26,7 +26,6 @@ impl SoftwareTpm {
         loop {
             if let Some(status) = process.try_wait().unwrap() {
                 assert_eq!(status.code(), Some(3), "scripts/swtpm-run failed");
-                assert!(std::env::var_os("CI").is_none(), "swtpm is missing");
                 println!("SKIP swtpm is missing");
                 return None;
             }

@@ -11,6 +11,7 @@
 )]
 
 mod by_hand;
+mod clients;
 mod demo;
 mod draft;
 mod enrolment;
