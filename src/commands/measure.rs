@@ -171,7 +171,7 @@ enum Pages {
 /// Runs `casemate measure`. The section goes to stdout.
 ///
 /// # Errors
-/// 2 for a shape that no machine has, 3 for a file that cannot be read, 4 for one that is not what it is given as.
+/// 2 for a shape that no machine has, 3 for a file that cannot be read, 30 for one that is not what it is given as.
 pub fn run(arguments: Arguments) -> Result<(), CommandError> {
     let values = match arguments.verb {
         Verb::Snp(it) => snp(&it)?,
