@@ -113,7 +113,7 @@ fn a_chip_is_enrolled_by_genuine_evidence_and_by_no_other() {
         let line = format!("{platform}\t{}\n", chip["chip_id"].as_str().unwrap());
         assert_eq!(stdout(&enrolled), line);
     }
-    assert_eq!(broken(&acme), serde_json::json!(["Milan"]));
+    assert_eq!(broken(&acme), serde_json::json!(["milan"]));
     let before = payload(&acme, "fleet.json");
     for (name, expected) in [
         ("snp/neg-measurement-flip", 10),
