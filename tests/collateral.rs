@@ -121,7 +121,7 @@ fn a_chip_is_enrolled_by_genuine_evidence_and_by_no_other() {
         ("tdx-negative/quote-signature-flip", 10),
         ("tpm/gce-cos-85-nonce", 10),
         ("eventlog/ccel-grub", 10),
-        ("azure-vtpm/snp-genoa-v3", 20),
+        ("azure-vtpm/snp-genoa-v3", 10),
         ("nowhere", 3),
     ] {
         let refused = enrol(name);
