@@ -62,7 +62,7 @@ fn unified(line: &str, extra: &[(&str, &[u8])]) -> Vec<u8> {
 
 fn found(name: &str) -> Option<PathBuf> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../target/measure")
+        .join("../../target/measure")
         .join(name);
     if !file.exists() {
         println!("SKIP: no {name}: run scripts/measure-references");
@@ -212,7 +212,7 @@ fn register_11_is_what_systemd_measure_calculates() {
 #[test]
 fn launch_digests_are_those_of_sev_snp_measure() {
     let evidence = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../shared/evidence/snp-launch/sev-snp-measure");
+        .join("../../../shared/evidence/snp-launch/sev-snp-measure");
     let (Some(tool), true) = (found("venv/bin/sev-snp-measure"), evidence.is_dir()) else {
         return;
     };

@@ -23,7 +23,7 @@ use sev::parser::ByteParser as _;
 
 /// A folder of the shared evidence; without it the test says so, and fails where everything must be there.
 fn shared(name: &str) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/evidence");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/evidence");
     let folder = root.join(name);
     if folder.is_dir() {
         return Some(folder);
