@@ -154,6 +154,23 @@ pub(super) fn this_machine(
     Ok(redeemed)
 }
 
+fn booted(redeemed: &Redeemed, label: &str) -> TpmMachine {
+    TpmMachine {
+        registers: redeemed.registers.clone(),
+        label: label.to_owned(),
+    }
+}
+
+/// Refuses what [`accept_boot`] would refuse, before the machine is enrolled.
+pub(super) fn can_accept_boot(
+    organisation: &Organisation,
+    redeemed: &Redeemed,
+    label: &str,
+) -> Result<(), CommandError> {
+    documents::can_add_tpm_machine(organisation, &booted(redeemed, label))
+        .map_err(super::org::command_error)
+}
+
 /// Adds what the machine measured when it answered to the reference values.
 pub(super) fn accept_boot(
     organisation: &Organisation,
@@ -161,11 +178,7 @@ pub(super) fn accept_boot(
     label: &str,
     days: u32,
 ) -> Result<(), CommandError> {
-    let machine = TpmMachine {
-        registers: redeemed.registers.clone(),
-        label: label.to_owned(),
-    };
-    let number = documents::add_tpm_machine(organisation, machine, days, now())
+    let number = documents::add_tpm_machine(organisation, booted(redeemed, label), days, now())
         .map_err(super::org::command_error)?;
     eprintln!("signed reference values number {number}: the machine as it booted now is right");
     Ok(())
@@ -180,29 +193,45 @@ pub(super) fn processor(file: &Path) -> Result<HardwareEvidence, CommandError> {
     }
 }
 
-/// Refuses a chip of a family whose root of trust is broken, unless its name is given, or stands in the reference values already.
-pub(super) fn must_have_sound_root(
+/// Which family with a broken root of trust is accepted with this chip, for [`accept_family`]: none where the root is sound, or the
+/// reference values name the family already.
+pub(super) fn family_to_accept(
     organisation: &Organisation,
     product: Option<Product>,
     named: Option<&str>,
-    days: u32,
-) -> Result<(), CommandError> {
-    let Some(product) = product.filter(|product| product.root_is_broken()) else {
-        return Ok(());
-    };
-    let wrong = super::org::command_error;
-    if documents::allows_despite_broken_root(organisation, product).map_err(wrong)? {
-        return Ok(());
+) -> Result<Option<Product>, CommandError> {
+    let broken = product.filter(|product| product.root_is_broken());
+    let word = broken.map(|product| product.as_str().to_lowercase());
+    if named.is_some() && named != word.as_deref() {
+        let text = "--despite-broken-root names another family than this chip's, or one whose root is sound";
+        return Err(CommandError::new(ExitCode::Usage, text).hint("leave it out"));
     }
-    let word = product.as_str().to_lowercase();
-    if named != Some(word.as_str()) {
+    let Some(product) = broken else {
+        return Ok(None);
+    };
+    if documents::allows_despite_broken_root(organisation, product)
+        .map_err(super::org::command_error)?
+    {
+        return Ok(None);
+    }
+    if named.is_none() {
         let text = format!("the root of trust of {product} is broken: its evidence can be forged");
         return Err(CommandError::new(ExitCode::Rejected, text).hint(format!(
-            "if you accept that, name it: --despite-broken-root {word}; every verdict will say so"
+            "if you accept that, name it: --despite-broken-root {}; every verdict will say so",
+            word.unwrap_or_default()
         )));
     }
-    let number = documents::allow_despite_broken_root(organisation, product, days, now());
-    let number = number.map_err(wrong)?;
+    Ok(Some(product))
+}
+
+/// Signs that a family is accepted despite its broken root.
+pub(super) fn accept_family(
+    organisation: &Organisation,
+    product: Product,
+    days: u32,
+) -> Result<(), CommandError> {
+    let number = documents::allow_despite_broken_root(organisation, product, days, now())
+        .map_err(super::org::command_error)?;
     eprintln!(
         "signed reference values number {number}: {product} is accepted despite its broken root"
     );
@@ -222,7 +251,7 @@ pub(super) fn command_error(error: EnrolmentError) -> CommandError {
         E::NoChallengeNeeded | E::ChallengeNeeded => ExitCode::Usage,
         E::Expired => ExitCode::Expired,
         E::Device(_) => ExitCode::Unsupported,
-        E::File(_) | E::Organisation(_) => ExitCode::Configuration,
+        E::File(_) | E::Organisation(_) | E::TooManyWaiting(_) => ExitCode::Configuration,
         E::NoRandomness => ExitCode::Unexpected,
         _ => ExitCode::Rejected,
     };
@@ -235,6 +264,7 @@ pub(super) fn command_error(error: EnrolmentError) -> CommandError {
         E::Endorsement(_) => {
             "name the root of the TPM's maker with --roots, and the authorities in between with `machine request --authorities`"
         }
+        E::TooManyWaiting(_) => "remove files of challenges that nobody will answer",
         E::SoftwareTpm => "say so with --hosted software; it is for trials only",
         E::NotForThisTpm(_) | E::Proof | E::NotWaiting | E::Expired => {
             "begin again with: casemate machine request, on the machine that is to be enrolled"

@@ -8,8 +8,8 @@ use casemate_attestation::look::look;
 use casemate_attestation::nvidia::FeatureFlag;
 use casemate_attestation::signed::SIGNED_BYTES_MAX;
 use casemate_attestation::{
-    ChipId, FleetChip, HardwareEvidence, Measurement, Platform, ReferenceValues, Sha256Digest,
-    SnpMeasurement, UnixTime, strict_json,
+    ChipId, FleetChip, FleetTpm, HardwareEvidence, Measurement, Platform, ReferenceValues,
+    Sha256Digest, SnpMeasurement, UnixTime, strict_json,
 };
 use casemate_client::recorded::{self, RecordedError, Subject};
 use clap::{ArgGroup, Args, Subcommand};
@@ -146,7 +146,7 @@ struct Enrol {
     #[arg(long)]
     accept_present_boot: bool,
     /// Accept chips of the evidence's family although its root of trust is broken (milan); every verdict says so.
-    #[arg(long, value_name = "PRODUCT")]
+    #[arg(long, value_name = "PRODUCT", conflicts_with_all = ["chip_id", "tpm", "this_machine", "test_chip"])]
     despite_broken_root: Option<String>,
     /// Enrol the organisation's test chip. NOT CONFIDENTIAL.
     #[arg(long)]
@@ -297,30 +297,21 @@ fn run_issue(issue: &Issue) -> Result<(), CommandError> {
 fn run_enrol(enrol: Enrol) -> Result<(), CommandError> {
     let organisation = open(&enrol.folder)?;
     let enrolled = |platform, chip_id, tpm| {
-        let chip = FleetChip {
-            platform,
-            chip_id,
-            names: enrol.name.clone(),
-            label: enrol.label.clone(),
-            tpm,
-            devices: Vec::new(),
-        };
+        let chip = entry(&enrol, platform, chip_id, tpm);
         documents::enrol(&organisation, chip, enrol.days, now()).map_err(command_error)
     };
     let number = if let Some(chip_id) = enrol.chip_id {
         enrolled(enrol.platform, chip_id, None)?
     } else if let Some(folder) = &enrol.evidence {
         let (platform, evidence, at) = recorded_evidence(folder)?;
-        let chip_id = chip_of(&organisation, &enrol, platform, &evidence, at)?;
-        enrolled(platform, chip_id, None)?
+        enrol_processor(&organisation, &enrol, platform, &evidence, at)?
     } else if let Some(file) = &enrol.request {
         let evidence = enrolment::processor(file)?;
         let platform = match evidence {
             HardwareEvidence::Tdx(_) => Platform::Tdx,
             _ => Platform::Snp,
         };
-        let chip_id = chip_of(&organisation, &enrol, platform, &evidence, now())?;
-        enrolled(platform, chip_id, None)?
+        enrol_processor(&organisation, &enrol, platform, &evidence, now())?
     } else if enrol.tpm.is_some() || enrol.this_machine {
         let redeemed = match &enrol.tpm {
             Some(file) => enrolment::redeemed(&organisation, file)?,
@@ -329,6 +320,9 @@ fn run_enrol(enrol: Enrol) -> Result<(), CommandError> {
                 enrolment::this_machine(&organisation, &enrol.own, &enrol.vouched, above)?
             }
         };
+        if enrol.accept_present_boot {
+            enrolment::can_accept_boot(&organisation, &redeemed, &enrol.label)?;
+        }
         let number = enrolled(Platform::Tpm, redeemed.id, Some(redeemed.key.clone()))?;
         if enrol.accept_present_boot {
             enrolment::accept_boot(&organisation, &redeemed, &enrol.label, enrol.days)?;
@@ -357,26 +351,39 @@ fn recorded_evidence(
     Ok((platform, evidence, recorded.at.unwrap_or_else(now)))
 }
 
-/// The chip that evidence names, under the vendor's roots, at the time that it was made.
-fn chip_of(
+/// What the fleet list is to say.
+fn entry(enrol: &Enrol, platform: Platform, chip_id: ChipId, tpm: Option<FleetTpm>) -> FleetChip {
+    FleetChip {
+        platform,
+        chip_id,
+        names: enrol.name.clone(),
+        label: enrol.label.clone(),
+        tpm,
+        devices: Vec::new(),
+    }
+}
+
+/// Enrols the chip that evidence names, judged under the vendor's roots at the time that it was made. Returns the list's number.
+fn enrol_processor(
     organisation: &Organisation,
     enrol: &Enrol,
     platform: Platform,
     evidence: &HardwareEvidence,
     at: UnixTime,
-) -> Result<ChipId, CommandError> {
+) -> Result<u64, CommandError> {
     let refused = |error: RecordedError| CommandError::new(error.exit_code(), error);
     let look = look(evidence, None, at).map_err(|rejection| refused(rejection.into()))?;
-    let chip = look.chip_id.filter(|chip| !chip.is_masked());
-    let chip = chip.ok_or_else(names_no_chip)?;
-    enrolment::must_have_sound_root(
-        organisation,
-        look.product,
-        enrol.despite_broken_root.as_deref(),
-        enrol.days,
-    )?;
-    println!("{platform}\t{chip}");
-    Ok(chip)
+    let chip_id = look.chip_id.filter(|chip| !chip.is_masked());
+    let chip_id = chip_id.ok_or_else(names_no_chip)?;
+    let named = enrol.despite_broken_root.as_deref();
+    let family = enrolment::family_to_accept(organisation, look.product, named)?;
+    let chip = entry(enrol, platform, chip_id, None);
+    let number = documents::enrol(organisation, chip, enrol.days, now()).map_err(command_error)?;
+    if let Some(family) = family {
+        enrolment::accept_family(organisation, family, enrol.days)?;
+    }
+    println!("{platform}\t{chip_id}");
+    Ok(number)
 }
 
 fn names_no_chip() -> CommandError {

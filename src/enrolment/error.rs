@@ -58,6 +58,9 @@ pub enum EnrolmentError {
     /// Rule E7: no challenge of this organisation waits for that answer.
     #[error("no challenge of this organisation waits for this answer (E7)")]
     NotWaiting,
+    /// Rule E7: nobody answers so many.
+    #[error("too many challenges wait for their answers in {path} (E7)", path = .0.display())]
+    TooManyWaiting(std::path::PathBuf),
     /// Rule E7: answers are for now.
     #[error("the challenge of this answer is older than 7 days (E7)")]
     Expired,

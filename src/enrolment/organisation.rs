@@ -22,6 +22,8 @@ use crate::secrets::{read_secret_file, write_secret_file};
 
 /// A challenge waits this long for its answer.
 const LIFE_SECONDS: u64 = 7 * 86_400;
+/// Most challenges that wait at once.
+const WAITING_MAX: usize = 4096;
 const PROOF_LABEL: &[u8] = b"casemate/enrolment-proof/v1";
 const QUOTE_LABEL: &[u8] = b"casemate/enrolment-quote/v1";
 
@@ -108,7 +110,7 @@ pub fn challenge(
         },
         secret: *secret,
     };
-    remember(organisation, &Sha256Digest::of(&bytes), &pending)?;
+    remember(organisation, &Sha256Digest::of(&bytes), &pending, now)?;
     Ok((id, bytes))
 }
 
@@ -218,13 +220,18 @@ fn remember(
     organisation: &Organisation,
     challenge: &Sha256Digest,
     pending: &Pending,
+    now: UnixTime,
 ) -> Result<(), EnrolmentError> {
     let file = place(organisation.folder(), challenge);
-    if let Some(folder) = file.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| OrgError::Damaged {
-            path: folder.to_owned(),
-            reason: error.to_string(),
-        })?;
+    let folder = organisation.folder().join(files::ENROLMENTS);
+    let unusable = |error: std::io::Error| OrgError::Damaged {
+        path: folder.clone(),
+        reason: error.to_string(),
+    };
+    std::fs::create_dir_all(&folder).map_err(unusable)?;
+    let waiting = sweep(&folder, now).map_err(unusable)?;
+    if waiting >= WAITING_MAX {
+        return Err(EnrolmentError::TooManyWaiting(folder));
     }
     let damaged = |error: strict_json::JsonError| OrgError::Damaged {
         path: file.clone(),
@@ -232,6 +239,23 @@ fn remember(
     };
     let bytes = Zeroizing::new(strict_json::to_vec(pending).map_err(damaged)?);
     Ok(write_secret_file(&file, &bytes)?)
+}
+
+/// Removes the secrets of challenges that nobody answered in time. Returns how many files stay: what cannot be read stays, too,
+/// because it is not known to be over.
+fn sweep(folder: &Path, now: UnixTime) -> std::io::Result<usize> {
+    let mut waiting = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let pending = read_secret_file(&path)
+            .ok()
+            .and_then(|bytes| strict_json::from_slice::<Pending>(&bytes, BYTES_MAX).ok());
+        match pending {
+            Some(pending) if now >= pending.expires => std::fs::remove_file(&path)?,
+            _ => waiting += 1,
+        }
+    }
+    Ok(waiting)
 }
 
 /// Where a challenge waits.
@@ -262,4 +286,33 @@ pub(super) fn quoted_data(challenge: &Sha256Digest) -> [u8; 64] {
     let mut out = [0; 64];
     out.copy_from_slice(context.finish().as_ref());
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_challenges_that_are_over_are_removed_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, expires: u64| {
+            let pending = Pending {
+                expires: UnixTime::from_secs(expires),
+                id: ChipId::from_bytes([1; 64]),
+                key: FleetTpm {
+                    attestation_key: vec![1],
+                    hosted: HostedIn::Software,
+                },
+                secret: [7; 32],
+            };
+            let file = folder.path().join(name);
+            write_secret_file(&file, &strict_json::to_vec(&pending).unwrap()).unwrap();
+        };
+        put("over", 100);
+        put("waits", 101);
+        std::fs::write(folder.path().join("unknown"), b"not ours").unwrap();
+        assert_eq!(sweep(folder.path(), UnixTime::from_secs(100)).unwrap(), 2);
+        let there = |name: &str| folder.path().join(name).exists();
+        assert!(!there("over") && there("waits") && there("unknown"));
+    }
 }

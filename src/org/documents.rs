@@ -220,6 +220,27 @@ pub fn replace_section(
     sign_next(organisation, &values, days, now)
 }
 
+/// Whether [`add_tpm_machine`] would take it: all machines of a section are quoted with the same registers.
+///
+/// # Errors
+/// [`OrgError::OtherRegisters`], or when the present document is damaged.
+pub fn can_add_tpm_machine(
+    organisation: &Organisation,
+    machine: &TpmMachine,
+) -> Result<(), OrgError> {
+    let Some(section) = open_for_editing::<ReferenceValues>(organisation)?
+        .into_payload()
+        .tpm
+    else {
+        return Ok(());
+    };
+    let same = |known: &TpmMachine| known.registers.keys().eq(machine.registers.keys());
+    match section.bank == Bank::Sha256 && section.machines.iter().all(same) {
+        true => Ok(()),
+        false => Err(OrgError::OtherRegisters),
+    }
+}
+
 /// Adds a machine to the section of measured boot; one that is listed with the same registers is not listed twice. Returns the
 /// number of the document in force.
 ///
@@ -231,6 +252,7 @@ pub fn add_tpm_machine(
     days: u32,
     now: UnixTime,
 ) -> Result<u64, OrgError> {
+    can_add_tpm_machine(organisation, &machine)?;
     let document = open_for_editing::<ReferenceValues>(organisation)?;
     let number = document.number();
     let mut values = document.into_payload();
@@ -238,10 +260,6 @@ pub fn add_tpm_machine(
         bank: Bank::Sha256,
         machines: Vec::new(),
     });
-    let same = |known: &TpmMachine| known.registers.keys().eq(machine.registers.keys());
-    if section.bank != Bank::Sha256 || !section.machines.iter().all(same) {
-        return Err(OrgError::OtherRegisters);
-    }
     let mut listed = section.machines.iter();
     if listed.any(|known| known.registers == machine.registers) {
         return Ok(number);
