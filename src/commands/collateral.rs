@@ -108,7 +108,7 @@ fn run_pack(pack: &Pack) -> Result<(), CommandError> {
     for file in all_files(&pack.files)? {
         let name = file.display();
         let what = packer
-            .add(&read(&file)?, now)
+            .add(&read(&file)?)
             .map_err(|error| of_packing(&error, &format!("{name}: ")))?;
         eprintln!("{name}: {what}");
     }

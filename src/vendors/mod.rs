@@ -210,7 +210,7 @@ impl Round<'_> {
     fn judged(&self, files: &[&[u8]]) -> Result<(Collateral, Vec<JudgedItem>), FetchError> {
         let mut packer = Packer::new();
         for file in files {
-            packer.add(file, self.now)?;
+            packer.add(file)?;
         }
         let collateral = packer.finish()?;
         let items = collateral.check(&self.roots.collateral, self.now);

@@ -21,7 +21,7 @@ mod server;
 use std::fs;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use casemate::vendors::{FetchError, HttpError, Kept};
+use casemate::vendors::{FetchError, HttpError, Kept, Refusal};
 use casemate_attestation::collateral::{Packer, Wanted};
 use casemate_attestation::tdx::PckCa;
 use casemate_attestation::{Product, UnixTime};
@@ -59,7 +59,7 @@ fn from_configuration_to_a_bundle_and_again() {
     let mut packer = Packer::new();
     for name in place.files() {
         packer
-            .add(&fs::read(place.folder().join(name)).unwrap(), NOW)
+            .add(&fs::read(place.folder().join(name)).unwrap())
             .unwrap();
     }
     let bundle = packer.finish().unwrap();
@@ -286,11 +286,19 @@ fn a_chain_of_another_issuer_and_an_edited_text_are_refused() {
 fn what_is_out_of_date_is_refused_by_its_name() {
     let Some(shared) = shared() else { return };
     let mut place = Place::intel(&shared, NEWER);
-    place.now = UnixTime::from_secs(1_780_000_000);
-    let all = place.fetch();
-    let error = all[0].result.as_ref().unwrap_err().to_string();
-    assert!(error.contains("TCB info expired"), "{error}");
-    assert!(place.files().is_empty());
+    // The TCB info's time is over, then the root's list is stale as well.
+    for (now, name) in [
+        (1_775_000_000, "TCB info expired"),
+        (1_780_000_000, "revocation list of the root is stale"),
+    ] {
+        place.now = UnixTime::from_secs(now);
+        let all = place.fetch();
+        let error = all[0].result.as_ref().unwrap_err();
+        assert_eq!(error.refusal(), Refusal::Expired, "{error}");
+        let said = error.to_string();
+        assert!(said.contains(name), "{said}");
+        assert!(place.files().is_empty());
+    }
 }
 
 #[test]
