@@ -4,6 +4,7 @@
 use std::fs;
 use std::process::Output;
 
+use super::enrolment::SoftwareTpm;
 use super::place::{Place, casemate, chat, http, port, text};
 
 const CONNECT: &str = "connect-research.toml";
@@ -100,4 +101,50 @@ fn a04_a_server_that_requires_it_serves_the_machines_of_its_clients_list_alone()
     fs::write(place.path("laptops/fleet.json"), b"{}").unwrap();
     refused("client_evidence_rejected");
     assert_eq!(ask(), 200);
+}
+
+#[test]
+fn a04_a_laptop_shows_its_tpm_and_another_laptops_is_refused() {
+    let place = Place::new();
+    let (Some(laptop), Some(stranger)) = (
+        SoftwareTpm::start(place.path("tpm")),
+        SoftwareTpm::start(place.path("other-tpm")),
+    ) else {
+        return;
+    };
+    place.command(&["org", "init", "laptops", "--name", "laptops"]);
+    let step = "org enrol laptops --this-machine --accept-present-boot --hosted software --label ada --name laptop";
+    let (root, issuer) = (laptop.root(), laptop.authority("issuercert.pem"));
+    let rest = [
+        "--software",
+        &laptop.address,
+        "--roots",
+        &root,
+        "--authorities",
+        &issuer,
+    ];
+    let words: Vec<&str> = step.split(' ').chain(rest).collect();
+    place.command(&words);
+
+    let section = clients("laptops", "required").replace("test-chip\"\nrelease", "tpm\"\nrelease");
+    let roots = section.find("test_chip_root").unwrap();
+    append(&place, "server.toml", &section[..roots]);
+    let _broker = place.start("broker", "broker.toml");
+    let _server = place.start("serve", "server.toml");
+    let own = |tpm: &SoftwareTpm| {
+        format!(
+            "\n[attestation]\nplatform = \"tpm\"\nregisters = [0, 1, 2, 3, 4, 5, 6, 7]\nsoftware = \"{}\"\n",
+            tpm.address
+        )
+    };
+    let plain = append(&place, CONNECT, &own(&stranger));
+    let refused = verify(&place);
+    let said = text(&refused);
+    assert!(!refused.status.success(), "{said}");
+    assert!(said.contains("client_evidence_rejected"), "{said}");
+    fs::write(place.path(CONNECT), plain + &own(&laptop)).unwrap();
+    let output = verify(&place);
+    assert!(output.status.success(), "{}", text(&output));
+    let audit = fs::read_to_string(place.path("server-audit.jsonl")).unwrap();
+    assert!(audit.contains("\"client_platform\":\"tpm\""), "{audit}");
 }

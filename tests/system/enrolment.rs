@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use crate::place::casemate;
 
 /// A software TPM with a certified endorsement key. `None`, said aloud, without swtpm.
-struct SoftwareTpm {
+pub(super) struct SoftwareTpm {
     folder: PathBuf,
     process: Child,
-    address: String,
+    pub(super) address: String,
 }
 
 impl SoftwareTpm {
-    fn start(folder: PathBuf) -> Option<Self> {
+    pub(super) fn start(folder: PathBuf) -> Option<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/swtpm-run");
         let mut process = Command::new(script).arg(&folder).spawn().unwrap();
         let begun = Instant::now();
@@ -44,12 +44,12 @@ impl SoftwareTpm {
         }
     }
 
-    fn authority(&self, name: &str) -> String {
+    pub(super) fn authority(&self, name: &str) -> String {
         let path = self.folder.join("authority").join(name);
         path.to_str().unwrap().to_owned()
     }
 
-    fn root(&self) -> String {
+    pub(super) fn root(&self) -> String {
         self.authority("swtpm-localca-rootca-cert.pem")
     }
 }
