@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use casemate_attestation::collateral::{GpuList, IndexValues};
 use casemate_attestation::nvidia::{
-    DeviceEvidence, DeviceKind, DriverMode, FeatureFlag, PinnedGpuRoot, ReferenceKind,
+    DeviceEvidence, DeviceKind, DriverMode, FeatureFlag, OcspAnswers, PinnedGpuRoot, ReferenceKind,
 };
 use casemate_attestation::test_chip::{ReportTemplate, TestChip};
 use casemate_attestation::{
@@ -129,7 +129,7 @@ impl Place {
     }
 
     fn judge_these(&self, devices: Vec<DeviceEvidence>) -> Result<VerifiedEvidence, Rejection> {
-        let set = DeviceSet::new(self.mode, devices, BTreeMap::new());
+        let set = DeviceSet::new(self.mode, devices, &OcspAnswers::none());
         let truth = if self.sends {
             set.digest()
         } else {
@@ -212,7 +212,7 @@ fn p38_the_machines_report_signs_these_devices_and_their_drivers_mode() {
     assert_eq!(refused(claimed), Rejection::DevicesNotInContext);
     // The same reports under another word about the mode are another set.
     let device = place().device();
-    let digest = |mode| DeviceSet::new(mode, vec![device.clone()], BTreeMap::new()).digest();
+    let digest = |mode| DeviceSet::new(mode, vec![device.clone()], &OcspAnswers::none()).digest();
     assert_ne!(digest(DriverMode::On), digest(DriverMode::DevTools));
 }
 

@@ -88,6 +88,9 @@ pub struct TrustSection {
     /// Root certificate of the test chip, PEM or DER. Needs `platform = "test-chip"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_chip_root: Option<PathBuf>,
+    /// Root certificate of the test chip's GPUs, PEM or DER. Beside `test_chip_root` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_gpu_root: Option<PathBuf>,
 }
 
 /// `[attestation]`: what vouches for this client's own machine. Needs the program `casemate`: `casemate-connect` asks no devices.

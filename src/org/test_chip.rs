@@ -1,7 +1,9 @@
 //! The organisation's test chip: a seed in a file. Whoever reads it can forge evidence; nothing it signs is confidential.
 
-use casemate_attestation::test_chip::{PRODUCT, TCB, TestChip};
-use casemate_attestation::{FleetChip, Platform, ReferenceValues, SnpMeasurement, UnixTime};
+use casemate_attestation::test_chip::{PRODUCT, TCB, TestChip, TestGpu};
+use casemate_attestation::{
+    FleetChip, FleetDevice, Platform, ReferenceValues, SnpMeasurement, UnixTime,
+};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
@@ -47,6 +49,44 @@ impl Organisation {
         }
     }
 
+    /// The root certificate of the test chip's GPUs; `None` in a folder that was made before there were any.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn test_gpu_root(&self) -> Result<Option<Vec<u8>>, OrgError> {
+        match self.folder.join(files::TEST_GPU_ROOT).exists() {
+            true => files::read(&self.folder, files::TEST_GPU_ROOT).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// GPUs of the test chip as the fleet list has them, by their numbers. Reference values that accept them are signed where there
+    /// are none for GPUs yet.
+    ///
+    /// # Errors
+    /// [`OrgError::NoTestChip`], or when signing fails.
+    pub fn test_gpus(
+        &self,
+        numbers: &[u32],
+        days: u32,
+        now: UnixTime,
+    ) -> Result<Vec<FleetDevice>, OrgError> {
+        let seed = self.seed()?;
+        if !numbers.is_empty() {
+            let mut values = documents::open_for_editing::<ReferenceValues>(self)?.into_payload();
+            if values.nvidia.is_none() {
+                values.nvidia = Some(TestGpu::reference());
+                documents::sign_next(self, &values, days, now)?;
+            }
+        }
+        let device = |number: &u32| FleetDevice {
+            kind: TestGpu::KIND,
+            device_key: TestGpu::of_seed(&seed, *number).device_key(),
+            label: format!("test GPU {number} ({LABEL})"),
+        };
+        Ok(numbers.iter().map(device).collect())
+    }
+
     /// Enrols the test chip: fleet list, its measurement, and a firmware floor for the product that it claims to be.
     ///
     /// # Errors
@@ -55,6 +95,21 @@ impl Organisation {
         &self,
         label: &str,
         names: Vec<String>,
+        days: u32,
+        now: UnixTime,
+    ) -> Result<u64, OrgError> {
+        self.enrol_test_chip_with(label, names, Vec::new(), days, now)
+    }
+
+    /// The same with GPUs, as [`Organisation::test_gpus`] gives them.
+    ///
+    /// # Errors
+    /// As [`Organisation::enrol_test_chip`].
+    pub fn enrol_test_chip_with(
+        &self,
+        label: &str,
+        names: Vec<String>,
+        devices: Vec<FleetDevice>,
         days: u32,
         now: UnixTime,
     ) -> Result<u64, OrgError> {
@@ -77,7 +132,7 @@ impl Organisation {
             names,
             label,
             tpm: None,
-            devices: Vec::new(),
+            devices,
         };
         documents::enrol(self, entry, days, now)
     }
