@@ -208,7 +208,8 @@ impl Config {
         ];
         let own = self.attestation.as_mut();
         let seed = own.and_then(|own| own.test_chip_seed.as_mut());
-        let optional = trust.test_chip_root.as_mut().into_iter().chain(seed);
+        let roots = trust.test_chip_root.as_mut().into_iter();
+        let optional = roots.chain(trust.test_gpu_root.as_mut()).chain(seed);
         for path in paths.into_iter().chain(optional) {
             *path = folder.join(&*path);
         }

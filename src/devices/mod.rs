@@ -194,7 +194,8 @@ impl Shared {
     fn late(&self, patience: Duration) -> DeviceAskError {
         let since = self.lock().asking_since;
         match since.map(|since| since.elapsed()) {
-            Some(waited) if waited >= patience => DeviceAskError::Silent {
+            // Half of it: the present request may have begun a little after the one that gave up.
+            Some(waited) if waited >= patience / 2 => DeviceAskError::Silent {
                 waited_s: waited.as_secs(),
             },
             _ => DeviceAskError::Busy,

@@ -64,7 +64,7 @@ fn answers(bundle: Option<&Path>, key: ReleasePublicKey) -> Answers {
 /// # Errors
 /// [`DeviceError::Unavailable`] without library, driver or GPU, and in a program that was built without it.
 #[cfg(feature = "nvml")]
-pub(crate) fn library() -> Result<Box<dyn Library + Send>, DeviceError> {
+fn library() -> Result<Box<dyn Library + Send>, DeviceError> {
     Ok(Box::new(casemate_devices::nvidia::Nvml::load()?))
 }
 
@@ -73,11 +73,20 @@ pub(crate) fn library() -> Result<Box<dyn Library + Send>, DeviceError> {
 /// # Errors
 /// Always.
 #[cfg(not(feature = "nvml"))]
-pub(crate) fn library() -> Result<Box<dyn Library + Send>, DeviceError> {
+fn library() -> Result<Box<dyn Library + Send>, DeviceError> {
     Err(DeviceError::Unavailable {
         device: "NVIDIA's management library",
         why: "this program was built without it (feature nvml)".into(),
     })
+}
+
+/// This machine's devices, for their enrolment.
+///
+/// # Errors
+/// As [`library`].
+pub(crate) fn of_this_machine() -> Result<Box<dyn DeviceProvider>, DeviceError> {
+    let silence = Box::new(|_: &[DeviceEvidence]| Ok(OcspAnswers::none()));
+    Ok(Box::new(NvidiaProvider::new(library()?, silence)))
 }
 
 #[cfg(not(feature = "test-chip"))]

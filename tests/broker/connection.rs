@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use crate::place::*;
 use crate::raw::{Identity, Peer, code};
 
-const KEYS: &str = "/release/keys";
+pub const KEYS: &str = "/release/keys";
 const UPDATES: &str = "/release/updates";
 
-fn digests(place: &Place) -> Vec<Sha256Digest> {
+pub fn digests(place: &Place) -> Vec<Sha256Digest> {
     let packages = place.request.packages.iter();
     packages.map(|package| package.digest).collect()
 }

@@ -26,6 +26,8 @@ use serde::Deserialize;
 
 use beside::Beside;
 
+pub use azure::nonce;
+
 use crate::exit::ExitCode;
 use crate::files::FileError;
 
