@@ -256,11 +256,19 @@ fn g01_a_report_that_its_device_did_not_sign_is_refused() {
     let place = &mut place();
     let good = place.device();
     let rule = |place: &Place, device| place.judge_these(vec![device]).unwrap_err().rule();
-    for at in [4 + 32 + 1, 100, good.report.len() - 96, good.report.len() - 1] {
+    for at in [
+        4 + 32 + 1,
+        100,
+        good.report.len() - 96,
+        good.report.len() - 1,
+    ] {
         let mut edited = good.clone();
         edited.report[at] ^= 1;
         let refused = rule(place, edited);
-        assert!(["N1", "N2", "N4"].contains(&refused), "byte {at}: {refused}");
+        assert!(
+            ["N1", "N2", "N4"].contains(&refused),
+            "byte {at}: {refused}"
+        );
     }
     // Signed by somebody, and not by the key that the chain names.
     place.gpu.signer = Some(spdm::Key::new());

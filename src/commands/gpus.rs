@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::enrolment::command_error;
 use super::{CommandError, ExitCode};
-use crate::enrolment::{self, Found, judge, judge_all, none_twice};
+use crate::enrolment::{self, EnrolmentError, Found, judge, judge_all, none_twice};
 use crate::org::Organisation;
 use crate::serve::devices;
 use crate::session::now;
@@ -86,16 +86,24 @@ pub(super) fn of_enrolment(
 
 /// Devices that answered a session which was saved: the digest of their answers is what its machine's report was found to sign.
 pub(super) fn of_session(beside: &Beside, at: UnixTime) -> Result<Vec<Found>, CommandError> {
+    of_session_under(beside, &[PinnedGpuRoot::nvidia()], at).map_err(command_error)
+}
+
+fn of_session_under(
+    beside: &Beside,
+    roots: &[PinnedGpuRoot],
+    at: UnixTime,
+) -> Result<Vec<Found>, EnrolmentError> {
     let (set, session) = (&beside.devices, &beside.session);
     if set.digest() != session.context.device_evidence {
-        return Err(command_error(enrolment::EnrolmentError::OtherDevices));
+        return Err(EnrolmentError::OtherDevices);
     }
     let answers: OcspAnswers = set.ocsp_answers();
     let nonce = *session.binding().device_nonce().as_bytes();
-    let roots = [PinnedGpuRoot::nvidia()];
     let found = set.devices.iter();
-    let found = found.map(|it| judge(it, Some(nonce), &answers, &roots, at));
-    found.collect::<Result<_, _>>().map_err(command_error)
+    found
+        .map(|it| judge(it, Some(nonce), &answers, roots, at))
+        .collect()
 }
 
 /// What asks this machine's devices, without what issuers say: that is judged for each session.
@@ -128,4 +136,55 @@ fn test_gpus(_: &Organisation, numbers: &[u32], _: u32) -> Result<Vec<FleetDevic
         ExitCode::Unsupported,
         "this program was built without test GPUs",
     ))
+}
+
+#[cfg(test)]
+#[cfg(feature = "test-chip")]
+mod tests {
+    use super::*;
+    use casemate_attestation::nvidia::DriverMode;
+    use casemate_attestation::test_chip::TestGpu;
+    use casemate_attestation::{Context, DeviceSet, Direction, Nonce};
+    use casemate_client::recorded::beside::Session;
+
+    const SEED: [u8; 32] = [24; 32];
+    const NOW: UnixTime = UnixTime::from_secs(1_790_000_000);
+
+    #[test]
+    fn b13_devices_of_a_saved_session_are_those_that_answered_it_and_that_its_machine_signs() {
+        let root = [PinnedGpuRoot::private(&TestGpu::root_der(&SEED))];
+        let gpu = TestGpu::of_seed(&SEED, 1);
+        let mut session = Session {
+            direction: Direction::Server,
+            exporter: [1; 32],
+            server_leaf: Sha256Digest::of(b"server"),
+            client_leaf: Sha256Digest::of(b"client"),
+            nonce: Nonce::from_bytes([2; 32]),
+            context: Context::absent(),
+            batch: None,
+        };
+        let device = gpu.evidence(session.binding().device_nonce());
+        let devices = DeviceSet::new(DriverMode::On, vec![device], &OcspAnswers::none());
+        session.context.device_evidence = devices.digest();
+        let good = Beside { devices, session };
+        let found = of_session_under(&good, &root, NOW).unwrap();
+        assert_eq!(found[0].key, gpu.device_key());
+
+        let refused = |change: fn(&mut Beside)| {
+            let mut other = good.clone();
+            change(&mut other);
+            of_session_under(&other, &root, NOW).unwrap_err()
+        };
+        let unsigned = refused(|it| it.session.context = Context::absent());
+        assert!(
+            matches!(unsigned, EnrolmentError::OtherDevices),
+            "{unsigned}"
+        );
+        let of_another = refused(|it| it.session.exporter = [9; 32]);
+        assert!(of_another.to_string().contains("N2"), "{of_another}");
+        assert!(
+            of_session(&good, NOW).is_err(),
+            "NVIDIA's root knows no test GPU"
+        );
+    }
 }

@@ -135,69 +135,77 @@ fn shared(name: &str) -> Option<String> {
     None
 }
 
-#[test]
-fn b13_gpus_enter_the_fleet_list_by_their_evidence_beside_a_machine() {
-    let place = tempfile::tempdir().unwrap();
-    let run = |line: &str, more: &[&str]| {
+/// A folder with an organisation, in which commands run.
+struct Officer(tempfile::TempDir);
+
+impl Officer {
+    fn new() -> Self {
+        let officer = Self(tempfile::tempdir().unwrap());
+        officer.done("org init org --name acme", &[]);
+        officer
+    }
+
+    fn run(&self, line: &str, more: &[&str]) -> Output {
         let mut command = casemate();
         command.args(line.split(' ')).args(more);
-        command.current_dir(place.path()).output().unwrap()
-    };
-    let refused = |line: &str, more: &[&str], code: i32, word: &str| {
-        let output = run(line, more);
-        assert_eq!(
-            output.status.code(),
-            Some(code),
-            "{line} {more:?}: {}",
-            text(&output)
-        );
+        command.current_dir(self.0.path()).output().unwrap()
+    }
+
+    fn done(&self, line: &str, more: &[&str]) -> String {
+        let output = self.run(line, more);
         assert!(
-            text(&output).contains(word),
+            output.status.success(),
             "{line} {more:?}: {}",
             text(&output)
         );
-    };
+        text(&output)
+    }
+
+    fn refused(&self, line: &str, more: &[&str], code: i32, word: &str) {
+        let output = self.run(line, more);
+        let told = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{line} {more:?}: {told}");
+        assert!(told.contains(word), "{line} {more:?}: {told}");
+    }
+}
+
+/// Folders of the shared evidence of devices; `None`, said aloud, where they are missing.
+fn recorded_devices() -> Option<[String; 4]> {
     let names = [
         "hopper-550",
         "blackwell-gb100",
         "switch-ls10",
         "neg-gpu-signature",
     ];
-    let found: Option<Vec<_>> = names
+    let found: Option<Vec<String>> = names
         .iter()
         .map(|it| shared(&format!("nvidia/{it}")))
         .collect();
-    let Some([hopper, blackwell, switch, damaged]) = found.as_deref() else {
+    found?.try_into().ok()
+}
+
+#[test]
+fn b13_gpus_enter_the_fleet_list_by_their_evidence_and_in_one_machine_alone() {
+    let Some([hopper, blackwell, switch, damaged]) = recorded_devices() else {
         return;
     };
-    let (azure, quote) = (
-        shared("azure-vtpm/tdx-second-generation"),
-        shared("tdx/v4-gcp-2026"),
-    );
-    let (azure, quote) = (azure.unwrap(), quote.unwrap());
-    assert!(run("org init org --name acme", &[]).status.success());
-    let chip = "ab".repeat(64);
+    let officer = Officer::new();
+    let (chip, other) = ("ab".repeat(64), "cd".repeat(64));
     let enrol = "org enrol org --label rack --name gpu.example --chip-id";
-    refused(enrol, &[&chip, "--gpu", damaged], 10, "(E9, N4)");
-    refused(
-        enrol,
-        &[&chip, "--gpu", hopper, "--gpu", hopper],
-        10,
-        "given twice",
-    );
-    refused(enrol, &[&chip, "--gpu", &quote], 30, "no GPU's");
-    refused(enrol, &[&chip, "--test-gpu", "1"], 2, "test-chip");
+    let refused = |more: &[&str], code, word| {
+        officer.refused(enrol, &[&[&*chip][..], more].concat(), code, word);
+    };
+    refused(&["--gpu", &damaged], 10, "(E9, N4)");
+    refused(&["--gpu", &hopper, "--gpu", &hopper], 10, "given twice");
+    refused(&["--test-gpu", "1"], 2, "test-chip");
     if !Path::new("/dev/nvidiactl").exists() {
         refused(
-            enrol,
-            &[&chip, "--gpus-of-this-machine"],
+            &["--gpus-of-this-machine"],
             20,
             "NVIDIA's management library",
         );
     }
-    let made = run(enrol, &[&chip, "--gpu", hopper, "--gpu", switch]);
-    let told = text(&made);
-    assert!(made.status.success(), "{told}");
+    let told = officer.done(enrol, &[&chip, "--gpu", &hopper, "--gpu", &switch]);
     assert!(
         told.contains("GPU\t") && told.contains("switch\t"),
         "{told}"
@@ -206,35 +214,33 @@ fn b13_gpus_enter_the_fleet_list_by_their_evidence_beside_a_machine() {
         told.contains("rim-import"),
         "what is missing is said: {told}"
     );
-    let other = "cd".repeat(64);
-    refused(
-        enrol,
-        &[&other, "--gpu", switch],
-        2,
-        "in the fleet list already",
-    );
-
-    // Saved evidence of a machine names its chip; of an Azure VM it is said what it names and why that opens nothing.
-    let saved = "org enrol org --label domain --name td.example --evidence";
-    let made = run(saved, &[&quote, "--gpu", blackwell]);
-    assert!(made.status.success(), "{}", text(&made));
-    refused(saved, &[&azure], 10, "what could be enrolled is tdx chip");
-    refused(saved, &[&azure], 10, "opens a session");
-    refused(saved, &[hopper], 10, "names no chip");
+    let listed = "in the fleet list already";
+    officer.refused(enrol, &[&other, "--gpu", &switch], 2, listed);
+    officer.done(enrol, &[&other, "--gpu", &blackwell]);
 
     let devices = "org devices org --chip-id";
-    refused(devices, &[&other, "--none"], 2, "is not enrolled");
-    refused(
-        devices,
-        &[&chip, "--gpu", blackwell],
-        2,
-        "in the fleet list already",
+    officer.refused(devices, &["ef", "--none"], 2, "ef");
+    officer.refused(devices, &[&"ef".repeat(64), "--none"], 2, "is not enrolled");
+    officer.refused(devices, &[&chip, "--gpu", &blackwell], 2, listed);
+    officer.refused(devices, &[&chip], 2, "required");
+    officer.done(devices, &[&other, "--none"]);
+    officer.done(devices, &[&chip, "--gpu", &switch, "--gpu", &blackwell]);
+}
+
+#[test]
+fn b13_saved_evidence_names_what_can_be_enrolled_or_why_nothing_can() {
+    let Some([hopper, blackwell, ..]) = recorded_devices() else {
+        return;
+    };
+    let (azure, domain) = (
+        shared("azure-vtpm/tdx-second-generation").unwrap(),
+        shared("tdx/v4-gcp-2026").unwrap(),
     );
-    refused(devices, &[&chip], 2, "required");
-    assert!(run(devices, &[&chip, "--none"]).status.success());
-    assert!(
-        run(devices, &[&chip, "--gpu", switch, "--gpu", hopper])
-            .status
-            .success()
-    );
+    let officer = Officer::new();
+    let enrol = "org enrol org --label domain --name td.example --evidence";
+    officer.refused(enrol, &[&domain, "--gpu", &domain], 30, "no GPU's");
+    officer.done(enrol, &[&domain, "--gpu", &blackwell]);
+    officer.refused(enrol, &[&azure], 10, "what could be enrolled is tdx chip");
+    officer.refused(enrol, &[&azure], 10, "opens a session");
+    officer.refused(enrol, &[&hopper], 10, "--gpu FOLDER");
 }
