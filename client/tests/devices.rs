@@ -212,7 +212,7 @@ fn what_was_changed_in_a_saved_machine_with_gpus_is_refused_by_name() {
         (|it| it["devices"]["mode"] = Value::Null, "devices"),
         (
             |it| it["devices"]["folders"] = json!(vec!["device-0"; 65]),
-            "devices",
+            "more than 64",
         ),
         (|it| it["devices"]["folders"] = json!([1]), "devices"),
     ] {

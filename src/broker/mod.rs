@@ -217,11 +217,8 @@ fn anchors(organisation: &Organisation, platform: Platform) -> Result<TrustAncho
         #[cfg(feature = "test-chip")]
         Platform::TestChip => {
             let anchors = TrustAnchors::test_chip(&organisation.test_chip_root()?);
-            let gpus = organisation.test_gpu_root()?;
-            let gpus = gpus.map(|root| PinnedGpuRoot::private(&root));
-            Ok(gpus
-                .into_iter()
-                .fold(anchors, TrustAnchors::with_private_gpu_root))
+            let gpus = PinnedGpuRoot::private(&organisation.test_gpu_root()?);
+            Ok(anchors.with_private_gpu_root(gpus))
         }
         platform => TrustAnchors::production(platform)
             .ok_or_else(|| OrgError::NoTestChip(organisation.folder().to_owned())),

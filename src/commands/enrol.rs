@@ -106,6 +106,7 @@ struct Known {
 
 /// Runs `casemate org enrol`.
 pub(super) fn run_enrol(enrol: &Enrol) -> Result<(), CommandError> {
+    enrol.gpus.must_fit(enrol.test_chip)?;
     let organisation = open(&enrol.folder)?;
     let number = if let Some(chip_id) = enrol.chip_id {
         let known = Known {
@@ -303,6 +304,7 @@ fn names_no_chip() -> CommandError {
 
 /// Runs `casemate org devices`.
 pub(super) fn run_devices(arguments: &Devices) -> Result<(), CommandError> {
+    arguments.gpus.must_fit(arguments.test_chip)?;
     let organisation = open(&arguments.folder)?;
     let machine = match arguments.chip_id {
         Some(id) => (arguments.platform, id),

@@ -25,11 +25,20 @@ pub(super) struct Gpus {
     #[arg(long)]
     gpus_of_this_machine: bool,
     /// A GPU of the organisation's test chip, by its number (repeatable). NOT CONFIDENTIAL.
-    #[arg(long, value_name = "NUMBER", requires = "test_chip")]
+    #[arg(long, value_name = "NUMBER")]
     test_gpu: Vec<u32>,
 }
 
 impl Gpus {
+    /// Test GPUs stand beside the test chip, and beside no machine.
+    pub(super) fn must_fit(&self, test_chip: bool) -> Result<(), CommandError> {
+        if test_chip || self.test_gpu.is_empty() {
+            return Ok(());
+        }
+        let text = "--test-gpu goes with --test-chip: no real machine has test GPUs";
+        Err(CommandError::new(ExitCode::Usage, text))
+    }
+
     /// What the fleet list is to say: `others`, which the machine's own evidence named, and these.
     pub(super) fn entries(
         &self,

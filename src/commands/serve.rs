@@ -47,6 +47,9 @@ server.toml:
   # platform = \"test-chip\"               # NOT CONFIDENTIAL
   # test_chip_seed = \"seed\"
 
+  # [attestation.devices]                 # a machine with GPUs in the fleet list
+  # source = \"nvidia\"
+
   [state]
   folder = \"state\"                       # numbers that never go back
 

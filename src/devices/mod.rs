@@ -99,6 +99,8 @@ struct State {
     queue: FairQueue<Waiting>,
     /// Since when the present request is with the driver.
     asking_since: Option<Instant>,
+    /// When the devices gave an answer last, or the thread began.
+    answered: Instant,
     closed: bool,
 }
 
@@ -121,6 +123,7 @@ impl DeviceAsker {
             state: Mutex::new(State {
                 queue: FairQueue::new(limits.waiting_max),
                 asking_since: None,
+                answered: Instant::now(),
                 closed: false,
             }),
             wake: Condvar::new(),
@@ -161,6 +164,11 @@ impl DeviceAsker {
             .map_err(|_| DeviceAskError::Failed(ProviderError::Device("no randomness".into())))?;
         let nonce = GpuNonce::recorded(nonce);
         self.answers(Lane::Own, nonce).await.map(drop)
+    }
+
+    /// For how long the devices gave nobody an answer.
+    pub fn unseen_for(&self) -> Duration {
+        self.handle.0.lock().answered.elapsed()
     }
 
     /// Completes once other devices answered than at first.
@@ -205,7 +213,13 @@ impl Shared {
     fn work(&self, provider: &dyn DeviceProvider, steady: &mut Steady) {
         while let Some(waiting) = self.next() {
             let answer = answer(provider, steady, &waiting.nonce);
-            self.lock().asking_since = None;
+            {
+                let mut state = self.lock();
+                state.asking_since = None;
+                if answer.is_ok() {
+                    state.answered = Instant::now();
+                }
+            }
             if let Err(error) = &answer {
                 tracing::error!(%error, "no evidence of devices");
             }

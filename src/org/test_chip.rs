@@ -38,25 +38,22 @@ impl Organisation {
         if !self.has_test_chip() {
             return Err(OrgError::NoTestChip(self.folder.clone()));
         }
-        let der = files::read(&self.folder, files::TEST_CHIP_ROOT)?;
-        match X509Certificate::from_der(&der) {
-            Ok(([], _)) => Ok(der.into()),
-            _ => Err(files::damaged(
-                &self.folder,
-                files::TEST_CHIP_ROOT,
-                "not a certificate",
-            )),
-        }
+        self.certificate(files::TEST_CHIP_ROOT)
     }
 
-    /// The root certificate of the test chip's GPUs; `None` in a folder that was made before there were any.
+    /// The root certificate of the test chip's GPUs.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn test_gpu_root(&self) -> Result<Option<Vec<u8>>, OrgError> {
-        match self.folder.join(files::TEST_GPU_ROOT).exists() {
-            true => files::read(&self.folder, files::TEST_GPU_ROOT).map(Some),
-            false => Ok(None),
+    /// When the file is damaged.
+    pub fn test_gpu_root(&self) -> Result<CertificateDer<'static>, OrgError> {
+        self.certificate(files::TEST_GPU_ROOT)
+    }
+
+    fn certificate(&self, file: &'static str) -> Result<CertificateDer<'static>, OrgError> {
+        let der = files::read(&self.folder, file)?;
+        match X509Certificate::from_der(&der) {
+            Ok(([], _)) => Ok(der.into()),
+            _ => Err(files::damaged(&self.folder, file, "not a certificate")),
         }
     }
 
@@ -140,9 +137,15 @@ impl Organisation {
     /// Checks the test chip's files, if there are any. Whether the root is the seed's shows when evidence is verified.
     pub(super) fn check_test_chip(&self) -> Result<(), OrgError> {
         let there = |name: &str| self.folder.join(name).exists();
-        if there(files::TEST_CHIP_SEED) || there(files::TEST_CHIP_ROOT) {
+        let files = [
+            files::TEST_CHIP_SEED,
+            files::TEST_CHIP_ROOT,
+            files::TEST_GPU_ROOT,
+        ];
+        if files.into_iter().any(there) {
             self.seed()?;
             self.test_chip_root()?;
+            self.test_gpu_root()?;
         }
         Ok(())
     }

@@ -21,6 +21,8 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait before attesting again after a failure: twice as long each time, up to the second.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(30);
+/// Rounds of looking at devices in which they may answer nobody because they are busy.
+const UNSEEN_ROUNDS: u32 = 3;
 /// A certificate is renewed when this many seconds of its life are left.
 const RENEW_BEFORE_S: u64 = 8 * 3600;
 
@@ -183,8 +185,9 @@ async fn watch_devices(
             () = sleep(every) => {}
         }
         match devices.check().await {
-            // Busy devices are those that answer others, and each answer is such a look.
-            Ok(()) | Err(DeviceAskError::Busy) => {}
+            Ok(()) => {}
+            // Devices that answer others are seen; those that are busy with something else are not.
+            Err(DeviceAskError::Busy) if devices.unseen_for() < every * UNSEEN_ROUNDS => {}
             Err(DeviceAskError::Changed(changed)) => return changed,
             Err(error) => {
                 let ended = service.end_all("devices_unavailable");

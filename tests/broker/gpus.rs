@@ -103,6 +103,16 @@ fn g04_g05_keys_are_released_to_exactly_the_listed_gpus() {
 }
 
 #[test]
+fn as_many_gpus_as_a_machine_may_have_fit_into_a_request() {
+    let place = Place::new();
+    let all: Vec<u32> = (1..=64).collect();
+    listed(&place, &all);
+    let broker = place.start();
+    let (machine, _) = machine(&place, &all);
+    broker.release_of(&machine, &place.request).unwrap();
+}
+
+#[test]
 fn g07_a_gpu_swapped_after_the_release_gets_no_further_keys() {
     let place = Place::new();
     listed(&place, &[1]);

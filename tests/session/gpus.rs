@@ -129,6 +129,16 @@ async fn g04_g05_a_client_gets_a_session_with_exactly_the_listed_gpus() {
     none.saw_nothing();
 }
 
+#[tokio::test]
+async fn as_many_gpus_as_a_machine_may_have_fit_into_an_answer() {
+    let all: Vec<u32> = (1..=64).collect();
+    let gpus = InMachine::new(&all, Duration::ZERO);
+    let server = server_of(&gpus).await;
+    let connection = wishes(&server, &all).client().attest().await.unwrap();
+    let verified = connection.verified().devices().unwrap();
+    assert_eq!(verified.devices().len(), 64);
+}
+
 /// Counts reports.
 struct Counted(casemate_attestation::test_chip::TestChip, Arc<AtomicUsize>);
 
