@@ -1,0 +1,17 @@
+//! The extraction guard: what it can tell of a principal from wording alone, in bounded memory and without keeping text.
+//!
+//! Pure: time and keys are arguments, nothing here reads a clock or a file. **Not wired yet**: no part of the server asks it.
+//! What it cannot see stands in docs/GUARD.md.
+
+pub mod background;
+pub mod filter;
+pub mod hash;
+pub mod shingle;
+pub mod sketch;
+pub mod wager;
+
+pub use background::Background;
+pub use hash::GuardKey;
+pub use shingle::Prompt;
+pub use sketch::{Score, Sketch};
+pub use wager::{Wager, WagerError};

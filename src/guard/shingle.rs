@@ -1,0 +1,155 @@
+//! A prompt as the guard sees it: keyed hashes of its three-word shingles, and of the whole. The text itself is not kept.
+
+use super::background::Background;
+use super::hash::GuardKey;
+
+/// Bytes at the beginning and at the end of a prompt that are read. Templates stand at the ends; work per prompt is bounded.
+const END_BYTES: usize = 2048;
+/// Words of one shingle.
+const WORDS: usize = 3;
+
+/// What the guard takes from the last turn of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    digest: u64,
+    shingles: Vec<u64>,
+    blank: bool,
+}
+
+impl Prompt {
+    /// Reads a text: words are runs of letters and digits in lower case; a character of a script without spaces is a word.
+    /// Shingles of the background are left out.
+    #[must_use]
+    pub fn read(key: &GuardKey, background: &Background, text: &str) -> Self {
+        let mut shingles = Vec::new();
+        let (head, tail) = ends(text);
+        gather(key, head, &mut shingles);
+        gather(key, tail, &mut shingles);
+        shingles.sort_unstable();
+        shingles.dedup();
+        let blank = shingles.is_empty();
+        shingles.retain(|shingle| !background.has(*shingle));
+        Self {
+            digest: key.hash(text.as_bytes()),
+            shingles,
+            blank,
+        }
+    }
+
+    /// Hash of the whole text.
+    #[must_use]
+    pub const fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// Whether the text has fewer than three words, and so no shingle at all.
+    #[must_use]
+    pub const fn is_blank(&self) -> bool {
+        self.blank
+    }
+
+    /// Hashes of the distinct shingles, ascending.
+    #[must_use]
+    pub fn shingles(&self) -> &[u64] {
+        &self.shingles
+    }
+}
+
+/// Beginning and end, which do not overlap.
+fn ends(text: &str) -> (&str, &str) {
+    if text.len() <= END_BYTES * 2 {
+        return (text, "");
+    }
+    let first = text.floor_char_boundary(END_BYTES);
+    let last = text.ceil_char_boundary(text.len().saturating_sub(END_BYTES));
+    let head = text.get(..first).unwrap_or_default();
+    (head, text.get(last..).unwrap_or_default())
+}
+
+fn gather(key: &GuardKey, text: &str, shingles: &mut Vec<u64>) {
+    let mut last = [0; WORDS];
+    let mut seen = 0_usize;
+    let mut take = |word: &str| {
+        let [_, second, third] = last;
+        last = [second, third, key.hash(word.as_bytes())];
+        seen = seen.saturating_add(1);
+        if seen >= WORDS {
+            shingles.push(key.hash_words(&last));
+        }
+    };
+    let mut word = String::new();
+    for character in text.chars() {
+        let alone = stands_alone(character);
+        if (alone || !character.is_alphanumeric()) && !word.is_empty() {
+            take(&word);
+            word.clear();
+        }
+        if alone {
+            take(character.encode_utf8(&mut [0; 4]));
+        } else if character.is_alphanumeric() {
+            word.extend(character.to_lowercase());
+        }
+    }
+    if !word.is_empty() {
+        take(&word);
+    }
+}
+
+/// Scripts that put no space between words: Thai to Khmer, kana, Han.
+const fn stands_alone(character: char) -> bool {
+    matches!(character,
+        '\u{e00}'..='\u{eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}' | '\u{3040}'..='\u{30ff}'
+        | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Prompt {
+        Prompt::read(&GuardKey::new([1; 16]), &Background::default(), text)
+    }
+
+    fn shingles(text: &str) -> Vec<u64> {
+        read(text).shingles
+    }
+
+    #[test]
+    fn case_and_punctuation_do_not_count_and_words_do() {
+        assert_eq!(
+            shingles("One two. THREE-four"),
+            shingles("one, TWO three four!")
+        );
+        assert_eq!(shingles("one two three four").len(), 2);
+        assert_eq!(shingles("one two"), []);
+        assert_eq!(shingles("a a a a a a").len(), 1, "distinct ones");
+        assert_eq!(
+            shingles("何が起きた").len(),
+            3,
+            "five characters, three shingles"
+        );
+        assert_ne!(shingles("one two three"), shingles("one two tree"));
+    }
+
+    #[test]
+    fn a_long_prompt_costs_no_more_than_its_ends() {
+        let words = |from: usize| {
+            (from..from + 500)
+                .map(|n| format!("w{n} "))
+                .collect::<String>()
+        };
+        let (head, tail) = (words(0), words(1000));
+        let long = format!("{head}{}{tail}", "é".repeat(1_000_000));
+        let seen = shingles(&long);
+        assert!(
+            seen.len() > 500 && seen.len() <= END_BYTES,
+            "{}",
+            seen.len()
+        );
+        assert_ne!(
+            read(&long).digest(),
+            read(&long[..long.len() - 1]).digest(),
+            "the digest is of all of it"
+        );
+    }
+}
