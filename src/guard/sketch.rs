@@ -148,3 +148,43 @@ impl Sketch {
 fn columns(shingle: u64) -> [usize; ROWS] {
     [0, 16, 32, 48].map(|shift| usize::try_from((shingle >> shift) % COLUMNS as u64).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::{Background, GuardKey};
+
+    fn read(text: &str) -> Prompt {
+        Prompt::read(&GuardKey::new([3; 16]), &Background::default(), text)
+    }
+
+    fn templated(n: u64) -> Prompt {
+        read(&format!(
+            "explain in many small steps why {n} x{n} y{n} z{n}"
+        ))
+    }
+
+    #[test]
+    fn a_template_shows_from_its_fourth_prompt_and_one_repeat_counts_once() {
+        let mut sketch = Sketch::new(0);
+        let scores: Vec<Score> = (0..5).map(|n| sketch.observe(&templated(n), 0)).collect();
+        let plain = [Score::Plain; 3];
+        assert_eq!(scores[..3], plain);
+        assert_eq!(scores[3..], [Score::Templated; 2]);
+        assert_eq!(sketch.observe(&templated(4), 0), Score::Repeated);
+        assert_eq!(sketch.observe(&templated(4), 0), Score::Plain);
+        assert_eq!(sketch.observe(&read("go on"), 0), Score::Blank);
+    }
+
+    #[test]
+    fn weeks_without_a_template_forget_it_and_a_clock_that_goes_back_forgets_nothing() {
+        let mut sketch = Sketch::new(SECONDS_PER_AGE * 10);
+        for n in 0..5 {
+            sketch.observe(&templated(n), SECONDS_PER_AGE * 10);
+        }
+        let mut later = sketch.clone();
+        assert_eq!(sketch.observe(&templated(5), 0), Score::Templated);
+        let score = later.observe(&templated(5), SECONDS_PER_AGE * 13);
+        assert_eq!(score, Score::Plain);
+    }
+}
