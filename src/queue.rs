@@ -133,6 +133,8 @@ impl Finish {
 pub enum StartError {
     /// No room for another sequence now.
     Full,
+    /// The job favours or disfavours a token that the model does not have.
+    UnknownToken,
     /// The model has stopped, or cannot take the job; its log has the details.
     Refused,
 }

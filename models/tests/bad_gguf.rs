@@ -18,7 +18,7 @@ use casemate_models::LoadedModel;
 use casemate_models::engine::EngineLimits;
 use casemate_models::weights::GgufFile;
 use tiny_gguf::tiny_gguf;
-use tiny_model::{Family, Sizes, TinyModel, TinyTensor};
+use tiny_model::{Family, Meta, Sizes, TinyModel, TinyTensor, VOCABULARY};
 
 /// What loading says about a file of these bytes, `len` bytes long with a hole at the end.
 fn refusal(bytes: &[u8], len: u64) -> String {
@@ -312,5 +312,27 @@ fn a_model_without_its_tokenizer_names_what_is_missing() {
             model
         });
         assert!(said.contains(&key), "{said}");
+    }
+}
+
+/// The tokenizers crate joins both halves in a buffer of the longest token's size, and slices past its end (found by
+/// fuzzing).
+#[test]
+fn a_merge_that_no_token_is_long_enough_for_is_named() {
+    for merge in ["<0x00> <0x01>", "<0x00> a", "<0x00>", " <0x00>"] {
+        let said = refusal_of_model(|mut model| {
+            let kinds = Meta::Integers(vec![1; VOCABULARY]);
+            let merges = Meta::Texts(vec![merge.to_owned()]);
+            for (key, value) in [
+                ("model", Meta::Text("gpt2")),
+                ("token_type", kinds),
+                ("merges", merges),
+            ] {
+                let key = format!("tokenizer.ggml.{key}");
+                model.metadata.insert(key, value);
+            }
+            model
+        });
+        assert!(said.contains("merge"), "{merge}: {said}");
     }
 }

@@ -25,6 +25,11 @@ impl Options {
         [
             (self.seed.is_some(), Action::UseSeed, "seed"),
             (self.logprobs.is_some(), Action::UseLogprobs, "logprobs"),
+            (
+                !self.sampling.logit_bias.is_empty(),
+                Action::UseLogitBias,
+                "logit_bias",
+            ),
         ]
         .into_iter()
         .filter(|(asked, ..)| *asked)
@@ -141,6 +146,10 @@ async fn generate(
         .start(&model, job)
         .map_err(|error| match error {
             StartError::Full => ApiError::Busy,
+            StartError::UnknownToken => ApiError::Invalid {
+                param: "logit_bias".into(),
+                expected: "about tokens that the model has".into(),
+            },
             StartError::Refused => ApiError::Internal,
         })?;
     let head = Head {

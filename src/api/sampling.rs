@@ -10,6 +10,9 @@ use serde_json::Value;
 use super::ApiError;
 use super::fields::{Fields, invalid};
 
+/// The most tokens that a request may favour or disfavour: OpenAI's number.
+pub const BIASES_MAX: usize = 300;
+
 /// Takes the parameters out of a request; what is absent changes nothing.
 ///
 /// # Errors
@@ -36,8 +39,39 @@ pub fn sampling(fields: &mut Fields) -> Result<SamplingParams, ApiError> {
     Ok(SamplingParams {
         top_k: top_k.map_or(0, |top_k| usize::try_from(top_k).unwrap_or(usize::MAX)),
         dry: dry(fields)?,
+        logit_bias: logit_bias(fields)?,
         ..params
     })
+}
+
+/// Token ids to what is added to their logits, as OpenAI writes it. An addition of nothing asks for nothing.
+fn logit_bias(fields: &mut Fields) -> Result<Vec<(u32, f64)>, ApiError> {
+    const NAME: &str = "logit_bias";
+    let wrong = || {
+        let expected =
+            format!("an object of at most {BIASES_MAX} token ids with numbers from -100 to 100");
+        invalid(NAME, &expected)
+    };
+    let given = match fields.take(NAME) {
+        None => return Ok(Vec::new()),
+        Some(Value::Object(given)) if given.len() <= BIASES_MAX => given,
+        Some(_) => return Err(wrong()),
+    };
+    let mut biases = Vec::with_capacity(given.len());
+    for (id, bias) in given {
+        let bias = bias.as_f64().filter(|bias| bias.abs() <= 100.0);
+        // One way to write an id: `7` and `07` would be the same token twice.
+        let id = id
+            .parse::<u32>()
+            .ok()
+            .filter(|number| number.to_string() == id);
+        match (id, bias) {
+            (Some(id), Some(bias)) => biases.push((id, bias)),
+            _ => return Err(wrong()),
+        }
+    }
+    biases.retain(|(_, bias)| *bias != 0.0);
+    Ok(biases)
 }
 
 fn dry(fields: &mut Fields) -> Result<DryParams, ApiError> {
@@ -104,7 +138,8 @@ mod tests {
         assert_eq!(read(&json!({})), Ok(SamplingParams::default()));
         let body = json!({"temperature": 0.5, "top_p": 0, "top_k": 40, "min_p": 0.05, "typical_p": 0.9,
             "repetition_penalty": 1.1, "frequency_penalty": -0.5, "presence_penalty": 2, "dry_multiplier": 0.8,
-            "dry_base": 2, "dry_allowed_length": 3, "dry_penalty_last_n": 0, "dry_sequence_breakers": ["\n", "User:"]});
+            "dry_base": 2, "dry_allowed_length": 3, "dry_penalty_last_n": 0, "dry_sequence_breakers": ["\n", "User:"],
+            "logit_bias": {"7": -100, "0": 1.5, "12": 0}});
         let expected = SamplingParams {
             temperature: 0.5,
             top_p: f64::MIN_POSITIVE,
@@ -121,9 +156,14 @@ mod tests {
                 breakers: vec!["\n".into(), "User:".into()],
                 window: 0,
             },
+            logit_bias: vec![(0, 1.5), (7, -100.0)],
             ..SamplingParams::default()
         };
-        assert_eq!(read(&body), Ok(expected.clone()));
+        let mut read = read(&body);
+        if let Ok(params) = &mut read {
+            params.logit_bias.sort_by_key(|(id, _)| *id);
+        }
+        assert_eq!(read, Ok(expected.clone()));
         assert_eq!(
             expected.check(),
             Ok(()),
@@ -134,6 +174,9 @@ mod tests {
     #[test]
     fn every_range_is_held_and_named() {
         let long = "x".repeat(DRY_BREAKER_LEN_MAX + 1);
+        let many: serde_json::Map<_, _> = (0..=BIASES_MAX)
+            .map(|id| (id.to_string(), json!(1)))
+            .collect();
         for (name, value) in [
             ("temperature", json!(2.1)),
             ("top_p", json!(1.1)),
@@ -156,6 +199,14 @@ mod tests {
                 "dry_sequence_breakers",
                 json!(vec!["a"; DRY_BREAKERS_MAX + 1]),
             ),
+            ("logit_bias", json!([])),
+            ("logit_bias", json!({"7": 100.5})),
+            ("logit_bias", json!({"7": "1"})),
+            ("logit_bias", json!({"07": 1})),
+            ("logit_bias", json!({"-1": 1})),
+            ("logit_bias", json!({"+1": 1})),
+            ("logit_bias", json!({"4294967296": 1})),
+            ("logit_bias", Value::Object(many)),
         ] {
             match read(&json!({ name: value })) {
                 Err(ApiError::Invalid { param, .. }) => assert_eq!(param, name),

@@ -1,5 +1,5 @@
-//! Requests of OpenAI's API as this server takes them. What would mislead is refused by name; what is granted later by
-//! policy (biases) is refused until then.
+//! Requests of OpenAI's API as this server takes them. What would mislead is refused by name, and so are options that
+//! together would let a caller choose which of the model's numbers he sees.
 
 use casemate_models::engine::SamplingParams;
 use casemate_models::grammar::Shape;
@@ -96,6 +96,25 @@ pub struct Options {
     pub logprobs: Option<usize>,
 }
 
+impl Options {
+    /// A bias chooses which entry of the logits is seen: beside probabilities it shows the entry, beside a seed it makes the
+    /// choice between two tokens repeatable, which a binary search turns into their distance (Carlini et al. 2024).
+    fn refuse_oracles(&self) -> Result<(), ApiError> {
+        let beside = match (self.logprobs.is_some(), self.seed.is_some()) {
+            (true, _) => "; ask without 'logprobs'",
+            (_, true) => "; ask without 'seed'",
+            _ => return Ok(()),
+        };
+        if self.sampling.logit_bias.is_empty() {
+            return Ok(());
+        }
+        Err(ApiError::Unsupported {
+            param: "logit_bias".into(),
+            hint: beside,
+        })
+    }
+}
+
 /// Reads a chat request.
 ///
 /// # Errors
@@ -110,6 +129,7 @@ pub fn parse_chat(bytes: &[u8]) -> Result<ChatRequest, ApiError> {
     options.shape = response_format(&mut fields)?;
     refuse_chat_extras(&mut fields)?;
     fields.finish()?;
+    options.refuse_oracles()?;
     Ok(ChatRequest { messages, options })
 }
 
@@ -128,6 +148,7 @@ pub fn parse_completion(bytes: &[u8]) -> Result<CompletionRequest, ApiError> {
     fields.only("best_of", "", |value| value.as_u64() == Some(1))?;
     fields.only("suffix", "", |value| value.as_str() == Some(""))?;
     fields.finish()?;
+    options.refuse_oracles()?;
     Ok(CompletionRequest { prompt, options })
 }
 
@@ -144,8 +165,6 @@ fn completion_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     let top = fields.whole("logprobs", 0, COMPLETION_TOP_MAX)?;
     Ok(top.map(|top| top as usize))
 }
-
-const LATER: &str = "; no grant for it exists in this version";
 
 fn refuse_chat_extras(fields: &mut Fields) -> Result<(), ApiError> {
     let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
@@ -181,9 +200,6 @@ fn options(fields: &mut Fields) -> Result<Options, ApiError> {
     };
     fields.only("n", "; ask once for each answer", |value| {
         value.as_u64() == Some(1)
-    })?;
-    fields.only("logit_bias", LATER, |value| {
-        value.as_object().is_some_and(|bias| bias.is_empty())
     })?;
     let tier = |value: &Value| matches!(value.as_str(), Some("auto" | "default"));
     fields.only("service_tier", "", tier)?;

@@ -4,7 +4,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use casemate_attestation::Sha256Digest;
-use casemate_models::engine::{self, Failure, FinishReason, GenerateRequest, SubmitError, Tenant};
+use casemate_models::engine::{
+    self, Failure, FinishReason, GenerateRequest, SamplingError, SubmitError, Tenant,
+};
 use casemate_models::grammar::{Grammar, GrammarError, Shape};
 use casemate_models::model::RunningModel;
 use casemate_models::template::{self, ChatMessage, RenderOptions, TemplateError};
@@ -81,6 +83,9 @@ impl Generator for Served {
         match self.0.engine().submit(request, sink) {
             Ok(ticket) => Ok(Events::new(receiver, Some(Box::new(ticket)))),
             Err(SubmitError::Busy) => Err(StartError::Full),
+            Err(SubmitError::Sampling(SamplingError::UnknownToken)) => {
+                Err(StartError::UnknownToken)
+            }
             Err(error) => {
                 tracing::error!(%error, "the engine takes no job");
                 Err(StartError::Refused)

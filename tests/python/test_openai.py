@@ -149,6 +149,17 @@ def logprobs_are_those_of_the_answers_tokens(way):
 
 
 @check
+def logit_bias_decides_what_is_drawn(way):
+    def forced(token):
+        return way.complete(logit_bias={str(token): 100}, max_tokens=4).choices[0].text
+    one, other = forced(300), forced(301)
+    assert one and one == forced(300) and one != other
+    assert one[:len(one) // 4] * 4 == one, "the same token four times"
+    first = way.complete(max_tokens=1).choices[0].text
+    assert way.complete(max_tokens=1, logit_bias={}).choices[0].text == first
+
+
+@check
 def response_format_gives_json_of_the_schema(way):
     schema = {"type": "object", "additionalProperties": False, "required": ["count"], "properties": {
         "count": {"type": "integer", "minimum": 0, "maximum": 99}}}

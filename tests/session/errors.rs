@@ -150,9 +150,9 @@ async fn malformed_bodies_and_wrong_parameters_are_refused_by_name() {
             json!("logprobs"),
         ),
         (
-            with("logit_bias", json!({"1": 1})),
+            with("logit_bias", json!({"one": 1})),
             400,
-            "unsupported_parameter",
+            "invalid_value",
             json!("logit_bias"),
         ),
         (

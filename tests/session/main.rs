@@ -21,6 +21,7 @@ mod script;
 
 // The tests, by subject.
 mod audit;
+mod biases;
 mod channel;
 mod errors;
 mod evidence;

@@ -194,7 +194,7 @@ impl Organisation {
             cedar: "@id(\"writers\") permit (principal in Team::\"writers\", action, resource);\n\
                 @id(\"no-seed\") forbid (principal, action == Action::\"use_seed\", resource);\n\
                 @id(\"no-logprobs\") forbid (principal == Principal::\"spiffe://example/team/writers/plain\", \
-                action == Action::\"use_logprobs\", resource);"
+                action in [Action::\"use_logprobs\", Action::\"use_logit_bias\"], resource);"
                 .into(),
             teams: [("writers".parse().unwrap(), team)].into(),
             models: [("story".parse().unwrap(), model())].into(),

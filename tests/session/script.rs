@@ -14,6 +14,9 @@ use tokio::time::sleep;
 
 use crate::organisation::SHARE;
 
+/// Tokens of the scripted model: the letters of ASCII.
+pub const LETTERS: u32 = 128;
+
 /// Planted in every answer; found nowhere else.
 pub const ANSWER_MARKER: &str = "MARKER-ANSWER-c41d";
 /// Tokens of prompt and answer together.
@@ -65,7 +68,7 @@ impl Generator for Script {
     }
 
     fn grammar(&self, shape: &Shape) -> Result<Grammar, GrammarError> {
-        let letters = (0..=127_u8).map(|byte| vec![byte]).collect();
+        let letters = (0..LETTERS as u8).map(|byte| vec![byte]).collect();
         Grammars::new(letters, Vec::new())?.compile(shape)
     }
 
@@ -89,6 +92,9 @@ impl Generator for Script {
         assert_eq!(job.share, SHARE, "what policy gives the team");
         if word == "refuse" {
             return Err(StartError::Refused);
+        }
+        if job.sampling.logit_bias.iter().any(|(id, _)| *id >= LETTERS) {
+            return Err(StartError::UnknownToken);
         }
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(play(word, prompt, job.logprobs, sender));

@@ -10,6 +10,9 @@ use super::pre::PreTokenizer;
 use super::{Kind, TokenizerError};
 use crate::gguf::{Array, GgufHeader, Texts};
 
+const NO_SUCH_TOKEN: TokenizerError =
+    TokenizerError::Malformed("a merge makes a token that is not there");
+
 pub(super) struct BpeVocabulary {
     patterns: Vec<Regex>,
     bpe: BPE,
@@ -33,13 +36,19 @@ impl BpeVocabulary {
             .collect();
         let merges: Option<Vec<(String, String)>> = merges.iter().map(split_pair).collect();
         let merges = merges.ok_or(TokenizerError::Malformed("a merge is not a pair"))?;
+        // The builder joins each pair in a buffer of the longest token's size, and panics where it does not fit.
+        let longest = vocabulary.keys().map(String::len).max().unwrap_or(0);
+        let fits = |(left, right): &(String, String)| left.len() + right.len() <= longest;
+        if !merges.iter().all(fits) {
+            return Err(NO_SUCH_TOKEN);
+        }
         // No cache: it would keep the words of past prompts, and answer faster for words that others have used.
         let bpe = BPE::builder()
             .vocab_and_merges(vocabulary, merges)
             .cache_capacity(0)
             .ignore_merges(pre.whole_words_first())
             .build()
-            .map_err(|_| TokenizerError::Malformed("a merge makes a token that is not there"))?;
+            .map_err(|_| NO_SUCH_TOKEN)?;
         Ok(Self {
             patterns: pre.patterns()?,
             bpe,
