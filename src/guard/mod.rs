@@ -6,6 +6,7 @@
 pub mod background;
 pub mod filter;
 pub mod hash;
+mod layout;
 pub mod shingle;
 pub mod sketch;
 pub mod wager;
@@ -14,4 +15,4 @@ pub use background::Background;
 pub use hash::GuardKey;
 pub use shingle::Prompt;
 pub use sketch::{Score, Sketch};
-pub use wager::{Wager, WagerError};
+pub use wager::{Honest, Wager, WagerError};

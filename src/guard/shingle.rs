@@ -1,7 +1,9 @@
-//! A prompt as the guard sees it: keyed hashes of its three-word shingles, and of the whole. The text itself is not kept.
+//! A prompt as the guard sees it: keyed hashes of its three-word shingles, of the edges of its lines, and of the whole. The text
+//! itself is not kept.
 
 use super::background::Background;
 use super::hash::GuardKey;
+use super::layout;
 
 /// Bytes at the beginning and at the end of a prompt that are read. Templates stand at the ends; work per prompt is bounded.
 const END_BYTES: usize = 2048;
@@ -13,25 +15,31 @@ const WORDS: usize = 3;
 pub struct Prompt {
     digest: u64,
     shingles: Vec<u64>,
+    public: Vec<u64>,
     blank: bool,
 }
 
 impl Prompt {
     /// Reads a text: words are runs of letters and digits in lower case; a character of a script without spaces is a word.
-    /// Shingles of the background are left out.
+    /// Shingles of the background are kept apart: they tell no template, and still fill its slot.
     #[must_use]
     pub fn read(key: &GuardKey, background: &Background, text: &str) -> Self {
         let mut shingles = Vec::new();
         let (head, tail) = ends(text);
         gather(key, head, &mut shingles);
         gather(key, tail, &mut shingles);
+        let blank = shingles.is_empty();
+        if !blank {
+            layout::gather(key, head, &mut shingles);
+            layout::gather(key, tail, &mut shingles);
+        }
         shingles.sort_unstable();
         shingles.dedup();
-        let blank = shingles.is_empty();
-        shingles.retain(|shingle| !background.has(*shingle));
+        let (public, shingles) = shingles.into_iter().partition(|one| background.has(*one));
         Self {
             digest: key.hash(text.as_bytes()),
             shingles,
+            public,
             blank,
         }
     }
@@ -48,10 +56,16 @@ impl Prompt {
         self.blank
     }
 
-    /// Hashes of the distinct shingles, ascending.
+    /// Hashes of the distinct shingles and marks of line edges that are not public, ascending.
     #[must_use]
     pub fn shingles(&self) -> &[u64] {
         &self.shingles
+    }
+
+    /// Those that anybody writes, ascending.
+    #[must_use]
+    pub fn public(&self) -> &[u64] {
+        &self.public
     }
 }
 
@@ -114,19 +128,24 @@ mod tests {
         read(text).shingles
     }
 
+    /// Of a text without colons, of one line: without the marks of its two edges.
+    fn inner(text: &str) -> usize {
+        shingles(text).len() - 2
+    }
+
     #[test]
     fn case_and_punctuation_do_not_count_and_words_do() {
         assert_eq!(
             shingles("One two. THREE-four"),
             shingles("one, TWO three four!")
         );
-        assert_eq!(shingles("one two three four").len(), 2);
+        assert_eq!(inner("one two three four"), 2);
         assert_eq!(shingles("one two"), []);
-        assert_eq!(shingles("a a a a a a").len(), 1, "distinct ones");
+        assert_eq!(inner("a a a a a a"), 1, "distinct ones");
         assert_eq!(
             shingles("何が起きた").len(),
-            3,
-            "five characters, three shingles"
+            4,
+            "five characters, three shingles, and the line as one word"
         );
         assert_ne!(shingles("one two three"), shingles("one two tree"));
     }

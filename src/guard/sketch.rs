@@ -68,7 +68,7 @@ impl Sketch {
         if self.asked.add(prompt.digest()) >= PROMPTS_PER_AGE {
             self.asked.age();
         }
-        let (mut heavy, mut new) = (0_usize, 0_usize);
+        let (mut heavy, mut new) = (0_usize, self.fill(prompt.public()));
         for shingle in prompt.shingles() {
             if !self.seen.has(*shingle) {
                 new = new.saturating_add(1);
@@ -84,6 +84,18 @@ impl Sketch {
         } else {
             Score::Plain
         }
+    }
+
+    /// How many of these public shingles the principal had not sent yet. A crawler's slot often holds a well-known question.
+    fn fill(&mut self, public: &[u64]) -> usize {
+        let mut new = 0_usize;
+        for shingle in public {
+            if !self.seen.has(*shingle) {
+                new = new.saturating_add(1);
+                self.seen.add(*shingle);
+            }
+        }
+        new
     }
 
     /// Only the first repeat of a prompt speaks for its sender: one filler sent again and again must not buy silence.
@@ -117,7 +129,7 @@ impl Sketch {
         }
         self.seen.age();
         self.halve();
-        for shingle in prompt.shingles() {
+        for shingle in prompt.shingles().iter().chain(prompt.public()) {
             self.seen.add(*shingle);
         }
     }
@@ -174,6 +186,20 @@ mod tests {
         assert_eq!(sketch.observe(&templated(4), 0), Score::Repeated);
         assert_eq!(sketch.observe(&templated(4), 0), Score::Plain);
         assert_eq!(sketch.observe(&read("go on"), 0), Score::Blank);
+    }
+
+    #[test]
+    fn a_slot_that_holds_public_questions_is_a_slot() {
+        let key = GuardKey::new([3; 16]);
+        let question = |n: u64| format!("why did x{n} y{n} z{n}");
+        let known: Vec<String> = (0..5).map(question).collect();
+        let public = Background::of_lines(&key, known.iter().map(String::as_str));
+        let mut sketch = Sketch::new(0);
+        let scores = (0..5).map(|n| {
+            let text = format!("list the many reasons for this: {}", question(n));
+            sketch.observe(&Prompt::read(&key, &public, &text), 0)
+        });
+        assert_eq!(scores.last(), Some(Score::Templated));
     }
 
     #[test]

@@ -1,89 +1,161 @@
-//! A sequential test by betting: an e-CUSUM on scores. Honest prompts that score no more than a stated mean, given their past,
-//! lose the bet on average, however they depend on each other; so an alarm in `n` prompts has at most probability `n * alpha`
-//! (e-detectors: Shin, Ramdas and Rinaldo, 2022).
+//! A sequential test by betting on a sketch's scores. Two bets run side by side, because a crawler may start at once or late:
+//! the *opening* bet begins anew every 512 prompts and never in between, and finds a template that is diluted; the *streak* is an
+//! e-CUSUM (e-detectors: Shin, Ramdas and Rinaldo, 2022), which finds a pure one wherever it starts.
+//!
+//! Both are fair, or lost, for an honest person at the ceiling that [`Honest`] states, however prompts depend on each other. What
+//! follows from that alone is weak: at most 1 / threshold per opening, and one false alarm in `threshold` prompts of the streak.
+//! That honest sessions alarm far less is because most people stay below the ceiling; the thresholds count on it.
 
 use super::sketch::Score;
 
-/// The most of the stake that one bet can lose.
+/// Prompts of one opening bet.
+const OPENING_PROMPTS: u16 = 512;
+/// The crawler that the opening bet is on: the goal's, a template around three quarters of its prompts, hardly one asked twice.
+const CRAWLER_TEMPLATED: f64 = 0.75;
+const CRAWLER_REPEATED: f64 = 0.01;
+/// The most of the stake that one bet of the streak can lose, and what a repeat scores there.
 const STAKE: f64 = 0.9;
-/// What a repeat counts.
 const REPEATED: f64 = -0.5;
 
-/// The mean score of honest prompts, and the inverse of the threshold.
-pub const MEAN_DEFAULT: f64 = 0.45;
-/// See [`MEAN_DEFAULT`].
-pub const ALPHA_DEFAULT: f64 = 0.001;
+/// Wealth at which the opening bet alarms, and the streak. Set on honest calibration sessions alone: docs/GUARD.md.
+pub const OPENING_THRESHOLD: f64 = 16.0;
+/// See [`OPENING_THRESHOLD`].
+pub const STREAK_THRESHOLD: f64 = 300.0;
 
-/// The settings have no meaning.
+/// What honest people do at the most, and at the least. A matter of policy, set by watching, never from attacks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Honest {
+    /// The largest share of prompts, not counting repeats, that one person puts into a template of their own.
+    pub templated: f64,
+    /// The share of prompts that people ask again word for word.
+    pub repeated: f64,
+}
+
+impl Default for Honest {
+    fn default() -> Self {
+        Self {
+            templated: 0.6,
+            repeated: 0.1,
+        }
+    }
+}
+
+/// The assumption leaves nothing to bet on.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WagerError {
-    /// The mean is no share.
-    #[error("the honest mean score {0} is not between 0.05 and 0.95")]
-    Mean(f64),
-    /// The threshold is none.
-    #[error("alpha {0} is not between 0.000000001 and 0.1")]
-    Alpha(f64),
+    /// The share of templated prompts is none, or a crawler's.
+    #[error("the honest share of templated prompts {0} is not between 0.05 and 0.7")]
+    Templated(f64),
+    /// The share of repeats is none, or not believable.
+    #[error("the honest share of repeats {0} is not between 0.02 and 0.5")]
+    Repeated(f64),
 }
 
-/// One principal's running bet.
+/// Factors of wealth for each score.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Odds {
+    templated: f64,
+    plain: f64,
+    repeated: f64,
+}
+
+impl Odds {
+    const fn of(self, score: Score) -> f64 {
+        match score {
+            Score::Templated => self.templated,
+            Score::Plain => self.plain,
+            Score::Repeated => self.repeated,
+            Score::Blank => 1.0,
+        }
+    }
+}
+
+/// One principal's running bets.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Wager {
-    mean: f64,
-    threshold: f64,
-    wealth: f64,
+    opening_odds: Odds,
+    streak_odds: Odds,
+    opening: f64,
+    streak: f64,
+    prompts: u16,
 }
 
 impl Default for Wager {
     fn default() -> Self {
-        Self {
-            mean: MEAN_DEFAULT,
-            threshold: ALPHA_DEFAULT.recip(),
-            wealth: 1.0,
-        }
+        Self::at(Honest::default())
     }
 }
 
 impl Wager {
-    /// A bet against honest prompts that score `mean` on average at most. `mean` is a matter of policy, not of fitting.
+    /// A bet against people who do at most what `honest` says.
     ///
     /// # Errors
     /// [`WagerError`].
-    pub fn new(mean: f64, alpha: f64) -> Result<Self, WagerError> {
-        if !(0.05..=0.95).contains(&mean) {
-            return Err(WagerError::Mean(mean));
+    pub fn new(honest: Honest) -> Result<Self, WagerError> {
+        if !(0.05..=0.7).contains(&honest.templated) {
+            return Err(WagerError::Templated(honest.templated));
         }
-        if !(1e-9..=0.1).contains(&alpha) {
-            return Err(WagerError::Alpha(alpha));
+        if !(0.02..=0.5).contains(&honest.repeated) {
+            return Err(WagerError::Repeated(honest.repeated));
         }
-        Ok(Self {
-            mean,
-            threshold: alpha.recip(),
-            wealth: 1.0,
-        })
+        Ok(Self::at(honest))
     }
 
-    /// Takes one score. True is an alarm, after which the bet begins anew.
-    pub fn observe(&mut self, score: Score) -> bool {
-        let score = match score {
-            Score::Templated => 1.0,
-            Score::Repeated => REPEATED,
-            Score::Plain => 0.0,
-            Score::Blank => return false,
+    fn at(honest: Honest) -> Self {
+        let first = 1.0 - honest.repeated;
+        let opening_odds = Odds {
+            templated: CRAWLER_TEMPLATED / (first * honest.templated),
+            plain: (1.0 - CRAWLER_TEMPLATED - CRAWLER_REPEATED)
+                / (first * (1.0 - honest.templated)),
+            repeated: CRAWLER_REPEATED / honest.repeated,
         };
-        let stake = STAKE / (self.mean - REPEATED);
-        self.wealth = self.wealth.max(1.0) * (1.0 + stake * (score - self.mean));
-        let alarm = self.wealth >= self.threshold;
+        // Repeats are left out of the streak's assumption: the ceiling is its mean.
+        let stake = STAKE / (honest.templated - REPEATED);
+        let odds = |score: f64| 1.0 + stake * (score - honest.templated);
+        let streak_odds = Odds {
+            templated: odds(1.0),
+            plain: odds(0.0),
+            repeated: odds(REPEATED),
+        };
+        Self {
+            opening_odds,
+            streak_odds,
+            opening: 1.0,
+            streak: 1.0,
+            prompts: 0,
+        }
+    }
+
+    /// Takes one score. True is an alarm, after which both bets begin anew.
+    pub fn observe(&mut self, score: Score) -> bool {
+        if score == Score::Blank {
+            return false;
+        }
+        if self.prompts >= OPENING_PROMPTS {
+            self.opening = 1.0;
+            self.prompts = 0;
+        }
+        self.prompts = self.prompts.saturating_add(1);
+        self.opening *= self.opening_odds.of(score);
+        self.streak = self.streak.max(1.0) * self.streak_odds.of(score);
+        let alarm = self.evidence() >= 1.0;
         if alarm {
-            self.wealth = 1.0;
+            (self.opening, self.streak, self.prompts) = (1.0, 1.0, 0);
         }
         alarm
     }
 
-    /// The wealth, a measure of evidence: 1 at the start, an alarm at one over alpha.
+    /// How near the stronger bet is to an alarm: 1 is one.
     #[must_use]
-    pub const fn wealth(&self) -> f64 {
-        self.wealth
+    pub fn evidence(&self) -> f64 {
+        (self.opening / OPENING_THRESHOLD).max(self.streak / STREAK_THRESHOLD)
+    }
+
+    /// The wealth of the opening bet and of the streak.
+    #[must_use]
+    pub const fn wealth(&self) -> (f64, f64) {
+        (self.opening, self.streak)
     }
 }
 
@@ -91,41 +163,69 @@ impl Wager {
 mod tests {
     use super::*;
 
-    #[test]
-    fn seventeen_templated_prompts_in_a_row_are_an_alarm_and_a_blank_is_no_evidence() {
+    fn after(scores: &[Score]) -> (f64, f64) {
         let mut wager = Wager::default();
-        let mut prompts = 1;
-        while !wager.observe(Score::Templated) {
-            let before = wager.wealth();
-            assert!(!wager.observe(Score::Blank));
-            assert_eq!(wager.wealth().to_bits(), before.to_bits());
-            prompts += 1;
+        for score in scores {
+            assert!(!wager.observe(*score));
         }
-        assert_eq!(prompts, 17, "1.52^17 is the first power above 1000");
-        assert_eq!(wager.wealth().to_bits(), 1.0_f64.to_bits());
+        wager.wealth()
     }
 
     #[test]
-    fn the_bet_is_fair_at_the_stated_mean_and_lost_below_it() {
-        for mean in [0.05, 0.45, 0.95] {
-            let after = |score| {
-                let mut wager = Wager::new(mean, 1e-9).unwrap();
-                wager.observe(score);
-                wager.wealth()
-            };
-            let expected = mean * after(Score::Templated) + (1.0 - mean) * after(Score::Plain);
-            assert!((expected - 1.0).abs() < 1e-12, "{expected} at {mean}");
-            assert!((after(Score::Repeated) - 0.1).abs() < 1e-12);
+    fn a_pure_template_alarms_wherever_it_starts_and_blanks_do_not_count() {
+        for plain_before in [0, 100] {
+            let mut wager = Wager::default();
+            for _ in 0..plain_before {
+                assert!(!wager.observe(Score::Plain));
+            }
+            let mut prompts = 1;
+            while !wager.observe(Score::Templated) {
+                let before = wager.wealth();
+                assert!(!wager.observe(Score::Blank));
+                assert_eq!(wager.wealth(), before);
+                prompts += 1;
+            }
+            assert!(prompts <= 21, "{prompts} after {plain_before}");
+            assert_eq!(wager.wealth(), (1.0, 1.0));
         }
     }
 
     #[test]
-    fn settings_without_meaning_are_refused() {
-        for mean in [0.0, 1.0, f64::NAN, f64::INFINITY] {
-            assert!(matches!(Wager::new(mean, 0.001), Err(WagerError::Mean(_))));
+    fn an_opening_forgets_only_at_its_end() {
+        let mut wager = Wager::default();
+        for _ in 0..OPENING_PROMPTS {
+            wager.observe(Score::Plain);
         }
-        for alpha in [0.0, -1.0, 0.2, f64::NAN] {
-            assert!(matches!(Wager::new(0.45, alpha), Err(WagerError::Alpha(_))));
+        assert!(wager.wealth().0 < 1e-50, "{}", wager.wealth().0);
+        wager.observe(Score::Templated);
+        assert!(wager.wealth().0 > 1.0, "the next opening has begun");
+    }
+
+    #[test]
+    fn both_bets_are_fair_at_the_stated_ceiling_and_a_repeat_loses_nine_tenths() {
+        let (templated, plain) = (after(&[Score::Templated]), after(&[Score::Plain]));
+        let repeated = after(&[Score::Repeated]);
+        let opening = 0.54 * templated.0 + 0.36 * plain.0 + 0.1 * repeated.0;
+        assert!((opening - 1.0).abs() < 1e-12, "{opening}");
+        let streak = 0.6 * templated.1 + 0.4 * plain.1;
+        assert!((streak - 1.0).abs() < 1e-12, "{streak}");
+        assert!((repeated.0 - 0.1).abs() < 1e-12 && (repeated.1 - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn assumptions_that_leave_no_bet_are_refused() {
+        let honest = Honest::default();
+        for templated in [0.0, 0.75, 1.0, f64::NAN, f64::INFINITY] {
+            let refused = Wager::new(Honest {
+                templated,
+                ..honest
+            });
+            assert!(matches!(refused, Err(WagerError::Templated(_))));
         }
+        for repeated in [0.0, -1.0, 0.6, f64::NAN] {
+            let refused = Wager::new(Honest { repeated, ..honest });
+            assert!(matches!(refused, Err(WagerError::Repeated(_))));
+        }
+        assert_eq!(Wager::new(honest), Ok(Wager::default()));
     }
 }

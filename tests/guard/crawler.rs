@@ -1,4 +1,4 @@
-//! G4 and what of G6, G7 and G16 one principal's sketch decides. Settings are the defaults of the design; nothing was fitted.
+//! G4 and what of G6, G7 and G16 one principal's sketch decides. Thresholds come from the honest calibration half alone.
 
 use std::collections::BTreeMap;
 
@@ -43,8 +43,19 @@ fn g4_honest_sessions_are_rarely_taken_for_crawlers() {
     let mut chance = Chance::new(1);
     let (share, _) = found(&traffic, 5000, 512, |_| traffic.honest(512, &mut chance));
     println!("honest: {share} of 5000 sessions of 512 prompts alarm; the goal is 0.001");
-    // The goal is not met where nobody asks twice by accident (docs/GUARD.md). What this holds is what was reached.
-    assert!(share <= 0.012, "{share}");
+    assert!(share <= 0.001, "{share}");
+}
+
+/// The thresholds were set on this half, before the other was judged.
+#[test]
+fn g4_honest_calibration_sessions_alarm_at_most_half_as_often_as_the_goal() {
+    let Some(traffic) = Traffic::calibration() else {
+        return;
+    };
+    let mut chance = Chance::new(7);
+    let (share, _) = found(&traffic, 5000, 512, |_| traffic.honest(512, &mut chance));
+    println!("calibration: {share} of 5000 sessions of 512 prompts alarm");
+    assert!(share <= 0.0008, "{share}");
 }
 
 #[test]
@@ -76,10 +87,9 @@ fn g4_a_crawler_of_one_identity_is_found() {
                 traffic.crawl(&traffic.scaffolds, 100, 128, &mut chance)
             }),
         ),
-        // The goal is 0.95, and 0.92 was reached: see docs/GUARD.md.
         (
             "at 75 %",
-            0.88,
+            0.95,
             found(&traffic, 800, 64, |run| {
                 traffic.crawl(scaffold(run), 75, 64, &mut chance)
             }),
@@ -108,12 +118,36 @@ fn g6_pipelines_that_nobody_declared_are_flagged_and_odd_prompts_are_not() {
         "undeclared pipelines: {share} of {}, median {median}",
         pipelines.len()
     );
-    // The goal is 0.9, and 0.72 was reached: see docs/GUARD.md.
-    assert!(share >= 0.65, "{share}");
+    assert!(share >= 0.9, "{share}");
     for odd in [&traffic.jailbreaks, &traffic.lookalikes] {
         let (share, _) = found(&traffic, 1, 512, |_| odd.clone());
         assert!(share == 0.0, "an alarm on prompts that are no extraction");
     }
+}
+
+/// When one of these fails, the guard has learned to see more: move the row to the goals.
+#[test]
+fn known_misses_of_one_principals_sketch_are_still_missed() {
+    let Some(traffic) = Traffic::read() else {
+        return;
+    };
+    let mut chance = Chance::new(3);
+    let scaffold = |run: usize| std::slice::from_ref(&traffic.scaffolds[run % 16]);
+    let (half, _) = found(&traffic, 200, 64, |run| {
+        traffic.crawl(scaffold(run), 50, 64, &mut chance)
+    });
+    let (bare, _) = found(&traffic, 200, 512, |_| {
+        traffic.crawl(&traffic.scaffolds, 0, 512, &mut chance)
+    });
+    let without_wording = "kilt_tasks_hotpotqa_straighforward_qa";
+    let of_it = |(template, _): &&(String, String)| template == without_wording;
+    let texts = traffic.templated.iter().filter(of_it);
+    let texts: Vec<String> = texts.map(|(_, text)| text.clone()).collect();
+    let (pipeline, _) = found(&traffic, 1, 512, |_| texts.clone());
+    println!(
+        "known misses: half diluted {half}, no template {bare}, pipeline of bare questions {pipeline}"
+    );
+    assert!(half < 0.5 && bare == 0.0 && pipeline == 0.0);
 }
 
 #[test]

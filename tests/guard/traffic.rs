@@ -10,8 +10,9 @@ use serde_json::Value;
 pub struct Traffic {
     pub adhoc: Vec<String>,
     pub questions: Vec<String>,
-    /// The calibration split: every second question is public text, and in no session.
+    /// The other half of the questions: public text, and in no session.
     pub public: Vec<String>,
+    wrappers: Vec<&'static str>,
     pub scaffolds: Vec<String>,
     pub rotating: Vec<String>,
     pub jailbreaks: Vec<String>,
@@ -21,7 +22,17 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// What judges: every second question, text and wrapper.
     pub fn read() -> Option<Self> {
+        Self::half(1)
+    }
+
+    /// What thresholds were set on: the other half of what honest people write. Nothing of it is in [`Self::read`].
+    pub fn calibration() -> Option<Self> {
+        Self::half(0)
+    }
+
+    fn half(which: usize) -> Option<Self> {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/traffic");
         if !folder.is_dir() {
             assert!(
@@ -54,12 +65,12 @@ impl Traffic {
             .map(|row| (word(row, "template"), word(row, "text")));
         let all: Vec<String> = texts("benign_questions.jsonl");
         let half = |odd| all.iter().skip(odd).step_by(2).cloned().collect();
+        let adhoc = adhoc.map(|turn| turn.as_str().unwrap().to_owned());
         Some(Self {
-            public: half(0),
-            adhoc: adhoc
-                .map(|turn| turn.as_str().unwrap().to_owned())
-                .collect(),
-            questions: half(1),
+            public: half(1 - which),
+            adhoc: adhoc.skip(which).step_by(2).collect(),
+            questions: half(which),
+            wrappers: WRAPPERS.into_iter().skip(which).step_by(2).collect(),
             scaffolds: kind("scaffold"),
             rotating: kind("rotating"),
             jailbreaks: texts("attack_jailbreak_sample.jsonl"),
@@ -84,7 +95,7 @@ impl Traffic {
     /// One honest session: each user has a wrapper of their own on up to 60 % of their prompts, and repeats a tenth of them.
     pub fn honest(&self, prompts: usize, chance: &mut Chance) -> Vec<String> {
         let wrapped = chance.below(601);
-        let wrapper = WRAPPERS[chance.below(WRAPPERS.len())];
+        let wrapper = self.wrappers[chance.below(self.wrappers.len())];
         let mut sent: Vec<String> = Vec::with_capacity(prompts);
         for text in self.plain(prompts, chance) {
             let next = if !sent.is_empty() && chance.below(10) == 0 {
