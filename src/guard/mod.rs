@@ -4,15 +4,19 @@
 //! What it cannot see stands in docs/GUARD.md.
 
 pub mod background;
+pub mod families;
 pub mod filter;
 pub mod hash;
 mod layout;
 pub mod shingle;
 pub mod sketch;
+pub mod verdict;
 pub mod wager;
 
 pub use background::Background;
+pub use families::{Families, Family, Principals};
 pub use hash::GuardKey;
 pub use shingle::Prompt;
 pub use sketch::{Score, Sketch};
+pub use verdict::{Change, Ladder, Pace, Reason, Step, e_bh};
 pub use wager::{Honest, Wager, WagerError};

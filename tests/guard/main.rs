@@ -8,4 +8,5 @@
 )]
 
 mod crawler;
+mod family;
 mod traffic;

@@ -10,8 +10,9 @@ use serde_json::Value;
 pub struct Traffic {
     pub adhoc: Vec<String>,
     pub questions: Vec<String>,
-    /// The other half of the questions: public text, and in no session.
+    /// The other half of the questions, and of the instructions: public text, and in no session.
     pub public: Vec<String>,
+    pub instructions: Vec<String>,
     wrappers: Vec<&'static str>,
     pub scaffolds: Vec<String>,
     pub rotating: Vec<String>,
@@ -64,12 +65,16 @@ impl Traffic {
             .iter()
             .map(|row| (word(row, "template"), word(row, "text")));
         let all: Vec<String> = texts("benign_questions.jsonl");
-        let half = |odd| all.iter().skip(odd).step_by(2).cloned().collect();
-        let adhoc = adhoc.map(|turn| turn.as_str().unwrap().to_owned());
+        let half = |odd| all.iter().skip(odd).step_by(2).cloned();
+        let adhoc: Vec<String> = adhoc
+            .map(|turn| turn.as_str().unwrap().to_owned())
+            .collect();
+        let adhoc_half = |odd| adhoc.iter().skip(odd).step_by(2).cloned();
         Some(Self {
-            public: half(1 - which),
-            adhoc: adhoc.skip(which).step_by(2).collect(),
-            questions: half(which),
+            public: half(1 - which).collect(),
+            instructions: adhoc_half(1 - which).collect(),
+            adhoc: adhoc_half(which).collect(),
+            questions: half(which).collect(),
             wrappers: WRAPPERS.into_iter().skip(which).step_by(2).collect(),
             scaffolds: kind("scaffold"),
             rotating: kind("rotating"),
