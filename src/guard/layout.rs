@@ -6,6 +6,8 @@ use super::hash::GuardKey;
 /// Lines that are read, and words of a label before its colon.
 const LINES: usize = 128;
 const LABEL_WORDS: usize = 3;
+/// Bytes of a word that count: a line of Han is one word here.
+const WORD_BYTES: usize = 64;
 
 /// What a mark says, so that marks of different kinds never meet, nor any shingle.
 const BEGINS: u64 = 1;
@@ -60,11 +62,12 @@ fn words_back(text: &str) -> impl Iterator<Item = &str> {
 
 /// The words in their order, in lower case.
 fn hash<'a>(key: &GuardKey, kind: u64, words: impl Iterator<Item = &'a str>) -> u64 {
-    words
-        .take(LABEL_WORDS)
-        .fold(key.hash_words(&[kind]), |so_far, word| {
-            key.hash_words(&[so_far, key.hash(word.to_lowercase().as_bytes())])
-        })
+    let start = key.hash_words(&[kind]);
+    words.take(LABEL_WORDS).fold(start, |so_far, word| {
+        let end = word.floor_char_boundary(WORD_BYTES);
+        let word = word.get(..end).unwrap_or_default().to_lowercase();
+        key.hash_words(&[so_far, key.hash(word.as_bytes())])
+    })
 }
 
 #[cfg(test)]

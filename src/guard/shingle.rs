@@ -7,6 +7,8 @@ use super::layout;
 
 /// Bytes at the beginning and at the end of a prompt that are read. Templates stand at the ends; work per prompt is bounded.
 const END_BYTES: usize = 2048;
+/// Shingles at each end: 2 KiB of spaced words have fewer, of Han more.
+const END_SHINGLES: usize = 400;
 /// Words of one shingle.
 const WORDS: usize = 3;
 
@@ -29,6 +31,10 @@ impl Prompt {
         gather(key, head, &mut shingles);
         gather(key, tail, &mut shingles);
         let blank = shingles.is_empty();
+        let tail_from = shingles.len().saturating_sub(END_SHINGLES);
+        if tail_from > END_SHINGLES {
+            shingles.drain(END_SHINGLES..tail_from);
+        }
         if !blank {
             layout::gather(key, head, &mut shingles);
             layout::gather(key, tail, &mut shingles);
@@ -100,6 +106,8 @@ fn gather(key: &GuardKey, text: &str, shingles: &mut Vec<u64>) {
         }
         if alone {
             take(character.encode_utf8(&mut [0; 4]));
+        } else if character.is_ascii_alphanumeric() {
+            word.push(character.to_ascii_lowercase());
         } else if character.is_alphanumeric() {
             word.extend(character.to_lowercase());
         }
@@ -148,6 +156,23 @@ mod tests {
             "five characters, three shingles, and the line as one word"
         );
         assert_ne!(shingles("one two three"), shingles("one two tree"));
+    }
+
+    #[test]
+    fn dense_text_costs_no_more_and_both_its_ends_count() {
+        let han = |from: u32| -> String { (from..from + 650).filter_map(char::from_u32).collect() };
+        let dense = format!("{}{}", han(0x4e00), han(0x6e00));
+        let seen = shingles(&dense);
+        assert!(seen.len() <= 2 * END_SHINGLES + 4, "{}", seen.len());
+        let known = |part: &str| {
+            shingles(part)
+                .iter()
+                .filter(|one| seen.contains(one))
+                .count()
+        };
+        let first: String = dense.chars().take(100).collect();
+        let last: String = dense.chars().skip(1200).collect();
+        assert!(known(&first) >= 98 && known(&last) >= 98);
     }
 
     #[test]
