@@ -26,15 +26,14 @@ impl Prompt {
     /// Shingles of the background are kept apart: they tell no template, and still fill its slot.
     #[must_use]
     pub fn read(key: &GuardKey, background: &Background, text: &str) -> Self {
-        let mut shingles = Vec::new();
         let (head, tail) = ends(text);
-        gather(key, head, &mut shingles);
-        gather(key, tail, &mut shingles);
+        let (head_words, tail_words) = (words(key, head), words(key, tail));
+        let all = || head_words.windows(WORDS).chain(tail_words.windows(WORDS));
+        let tail_from = all().count().saturating_sub(END_SHINGLES);
+        let kept = (0..).zip(all());
+        let kept = kept.filter(|(at, _)| *at < END_SHINGLES || *at >= tail_from);
+        let mut shingles: Vec<u64> = kept.map(|(_, words)| key.hash_words(words)).collect();
         let blank = shingles.is_empty();
-        let tail_from = shingles.len().saturating_sub(END_SHINGLES);
-        if tail_from > END_SHINGLES {
-            shingles.drain(END_SHINGLES..tail_from);
-        }
         if !blank {
             layout::gather(key, head, &mut shingles);
             layout::gather(key, tail, &mut shingles);
@@ -86,17 +85,10 @@ fn ends(text: &str) -> (&str, &str) {
     (head, text.get(last..).unwrap_or_default())
 }
 
-fn gather(key: &GuardKey, text: &str, shingles: &mut Vec<u64>) {
-    let mut last = [0; WORDS];
-    let mut seen = 0_usize;
-    let mut take = |word: &str| {
-        let [_, second, third] = last;
-        last = [second, third, key.hash(word.as_bytes())];
-        seen = seen.saturating_add(1);
-        if seen >= WORDS {
-            shingles.push(key.hash_words(&last));
-        }
-    };
+/// Hashes of the words, in their order.
+fn words(key: &GuardKey, text: &str) -> Vec<u64> {
+    let mut hashes = Vec::new();
+    let mut take = |word: &str| hashes.push(key.hash(word.as_bytes()));
     let mut word = String::new();
     for character in text.chars() {
         let alone = stands_alone(character);
@@ -115,6 +107,7 @@ fn gather(key: &GuardKey, text: &str, shingles: &mut Vec<u64>) {
     if !word.is_empty() {
         take(&word);
     }
+    hashes
 }
 
 /// Scripts that put no space between words: Thai to Khmer, kana, Han.
