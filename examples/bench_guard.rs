@@ -38,7 +38,7 @@ fn han(at: usize) -> Option<char> {
 
 fn prompt(n: usize, words: usize) -> String {
     if words == DENSE {
-        let letters = (n..n + 2048).map(|at| han(at));
+        let letters = (n..n + 2048).map(han);
         return letters.flatten().collect();
     }
     let slot: Vec<String> = (0..words).map(|word| format!("w{n}x{word}")).collect();
