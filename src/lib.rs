@@ -15,7 +15,9 @@ pub mod commands;
 pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
+pub mod enrolment;
 pub mod keys;
 pub mod org;
 pub mod rim;
 pub mod secrets;
+pub mod vendors;

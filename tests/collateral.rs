@@ -73,9 +73,9 @@ fn payload(acme: &str, file: &str) -> Value {
 fn a_chip_is_enrolled_by_genuine_evidence_and_by_no_other() {
     let Some(shared) = shared() else { return };
     let (_parent, acme) = organisation();
-    let enrol = |name: &str| {
+    let enrol_with = |name: &str, more: &[&str]| {
         let evidence = shared.join(name).display().to_string();
-        casemate(&[
+        let words = [
             "org",
             "enrol",
             &acme,
@@ -85,13 +85,35 @@ fn a_chip_is_enrolled_by_genuine_evidence_and_by_no_other() {
             "rack 1",
             "--name",
             "a",
-        ])
+        ];
+        casemate(&[&words, more].concat())
     };
-    for (name, platform) in [
-        ("snp/milan-v5-gcp-vmpl0", "snp"),
-        ("tdx/v4-gcp-2026", "tdx"),
-    ] {
-        let enrolled = enrol(name);
+    let enrol = |name: &str| enrol_with(name, &[]);
+    // Milan's keys have leaked: nobody enrols such a chip without saying so, and what he says is signed.
+    let milan = "snp/milan-v5-gcp-vmpl0";
+    let refused = enrol(milan);
+    assert_eq!(code(&refused), 10, "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("--despite-broken-root milan"));
+    let broken = |acme: &str| {
+        payload(acme, "reference.json")["snp"]["families_allowed_despite_broken_root"].clone()
+    };
+    assert!(broken(&acme).as_array().is_none_or(Vec::is_empty));
+    let genoa = enrol_with(milan, &["--despite-broken-root", "genoa"]);
+    assert_eq!(
+        code(&genoa),
+        2,
+        "another family's name is no yes: {}",
+        stderr(&genoa)
+    );
+    assert!(broken(&acme).as_array().is_none_or(Vec::is_empty));
+    let sound = enrol_with("tdx/v4-gcp-2026", &["--despite-broken-root", "milan"]);
+    assert_eq!(code(&sound), 2, "{}", stderr(&sound));
+    for (name, platform) in [(milan, "snp"), ("tdx/v4-gcp-2026", "tdx")] {
+        let despite: &[&str] = match name == milan {
+            true => &["--despite-broken-root", "milan"],
+            false => &[],
+        };
+        let enrolled = enrol_with(name, despite);
         assert_eq!(code(&enrolled), 0, "{name}: {}", stderr(&enrolled));
         let listed = payload(&acme, "fleet.json");
         let chip = listed["chips"].as_array().unwrap().last().unwrap().clone();
@@ -99,6 +121,7 @@ fn a_chip_is_enrolled_by_genuine_evidence_and_by_no_other() {
         let line = format!("{platform}\t{}\n", chip["chip_id"].as_str().unwrap());
         assert_eq!(stdout(&enrolled), line);
     }
+    assert_eq!(broken(&acme), serde_json::json!(["milan"]));
     let before = payload(&acme, "fleet.json");
     for (name, expected) in [
         ("snp/neg-measurement-flip", 10),
@@ -106,7 +129,7 @@ fn a_chip_is_enrolled_by_genuine_evidence_and_by_no_other() {
         ("tdx-negative/quote-signature-flip", 10),
         ("tpm/gce-cos-85-nonce", 10),
         ("eventlog/ccel-grub", 10),
-        ("azure-vtpm/snp-genoa-v3", 20),
+        ("azure-vtpm/snp-genoa-v3", 10),
         ("nowhere", 3),
     ] {
         let refused = enrol(name);

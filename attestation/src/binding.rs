@@ -9,6 +9,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::digest::{Nonce, Sha256Digest};
 use crate::framing;
+use crate::nvidia::{GpuNonce, gpu_nonce};
 
 /// Label of the TLS exporter whose context is the nonce (rule P-21). The exporter has 32 bytes.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-casemate-attestation-v1";
@@ -115,6 +116,8 @@ impl BindingInputs<'_> {
         Binding {
             bytes,
             direction: self.direction,
+            device_nonce: gpu_nonce(self),
+            device_evidence: self.context.device_evidence,
         }
     }
 }
@@ -124,6 +127,8 @@ impl BindingInputs<'_> {
 pub struct Binding {
     bytes: [u8; 64],
     direction: Direction,
+    device_nonce: GpuNonce,
+    device_evidence: Sha256Digest,
 }
 
 impl Binding {
@@ -137,6 +142,18 @@ impl Binding {
     #[must_use]
     pub const fn direction(&self) -> Direction {
         self.direction
+    }
+
+    /// What this session's devices must answer (rule N11 of docs/formats/nvidia.md).
+    #[must_use]
+    pub const fn device_nonce(&self) -> &GpuNonce {
+        &self.device_nonce
+    }
+
+    /// What it was computed with as the digest of device evidence.
+    #[must_use]
+    pub const fn device_evidence(&self) -> Sha256Digest {
+        self.device_evidence
     }
 
     /// Whether `bytes`, such as those of a confirmation, are this binding. Constant time.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{ChipId, Sha256Digest};
+use crate::nvidia::DeviceKind;
 use crate::provider::Platform;
 use crate::reference::ReferenceValues;
 use crate::signed::{Kind, Payload, SIGNED_BYTES_MAX};
@@ -25,6 +26,21 @@ pub struct FleetChip {
     /// The attestation key of platform `tpm`, and of no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm: Option<FleetTpm>,
+    /// Its GPUs and switches, each of which must prove itself beside it. Empty means none: evidence of a device is then refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<FleetDevice>,
+}
+
+/// An NVIDIA GPU or switch of one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FleetDevice {
+    /// Which of both.
+    pub kind: DeviceKind,
+    /// SHA-256 of the key that it keeps over changes of firmware: the certificate above the leaf.
+    pub device_key: Sha256Digest,
+    /// For people.
+    pub label: String,
 }
 
 /// A TPM's attestation key, taken in by a credential that only this TPM could open.

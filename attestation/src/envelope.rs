@@ -2,10 +2,11 @@
 //!
 //! Reading an envelope proves nothing. Only [`Verifier::verify`](crate::Verifier::verify) does.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::batch::BatchPath;
 use crate::binding::{Binding, Context, Direction};
+use crate::devices::DeviceSet;
 use crate::digest::Sha256Digest;
 use crate::hardware::HardwareEvidence;
 use crate::provider::Platform;
@@ -34,6 +35,9 @@ pub enum EnvelopeError {
         /// The kind of what it carries.
         kind: &'static str,
     },
+    /// Rule P-36.
+    #[error("evidence envelope: devices {0}")]
+    Devices(&'static str),
 }
 
 /// What an envelope says.
@@ -49,6 +53,8 @@ pub struct EnvelopeParts {
     pub context: Context,
     /// The path, when the report serves a batch.
     pub batch: Option<BatchPath>,
+    /// Devices of the machine that prove themselves beside it; `None` for none.
+    pub devices: Option<DeviceSet>,
 }
 
 /// An envelope that was read, with the bytes received. Well-formed, not verified.
@@ -133,6 +139,12 @@ impl Envelope {
         &self.parts.hardware
     }
 
+    /// Devices beside the machine's own evidence.
+    #[must_use]
+    pub const fn devices(&self) -> Option<&DeviceSet> {
+        self.parts.devices.as_ref()
+    }
+
     /// What REPORT_DATA must be for `binding`: the binding itself, or the batch that holds it (rules P-23, P-24).
     #[must_use]
     pub fn report_data(&self, binding: &Binding) -> [u8; 64] {
@@ -144,14 +156,14 @@ impl Envelope {
 }
 
 impl EnvelopeParts {
-    /// Rule P-32: the platform and the kind of evidence go together.
+    /// Rules P-32 and P-36: the platform and the kind of evidence go together, devices are in order.
     fn must_agree(&self) -> Result<(), EnvelopeError> {
         let (platform, kind) = (self.platform, self.hardware.kind());
-        if self.hardware.is_of(platform) {
-            Ok(())
-        } else {
-            Err(EnvelopeError::Kind { platform, kind })
+        if !self.hardware.is_of(platform) {
+            return Err(EnvelopeError::Kind { platform, kind });
         }
+        let devices = self.devices.as_ref();
+        devices.map_or(Ok(()), |it| it.form().map_err(EnvelopeError::Devices))
     }
 }
 
@@ -165,6 +177,17 @@ struct Wire {
     context: Context,
     #[serde(deserialize_with = "strict_json::required")]
     batch: Option<BatchPath>,
+    // Missing is the one way to say that there are none, so that an envelope has one form.
+    #[serde(
+        default,
+        deserialize_with = "present",
+        skip_serializing_if = "Option::is_none"
+    )]
+    devices: Option<DeviceSet>,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DeviceSet>, D::Error> {
+    DeviceSet::deserialize(deserializer).map(Some)
 }
 
 impl From<Wire> for EnvelopeParts {
@@ -175,6 +198,7 @@ impl From<Wire> for EnvelopeParts {
             hardware: wire.hardware,
             context: wire.context,
             batch: wire.batch,
+            devices: wire.devices,
         }
     }
 }
@@ -188,6 +212,7 @@ impl From<EnvelopeParts> for Wire {
             hardware: parts.hardware,
             context: parts.context,
             batch: parts.batch,
+            devices: parts.devices,
         }
     }
 }

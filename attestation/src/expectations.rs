@@ -1,6 +1,7 @@
 //! What right evidence looks like, from signed documents only. An empty list is refused: empty means none.
 
 use crate::bundles::{FleetChip, FleetList};
+use crate::devices::{DeviceExpectations, DeviceExpectationsError, none_twice};
 use crate::digest::{ChipId, UnixTime};
 use crate::provider::Platform;
 use crate::reference::{ReferenceValues, SnpReference, TdxReference, TpmReference};
@@ -31,6 +32,9 @@ pub enum ExpectationsError {
     /// Empty means none.
     #[error("no machine is listed for platform tpm: nothing could be accepted")]
     NoMachines,
+    /// Devices of the fleet's machines, or what they must be.
+    #[error(transparent)]
+    Devices(#[from] DeviceExpectationsError),
     /// Which registers a quote must cover would depend on what it says.
     #[error("machines of platform tpm have values for different registers")]
     OtherRegisters,
@@ -109,6 +113,7 @@ impl TpmExpectations {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Expectations {
+    devices: Vec<(ChipId, DeviceExpectations)>,
     platform: Platform,
     policy: PlatformPolicy,
     fleet: Vec<FleetChip>,
@@ -149,8 +154,15 @@ impl Expectations {
                 PlatformPolicy::Tpm(tpm_expectations(section, chips)?)
             }
         };
+        none_twice(&fleet.payload().chips)?;
+        let mut devices = Vec::new();
+        for chip in chips {
+            let expected = DeviceExpectations::of(chip, values.nvidia.as_ref())?;
+            devices.extend(expected.map(|it| (chip.chip_id, it)));
+        }
         Ok(Self {
             platform,
+            devices,
             policy,
             from: reference.issued().max(fleet.issued()),
             until: reference.expires().min(fleet.expires()),
@@ -175,6 +187,12 @@ impl Expectations {
             PlatformPolicy::Snp(policy) => Some(policy),
             PlatformPolicy::Tdx(_) | PlatformPolicy::Tpm(_) => None,
         }
+    }
+
+    /// What devices a machine must have; `None` for none.
+    pub(crate) fn devices(&self, id: &ChipId) -> Option<&DeviceExpectations> {
+        let mut all = self.devices.iter();
+        all.find(|(chip, _)| chip == id).map(|(_, it)| it)
     }
 
     /// The fleet's entry for a chip.
@@ -246,10 +264,11 @@ fn tdx_policy(section: &TdxReference, chips: &[FleetChip]) -> Result<TdxPolicy, 
     Ok(policy)
 }
 
-fn tpm_expectations(
-    section: &TpmReference,
-    chips: &[FleetChip],
-) -> Result<TpmExpectations, ExpectationsError> {
+/// What register values of one right machine are, all together; one policy for each machine.
+///
+/// # Errors
+/// [`ExpectationsError`] when the section could accept nothing, or its machines list different registers.
+pub fn tpm_policies(section: &TpmReference) -> Result<Vec<TpmPolicy>, ExpectationsError> {
     let first = section
         .machines
         .first()
@@ -268,6 +287,14 @@ fn tpm_expectations(
             expected.collect(),
         )?);
     }
+    Ok(machines)
+}
+
+fn tpm_expectations(
+    section: &TpmReference,
+    chips: &[FleetChip],
+) -> Result<TpmExpectations, ExpectationsError> {
+    let machines = tpm_policies(section)?;
     let mut enrolled = Vec::with_capacity(chips.len());
     let mut owners = Vec::with_capacity(chips.len());
     for chip in chips {

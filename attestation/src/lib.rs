@@ -11,6 +11,7 @@ pub mod batch;
 pub mod binding;
 
 // Who signs it, and how it travels.
+pub mod devices;
 pub mod envelope;
 pub mod hardware;
 pub mod provider;
@@ -49,15 +50,16 @@ pub use batch::{Batch, BatchError, BatchPath};
 pub use binding::{
     Binding, BindingInputs, Context, Direction, EXPORTER_LABEL, confirmation_message,
 };
-pub use bundles::{FleetChip, FleetList, FleetTpm, PolicyPayload, Revocations};
+pub use bundles::{FleetChip, FleetDevice, FleetList, FleetTpm, PolicyPayload, Revocations};
+pub use devices::{DeviceExpectationsError, DeviceSet};
 pub use digest::{ChipId, HexError, Measurement, Nonce, Sha256Digest, UnixTime};
 pub use envelope::{ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, EnvelopeParts};
-pub use expectations::{Expectations, ExpectationsError};
+pub use expectations::{Expectations, ExpectationsError, tpm_policies};
 pub use hardware::{HardwareEvidence, TpmBoot};
 pub use provider::{EvidenceProvider, Platform, ProviderError};
 pub use reference::{
-    ReferenceValues, SnpMeasurement, SnpReference, TdxMachine, TdxReference, TpmMachine,
-    TpmReference,
+    NvidiaReference, ReferenceValues, SnpMeasurement, SnpReference, TdxMachine, TdxReference,
+    TpmMachine, TpmReference,
 };
 pub use rejection::Rejection;
 pub use signed::{

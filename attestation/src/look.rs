@@ -4,6 +4,8 @@
 //! choice. What an organisation would compare with its lists is told as it was found, and said to be compared with nothing. A
 //! look opens no session: it gives no [`VerifiedEvidence`](crate::VerifiedEvidence).
 
+mod azure;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::{ChipId, Measurement, UnixTime};
@@ -11,12 +13,12 @@ use crate::eventlog::LogKind;
 use crate::hardware::{HardwareEvidence, TpmBoot};
 use crate::rejection::Rejection;
 use crate::snp::{
-    CrlPolicy, PinnedRoot, Product, SnpEvidence, SnpPolicy, SnpRejection, SnpReport, TcbVersion,
-    verify_snp_report,
+    CrlPolicy, PinnedRoot, Product, SnpEvidence, SnpPolicy, SnpRejection, SnpReport, SnpVerdict,
+    TcbVersion, verify_snp_report,
 };
 use crate::tdx::{
-    Expected, TdxEvidence, TdxMeasurement, TdxPolicy, TdxQuote, TdxRejection, TdxRoot, platform_of,
-    verify_tdx_quote,
+    Expected, TdxEvidence, TdxMeasurement, TdxPolicy, TdxQuote, TdxRejection, TdxRoot, TdxVerdict,
+    platform_of, verify_tdx_quote,
 };
 use crate::tpm::{
     Attest, AttestationKey, Bank, EnrolledKey, HostedIn, KeyEvidence, TpmAnchors, TpmPolicy,
@@ -24,6 +26,8 @@ use crate::tpm::{
 };
 use crate::verdict::{Basis, Check, CheckResult};
 use crate::verify::{QuotedBy, event_log_lines};
+
+pub use azure::azure;
 
 /// What a look found.
 #[derive(Debug, Clone)]
@@ -34,6 +38,8 @@ pub struct Look {
     pub measurement: Measurement,
     /// The machine, where the evidence names it: not a TPM's, whose quote names no endorsement key.
     pub chip_id: Option<ChipId>,
+    /// The product of an SNP chip, by its certificates.
+    pub product: Option<Product>,
     /// First second at which something that was judged is out of date.
     pub until: Option<UnixTime>,
 }
@@ -68,6 +74,15 @@ pub fn snp(
     roots: &[PinnedRoot],
     now: UnixTime,
 ) -> Result<Look, Rejection> {
+    looked_snp(evidence, report_data, roots, now).map(|(look, _)| look)
+}
+
+fn looked_snp(
+    evidence: &SnpEvidence,
+    report_data: Option<&[u8; 64]>,
+    roots: &[PinnedRoot],
+    now: UnixTime,
+) -> Result<(Look, SnpVerdict), Rejection> {
     let report = SnpReport::parse(&evidence.report)?;
     // A masked chip cannot be listed, and is refused by its own rule.
     let chip = Some(report.chip_id()).filter(|chip| !chip.is_masked());
@@ -87,13 +102,14 @@ pub fn snp(
     let expected = report_data.copied().unwrap_or(report.report_data());
     let verdict = verify_snp_report(evidence, &expected, &policy, roots, now)?;
     let unasked = report_data.is_none().then_some("S16");
-    let until = verdict.until();
-    Ok(Look {
+    let look = Look {
         checks: shown(verdict.checks(), &["S11", "S17", "S19"], unasked),
         measurement: verdict.measurement(),
         chip_id: Some(verdict.chip_id()),
-        until: Some(until),
-    })
+        product: Some(verdict.product()),
+        until: Some(verdict.until()),
+    };
+    Ok((look, verdict))
 }
 
 /// Looks at a TDX quote under this root: status `UpToDate`, no debugging, no migration, no service TD.
@@ -106,6 +122,15 @@ pub fn tdx(
     root: &TdxRoot,
     now: UnixTime,
 ) -> Result<Look, Rejection> {
+    looked_tdx(evidence, report_data, root, now).map(|(look, _)| look)
+}
+
+fn looked_tdx(
+    evidence: &TdxEvidence,
+    report_data: Option<&[u8; 64]>,
+    root: &TdxRoot,
+    now: UnixTime,
+) -> Result<(Look, TdxVerdict), Rejection> {
     let quote = TdxQuote::parse(&evidence.quote)?;
     let exactly = |found: Measurement| Expected::OneOf(vec![found]);
     let found = TdxMeasurement {
@@ -125,12 +150,14 @@ pub fn tdx(
     let mut checks = shown(verdict.checks(), &["T12", "T16", "T18"], unasked);
     let quoted = QuotedBy::Tdx(&verdict);
     checks.extend(event_log_lines(&evidence.event_log, LogKind::Ccel, quoted)?);
-    Ok(Look {
+    let look = Look {
         checks,
         measurement: verdict.measurement(),
         chip_id: Some(verdict.platform_id()),
+        product: None,
         until: Some(verdict.collateral().until.plus(1)),
-    })
+    };
+    Ok((look, verdict))
 }
 
 /// Looks at a TPM's quote. Nobody vouches for its key, so that nothing rests on more than the word of whoever holds it.
@@ -175,6 +202,7 @@ pub fn tpm(boot: &TpmBoot, nonce: Option<&[u8]>, now: UnixTime) -> Result<Look, 
         checks,
         measurement: registers_digest(verdict.bank(), verdict.registers()),
         chip_id: None,
+        product: None,
         until: None,
     })
 }

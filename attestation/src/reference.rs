@@ -1,11 +1,14 @@
 //! What right evidence looks like, by platform: the payload of the document `reference` (rule O-4). A platform without a
 //! section is refused, and so is an empty list: empty means none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::collateral::GpuList;
+use crate::devices::DeviceExpectationsError;
 use crate::digest::Measurement;
+use crate::nvidia::{AbsentFlag, FeatureFlag, GpuPolicy, GpuPolicyParts, Revocation};
 use crate::provider::Platform;
 use crate::snp::{Product, TcbVersion};
 use crate::strict_json::hex_registers;
@@ -28,6 +31,9 @@ pub struct ReferenceValues {
     /// Measured boot with a TPM 2.0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm: Option<TpmReference>,
+    /// NVIDIA GPUs and switches, beside any platform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nvidia: Option<NvidiaReference>,
 }
 
 impl ReferenceValues {
@@ -143,4 +149,61 @@ pub struct TpmReference {
     pub bank: Bank,
     /// Empty means none. All have the same registers, which are those that must be quoted.
     pub machines: Vec<TpmMachine>,
+}
+
+/// What right GPUs and switches say. Which of them a machine has is in the fleet list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NvidiaReference {
+    /// What drivers, VBIOS and switch firmware measure, as `casemate nvidia rim-import` makes them of signed manifests.
+    pub lists: Vec<GpuList>,
+    /// Versions that are still good. Empty means none.
+    pub driver_versions: BTreeSet<String>,
+    /// The same of VBIOS.
+    pub vbios_versions: BTreeSet<String>,
+    /// The same of switches; empty where no machine has any.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub switch_versions: BTreeSet<String>,
+    /// How GPUs work together.
+    pub mode: FeatureFlag,
+    /// Accepts drivers whose reports do not say how GPUs work together. Shown on every verdict.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub absent_mode_accepted: bool,
+    /// Accepts devices about whose certificates nobody was asked. Shown on every verdict.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revocation_not_judged_accepted: bool,
+}
+
+impl NvidiaReference {
+    /// What a machine with so many GPUs and switches is compared with.
+    ///
+    /// # Errors
+    /// [`DeviceExpectationsError`] for a section that could accept nothing, or anything.
+    pub fn policy(
+        &self,
+        gpus: usize,
+        switches: usize,
+    ) -> Result<GpuPolicy, DeviceExpectationsError> {
+        let references = self.lists.iter().map(GpuList::reference);
+        let parts = GpuPolicyParts {
+            references: references.collect::<Result<_, _>>()?,
+            driver_versions: self.driver_versions.clone(),
+            vbios_versions: self.vbios_versions.clone(),
+            switch_versions: self.switch_versions.clone(),
+            gpus,
+            switches,
+            mode: self.mode,
+            absent_flag: if self.absent_mode_accepted {
+                AbsentFlag::AcceptedFromOldDrivers
+            } else {
+                AbsentFlag::Refused
+            },
+            revocation: if self.revocation_not_judged_accepted {
+                Revocation::NotJudgedAccepted
+            } else {
+                Revocation::Required
+            },
+        };
+        Ok(GpuPolicy::new(parts)?)
+    }
 }

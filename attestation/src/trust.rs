@@ -1,5 +1,6 @@
 //! Which roots count. Production knows the vendors' and nothing else; others must be named, under their feature.
 
+use crate::nvidia::PinnedGpuRoot;
 use crate::provider::Platform;
 use crate::snp::PinnedRoot;
 use crate::tdx::TdxRoot;
@@ -9,6 +10,7 @@ use crate::tdx::TdxRoot;
 pub struct TrustAnchors {
     platform: Platform,
     roots: Roots,
+    gpu_roots: Vec<PinnedGpuRoot>,
 }
 
 #[derive(Debug, Clone)]
@@ -29,7 +31,12 @@ impl TrustAnchors {
             Platform::Tpm => Roots::Enrolment,
             Platform::TestChip => return None,
         };
-        Some(Self { platform, roots })
+        let gpu_roots = vec![PinnedGpuRoot::nvidia()];
+        Some(Self {
+            platform,
+            roots,
+            gpu_roots,
+        })
     }
 
     /// The root of one test chip, by its certificate (DER). Evidence under it is never confidential.
@@ -40,17 +47,31 @@ impl TrustAnchors {
         Self {
             platform: Platform::TestChip,
             roots: Roots::Amd(vec![root]),
+            gpu_roots: vec![PinnedGpuRoot::nvidia()],
         }
     }
 
     /// Another root than Intel's. What chains to it says nothing about a machine.
     #[cfg(feature = "test-chip")]
     #[must_use]
-    pub const fn private_tdx(root: TdxRoot) -> Self {
+    pub fn private_tdx(root: TdxRoot) -> Self {
         Self {
             platform: Platform::Tdx,
             roots: Roots::Intel(root),
+            gpu_roots: vec![PinnedGpuRoot::nvidia()],
         }
+    }
+
+    /// Accepts devices under another root than NVIDIA's. What chains to it says nothing about a device.
+    #[cfg(feature = "test-chip")]
+    #[must_use]
+    pub fn with_private_gpu_root(mut self, root: PinnedGpuRoot) -> Self {
+        self.gpu_roots.push(root);
+        self
+    }
+
+    pub(crate) fn gpu_roots(&self) -> &[PinnedGpuRoot] {
+        &self.gpu_roots
     }
 
     /// The only platform whose evidence is judged by these anchors.

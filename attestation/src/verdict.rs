@@ -52,7 +52,7 @@ impl Basis {
             // Certificates, revocation lists, vendors' documents and the organisation's lists.
             "S5" | "S6" | "S10" | "S19" => Self::Derived,
             "T2" | "T3" | "T6" | "T7" | "T11" | "T12" | "T18" | "T19" => Self::Derived,
-            "P5" | "N3" | "N6" | "N7" | "N12" => Self::Derived,
+            "P-39" | "P5" | "N3" | "N6" | "N7" | "N12" => Self::Derived,
             _ => Self::HardwareProven,
         }
     }

@@ -1,11 +1,12 @@
 //! The verifier: one way to say yes.
 
 use crate::binding::Binding;
-use crate::digest::{ChipId, Measurement, UnixTime};
+use crate::digest::{ChipId, Measurement, Sha256Digest, UnixTime};
 use crate::envelope::Envelope;
 use crate::eventlog::{LogKind, QuotedRegisters, replay};
 use crate::expectations::{Expectations, PlatformPolicy, TpmExpectations};
 use crate::hardware::{HardwareEvidence, TpmBoot};
+use crate::nvidia::GpuSetVerdict;
 use crate::provider::Platform;
 use crate::rejection::Rejection;
 use crate::snp::{SnpVerdict, TcbVersion, verify_snp_report};
@@ -71,7 +72,8 @@ impl Verifier {
             return Err(Rejection::WrongDirection { found, expected });
         }
         let report_data = envelope.report_data(binding);
-        self.appraise(envelope.hardware(), &report_data, now)
+        let verified = self.appraise(envelope.hardware(), &report_data, now)?;
+        self.with_devices(verified, envelope, binding, now)
     }
 
     /// Appraises evidence whose report data are known in another way than by a connection: recorded evidence, a look at a
@@ -85,8 +87,41 @@ impl Verifier {
         report_data: &[u8; 64],
         now: UnixTime,
     ) -> Result<RecordedEvidence, Rejection> {
-        self.appraise(hardware, report_data, now)
-            .map(RecordedEvidence)
+        let verified = self.appraise(hardware, report_data, now)?;
+        // What was recorded is of the machine alone, and there is no way to say "not checked".
+        match self.expectations.devices(&verified.chip_id()) {
+            Some(_) => Err(Rejection::DevicesMissing),
+            None => Ok(RecordedEvidence(verified)),
+        }
+    }
+
+    /// Rules P-37 to P-39, once the machine itself was verified: its report signs what its context says of devices.
+    fn with_devices(
+        &self,
+        mut verified: VerifiedEvidence,
+        envelope: &Envelope,
+        binding: &Binding,
+        now: UnixTime,
+    ) -> Result<VerifiedEvidence, Rejection> {
+        let signed = binding.device_evidence();
+        let expected = self.expectations.devices(&verified.chip_id());
+        let (expected, sent) = match (expected, envelope.devices()) {
+            (None, None) if signed == Sha256Digest::absent() => return Ok(verified),
+            (None, None) => return Err(Rejection::DevicesNotInContext),
+            (None, Some(_)) => return Err(Rejection::DevicesNotExpected),
+            (Some(_), None) => return Err(Rejection::DevicesMissing),
+            (Some(expected), Some(sent)) => (expected, sent),
+        };
+        if sent.digest() != signed {
+            return Err(Rejection::DevicesNotInContext);
+        }
+        let roots = self.anchors.gpu_roots();
+        let (verdict, checks) = expected.judge(sent, binding.device_nonce(), roots, now)?;
+        let found = &mut verified.found;
+        found.until = found.until.min(verdict.until().unwrap_or(found.until));
+        found.checks.extend(checks);
+        found.devices = Some(Box::new(verdict));
+        Ok(verified)
     }
 
     fn appraise(
@@ -140,6 +175,12 @@ impl Verifier {
             return Err(other);
         }
         let chip = evidence.chip_id();
+        match (self.expectations.devices(&chip), evidence.devices()) {
+            (None, None) => {}
+            (None, Some(_)) => return Err(Rejection::DevicesNotExpected),
+            (Some(_), None) => return Err(Rejection::DevicesMissing),
+            (Some(expected), Some(devices)) => expected.still_lists(devices)?,
+        }
         match (evidence.verdict(), self.expectations.policy()) {
             (Verdict::Snp(verdict), PlatformPolicy::Snp(policy)) => {
                 Ok(policy.still_lists(chip, verdict.measurement())?)
@@ -175,6 +216,7 @@ fn trust_domain(
         until: verdict.collateral().until.plus(1),
         checks,
         verdict: Verdict::Tdx(Box::new(verdict)),
+        devices: None,
     })
 }
 
@@ -208,6 +250,7 @@ fn measured_boot(
         until: UnixTime::from_secs(u64::MAX),
         checks,
         verdict: Verdict::Tpm(Box::new(verdict)),
+        devices: None,
     })
 }
 
@@ -279,6 +322,7 @@ struct Found {
     chip_id: ChipId,
     until: UnixTime,
     checks: Vec<Check>,
+    devices: Option<Box<GpuSetVerdict>>,
 }
 
 impl Found {
@@ -289,6 +333,7 @@ impl Found {
             until: verdict.until(),
             checks: verdict.checks().to_vec(),
             verdict: Verdict::Snp(Box::new(verdict)),
+            devices: None,
         }
     }
 }
@@ -327,6 +372,12 @@ impl RecordedEvidence {
     #[must_use]
     pub const fn chip_id(&self) -> ChipId {
         self.0.chip_id()
+    }
+
+    /// What the platform's own rules found.
+    #[must_use]
+    pub const fn verdict(&self) -> &Verdict {
+        self.0.verdict()
     }
 
     /// Every check that was passed, in order, for display.
@@ -404,6 +455,12 @@ impl VerifiedEvidence {
     #[must_use]
     pub const fn verdict(&self) -> &Verdict {
         &self.found.verdict
+    }
+
+    /// The machine's devices; `None` where it has none.
+    #[must_use]
+    pub fn devices(&self) -> Option<&GpuSetVerdict> {
+        self.found.devices.as_deref()
     }
 
     /// Every check that was passed, in order, for display.

@@ -61,7 +61,7 @@ fn world() -> World {
         about(1, &device.maker.authority),
         about(2, &device.maker.root),
     ] {
-        packer.add(&file, NOW).unwrap();
+        packer.add(&file).unwrap();
     }
     packer.add_lists(&[list("580.1.2")]);
     World {
@@ -349,7 +349,7 @@ fn c16_what_is_out_of_date_is_called_so() {
 
 #[test]
 fn c40_files_are_known_by_what_they_are() {
-    let unknown = |bytes: &[u8]| Packer::new().add(bytes, NOW).unwrap_err();
+    let unknown = |bytes: &[u8]| Packer::new().add(bytes).unwrap_err();
     for bytes in [&b""[..], b"hello", &[0x30, 3, 1, 1, 0], b"\x30\x82\xff\xff"] {
         assert_eq!(unknown(bytes), PackError::Unknown);
     }
@@ -361,7 +361,7 @@ fn c40_files_are_known_by_what_they_are() {
     assert_eq!(unknown(&vec![0; 600_000]), PackError::TooMuch);
     assert_eq!(Packer::new().finish().unwrap_err(), PackError::Nothing);
     let mut alone = Packer::new();
-    alone.add(&chip().collateral().vek, NOW).unwrap();
+    alone.add(&chip().collateral().vek).unwrap();
     assert_eq!(
         alone.finish().unwrap_err(),
         PackError::NoList(Product::Genoa)
@@ -374,13 +374,13 @@ fn c41_two_that_differ_are_not_chosen_from() {
     let mut packer = Packer::new();
     // ECDSA draws a number for each signature, so that the same is said in other bytes each time.
     let json = other.collateral().to_json().unwrap();
-    packer.add(&json, NOW).unwrap();
-    packer.add(&json, NOW).unwrap();
+    packer.add(&json).unwrap();
+    packer.add(&json).unwrap();
     let again = other.collateral().to_json().unwrap();
-    let second = packer.add(&again, NOW).unwrap_err();
+    let second = packer.add(&again).unwrap_err();
     assert!(matches!(second, PackError::Two(_)), "{second}");
-    packer.add(&one.collateral().crl, NOW).unwrap();
-    packer.add(&one.collateral().crl, NOW).unwrap();
+    packer.add(&one.collateral().crl).unwrap();
+    packer.add(&one.collateral().crl).unwrap();
 }
 
 #[test]
@@ -389,14 +389,14 @@ fn c42_answers_and_chains_belong_together() {
     let chain = world.device.chain.clone().unwrap();
     let answer = &world.collateral.nvidia.answers[0].answer.0;
     let mut packer = Packer::new();
-    packer.add(&chain, NOW).unwrap();
-    packer.add(answer, NOW).unwrap();
+    packer.add(&chain).unwrap();
+    packer.add(answer).unwrap();
     assert!(matches!(
         packer.finish().unwrap_err(),
         PackError::NoAnswer(_)
     ));
     let mut packer = Packer::new();
-    packer.add(answer, NOW).unwrap();
+    packer.add(answer).unwrap();
     assert_eq!(packer.finish().unwrap_err(), PackError::AnswerOfNobody);
 }
 
@@ -435,7 +435,7 @@ proptest! {
 
     #[test]
     fn any_file_is_taken_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
-        prop_assert!(Packer::new().add(&bytes, NOW).is_err());
+        prop_assert!(Packer::new().add(&bytes).is_err());
         let _ = Der(bytes);
     }
 }

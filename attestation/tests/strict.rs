@@ -39,6 +39,7 @@ fn good() -> String {
         hardware,
         context: context(),
         batch,
+        devices: None,
     })
     .unwrap();
     String::from_utf8(envelope.as_bytes().to_vec()).unwrap()
@@ -243,6 +244,7 @@ fn b25_length_and_depth_are_bounded() {
         hardware,
         context: Context::absent(),
         batch: None,
+        devices: None,
     };
     assert!(matches!(
         Envelope::build(parts),
@@ -354,6 +356,7 @@ prop_compose! {
             hardware,
             context: Context { policy_bundle, models, configuration, device_evidence },
             batch,
+            devices: None,
         }
     }
 }

@@ -33,6 +33,7 @@ fn envelope(platform: Platform, hardware: HardwareEvidence) -> Envelope {
         hardware,
         context: context(),
         batch: None,
+        devices: None,
     })
     .unwrap()
 }
@@ -48,6 +49,7 @@ fn machine(platform: Platform, chip_id: ChipId) -> FleetChip {
         names: vec!["localhost".to_owned()],
         label: "rack 1".to_owned(),
         tpm: None,
+        devices: Vec::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use casemate_attestation::strict_json::{self, JsonError};
 use casemate_attestation::{Context, Kind, UnixTime};
 use clap::Args;
 
-use crate::config::{Config, ConfigError, ListenAddress, ServerUrl};
+use crate::config::{Config, ConfigError, ListenAddress, OwnSection, ServerUrl};
 use crate::error::ConnectError;
 use crate::exit::ExitCode;
 use crate::files;
@@ -16,7 +16,7 @@ use crate::proxy::{ListenError, Proxy};
 use crate::recorded::request::{REQUEST_BYTES_MAX, Request as JudgeRequest};
 use crate::recorded::{self, Policy, RecordedError, folder};
 use crate::report::{Outcome, Report, Verdict};
-use crate::session::{AttestedConnection, Connector, Facts, Keeper, now};
+use crate::session::{AttestedConnection, Connector, Facts, Keeper, OwnEvidence, now};
 
 /// Checks in the order in which `verify` makes them.
 const STEPS: [&str; 5] = [
@@ -133,6 +133,9 @@ pub enum CommandFailure {
     /// Files that the configuration names.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// What vouches for this machine.
+    #[error("evidence of this machine: {0}")]
+    OwnEvidence(String),
     /// The local endpoint.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -153,16 +156,44 @@ impl CommandFailure {
             Self::Url(_) | Self::Usage(_) => ExitCode::Usage,
             Self::Recorded(error) => error.exit_code(),
             Self::Connect(error) => error.exit_code(),
+            Self::OwnEvidence(_) => ExitCode::Unsupported,
             Self::Listen(_) | Self::Print(_) | Self::Signals(_) => ExitCode::Unexpected,
         }
     }
+}
+
+/// Opens what vouches for this machine; an error is a text for the user.
+pub type OwnSource = fn(&OwnSection) -> Result<OwnEvidence, String>;
+
+/// For a program that asks no devices.
+///
+/// # Errors
+/// Always: what is configured cannot be given.
+pub fn no_devices(_: &OwnSection) -> Result<OwnEvidence, String> {
+    Err(
+        "this program asks no devices; [attestation] needs the program casemate: casemate connect"
+            .into(),
+    )
+}
+
+fn connector(config: &Config, path: &Path, own: OwnSource) -> Result<Connector, CommandFailure> {
+    let connector = Connector::new(config, path)?;
+    Ok(match &config.attestation {
+        None => connector,
+        Some(section) => {
+            connector.with_own_evidence(own(section).map_err(CommandFailure::OwnEvidence)?)
+        }
+    })
 }
 
 /// `connect`: attests, then serves until Ctrl-C.
 ///
 /// # Errors
 /// [`CommandFailure`]; failed checks are printed, and the exit code says which kind they are.
-pub async fn connect(arguments: ConnectArguments) -> Result<ExitCode, CommandFailure> {
+pub async fn connect(
+    arguments: ConnectArguments,
+    own: OwnSource,
+) -> Result<ExitCode, CommandFailure> {
     let mut config = Config::load(&arguments.config)?;
     if let Some(address) = arguments.listen {
         config.listen.address = address;
@@ -175,7 +206,7 @@ pub async fn connect(arguments: ConnectArguments) -> Result<ExitCode, CommandFai
     }
     let mut report = Report::default();
     harden::harden(&mut report);
-    let connector = Connector::new(&config, &arguments.config)?;
+    let connector = connector(&config, &arguments.config, own)?;
     let connection = examine(&connector, &mut report, None).await;
     if arguments.once_check {
         return show(&report, arguments.json);
@@ -203,10 +234,13 @@ pub async fn connect(arguments: ConnectArguments) -> Result<ExitCode, CommandFai
 ///
 /// # Errors
 /// [`CommandFailure`]; failed checks are printed, and the exit code says which kind they are.
-pub async fn verify(arguments: VerifyArguments) -> Result<ExitCode, CommandFailure> {
+pub async fn verify(
+    arguments: VerifyArguments,
+    own: OwnSource,
+) -> Result<ExitCode, CommandFailure> {
     let report = match &arguments.target {
         Some(target) if !target.contains("://") => verify_recorded(target, &arguments)?,
-        _ => verify_server(&arguments).await?,
+        _ => verify_server(&arguments, own).await?,
     };
     if arguments.explain {
         print(&report.explained())?;
@@ -215,7 +249,10 @@ pub async fn verify(arguments: VerifyArguments) -> Result<ExitCode, CommandFailu
     show(&report, arguments.json)
 }
 
-async fn verify_server(arguments: &VerifyArguments) -> Result<Report, CommandFailure> {
+async fn verify_server(
+    arguments: &VerifyArguments,
+    own: OwnSource,
+) -> Result<Report, CommandFailure> {
     if arguments.at.is_some() || arguments.policy.is_some() {
         let only = "--at and --policy are for recorded evidence; a server is judged now, by the signed documents";
         return Err(CommandFailure::Usage(only));
@@ -226,7 +263,7 @@ async fn verify_server(arguments: &VerifyArguments) -> Result<Report, CommandFai
         config.server_name = Some(config.name().clone());
         config.server = ServerUrl::try_from(url.clone()).map_err(CommandFailure::Url)?;
     }
-    let connector = Connector::new(&config, &arguments.config)?;
+    let connector = connector(&config, &arguments.config, own)?;
     let mut report = Report::default();
     examine(&connector, &mut report, arguments.save.as_deref()).await;
     Ok(report)

@@ -1,5 +1,6 @@
 //! `connect.toml`: one file, every field known, and an error that shows the line. Paths are relative to the file.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -46,6 +47,9 @@ pub struct Config {
     pub identity: IdentitySection,
     /// What it believes in.
     pub trust: TrustSection,
+    /// Evidence of this machine, for servers whose policy asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<OwnSection>,
     /// What else it insists on.
     #[serde(default)]
     pub expect: ExpectSection,
@@ -84,6 +88,23 @@ pub struct TrustSection {
     /// Root certificate of the test chip, PEM or DER. Needs `platform = "test-chip"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_chip_root: Option<PathBuf>,
+}
+
+/// `[attestation]`: what vouches for this client's own machine. Needs the program `casemate`: `casemate-connect` asks no devices.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnSection {
+    /// `"tpm"`, or `"test-chip"` for trials.
+    pub platform: Platform,
+    /// With `"tpm"`: registers of the SHA-256 bank, exactly those of the server's reference values for clients.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub registers: BTreeSet<u8>,
+    /// With `"tpm"`: address of a software TPM on this machine, for trials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub software: Option<SocketAddr>,
+    /// With `"test-chip"`: its seed, mode 0600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_chip_seed: Option<PathBuf>,
 }
 
 /// Pins beyond the signed documents (attack A3).
@@ -182,7 +203,10 @@ impl Config {
             &mut trust.reference,
             &mut trust.fleet,
         ];
-        for path in paths.into_iter().chain(trust.test_chip_root.as_mut()) {
+        let own = self.attestation.as_mut();
+        let seed = own.and_then(|own| own.test_chip_seed.as_mut());
+        let optional = trust.test_chip_root.as_mut().into_iter().chain(seed);
+        for path in paths.into_iter().chain(optional) {
             *path = folder.join(&*path);
         }
     }

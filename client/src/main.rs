@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             return exit::ExitCode::Unexpected.into();
         }
     };
-    match runtime.block_on(command::connect(cli.connect)) {
+    match runtime.block_on(command::connect(cli.connect, command::no_devices)) {
         Ok(code) => code.into(),
         Err(error) => {
             eprintln!("error: {error}");

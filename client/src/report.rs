@@ -4,6 +4,7 @@
 use std::fmt::{self, Write as _};
 
 use casemate_attestation::look::Look;
+use casemate_attestation::nvidia::DeviceLook;
 use casemate_attestation::{
     Basis, Check, CheckResult, Platform, RecordedEvidence, VerifiedEvidence,
 };
@@ -136,10 +137,21 @@ impl Report {
 
     /// Adds the lines of a look at recorded evidence.
     pub fn looked_at(&mut self, look: &Look) {
-        for check in &look.checks {
+        self.more(&look.checks);
+        self.looked();
+    }
+
+    /// Adds the lines of a look at one recorded device.
+    pub fn looked_at_device(&mut self, look: &DeviceLook) {
+        self.more(&look.checks);
+        self.looked();
+    }
+
+    /// Adds lines of what stands beside evidence that was judged.
+    pub fn more(&mut self, checks: &[Check]) {
+        for check in checks {
             self.check(check);
         }
-        self.looked();
     }
 
     /// Says that evidence was looked at, and compared with nothing.
@@ -158,9 +170,7 @@ impl Report {
     }
 
     fn judged(&mut self, platform: Platform, checks: &[Check]) {
-        for check in checks {
-            self.check(check);
-        }
+        self.more(checks);
         self.confidential = Some(platform.confidential());
         if let Some(caveat) = platform.caveat() {
             self.line(

@@ -86,10 +86,25 @@ impl TrustError {
     }
 }
 
-/// Where the client's roots and documents are.
+/// Files that say which machines of one fleet are right.
+#[derive(Clone, Debug)]
+pub struct FleetFiles {
+    /// The release key that signs them, public half, hexadecimal.
+    pub release_key: PathBuf,
+    /// Signed reference values.
+    pub reference: PathBuf,
+    /// Signed fleet list.
+    pub fleet: PathBuf,
+    /// The only platform whose evidence is accepted.
+    pub platform: Platform,
+    /// Root certificate of the test chip, with that platform alone.
+    pub test_chip_root: Option<PathBuf>,
+}
+
+/// Where the roots and documents of one fleet are.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    section: TrustSection,
+    files: FleetFiles,
     key: ReleasePublicKey,
     anchors: TrustAnchors,
     floors: FloorsFile,
@@ -110,15 +125,39 @@ impl Trust {
     /// # Errors
     /// [`TrustError`] names the file or the field.
     pub fn load(section: &TrustSection, config: &Path) -> Result<Self, TrustError> {
-        let key = release_key(&section.release_key)?;
-        let anchors = anchors(section)?;
-        let floors = FloorsFile::beside(config, key.id());
+        let files = FleetFiles {
+            release_key: section.release_key.clone(),
+            reference: section.reference.clone(),
+            fleet: section.fleet.clone(),
+            platform: section.platform,
+            test_chip_root: section.test_chip_root.clone(),
+        };
+        Self::of_fleet(files, |key| FloorsFile::beside(config, key.id()))
+    }
+
+    /// Reads keys and roots of any fleet, as of the clients that a server judges; `floors` says where its numbers are kept.
+    ///
+    /// # Errors
+    /// [`TrustError`] names the file or the field.
+    pub fn of_fleet(
+        files: FleetFiles,
+        floors: impl FnOnce(&ReleasePublicKey) -> FloorsFile,
+    ) -> Result<Self, TrustError> {
+        let key = release_key(&files.release_key)?;
+        let anchors = anchors(&files)?;
+        let floors = floors(&key);
         Ok(Self {
-            section: section.clone(),
+            files,
             key,
             anchors,
             floors,
         })
+    }
+
+    /// Who signs the documents.
+    #[must_use]
+    pub const fn release_key(&self) -> &ReleasePublicKey {
+        &self.key
     }
 
     /// Under which platform evidence must come.
@@ -134,9 +173,9 @@ impl Trust {
     pub fn appraiser(&self, now: UnixTime) -> Result<Appraiser, TrustError> {
         let floors = self.floors.read()?;
         let reference: Verified<ReferenceValues> =
-            self.document(&self.section.reference, floors.of(Kind::Reference), now)?;
+            self.document(&self.files.reference, floors.of(Kind::Reference), now)?;
         let fleet: Verified<FleetList> =
-            self.document(&self.section.fleet, floors.of(Kind::Fleet), now)?;
+            self.document(&self.files.fleet, floors.of(Kind::Fleet), now)?;
         let numbers: Floors = [
             (Kind::Fleet, fleet.number()),
             (Kind::Reference, reference.number()),
@@ -190,7 +229,7 @@ fn release_key(path: &Path) -> Result<ReleasePublicKey, TrustError> {
     })
 }
 
-fn anchors(section: &TrustSection) -> Result<TrustAnchors, TrustError> {
+fn anchors(section: &FleetFiles) -> Result<TrustAnchors, TrustError> {
     match (section.platform, &section.test_chip_root) {
         (Platform::TestChip, Some(path)) => test_chip_anchors(path),
         (platform, Some(_)) => Err(TrustError::StrayTestChipRoot(platform)),

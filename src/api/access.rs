@@ -72,10 +72,7 @@ impl Access {
             platform,
             confidential: platform.confidential(),
             tcb,
-            client_evidence: caller
-                .session
-                .client_evidence()
-                .map(|evidence| evidence.platform()),
+            client: caller.session.client_machine(),
             peer: caller.connection.peer().address.ip(),
             tokens_spent: self.budgets.tokens_spent(principal, now),
             // No request of this API declares a class yet.

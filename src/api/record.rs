@@ -77,12 +77,15 @@ impl Service {
         confirmation: &Confirmation,
         confirmed: &Confirmed,
     ) -> Result<(), ApiError> {
+        let client = connection.last_client();
         let event = AuditEvent::Session {
             session: SessionId(confirmed.session),
             principal: connection.principal().clone(),
             leaf: connection.leaf(),
             evidence: confirmation.evidence,
             deadline: confirmed.deadline,
+            client_platform: client.map(|machine| machine.platform),
+            client_chip: client.map(|machine| machine.chip),
         };
         let recorded = self.audit.record(now(), event).await;
         recorded.map(|_| ()).map_err(|error| {

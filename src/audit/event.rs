@@ -93,6 +93,12 @@ pub enum AuditEvent {
         evidence: Sha256Digest,
         /// First second at which it is stale.
         deadline: UnixTime,
+        /// Platform of the client's own evidence, where it gave any.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client_platform: Option<Platform>,
+        /// The client's machine in the fleet list of clients.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client_chip: Option<ChipId>,
     },
     /// A connection that was attested has ended.
     SessionEnded {

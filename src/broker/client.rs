@@ -279,6 +279,7 @@ impl ReleaseClient {
             hardware,
             context,
             batch: None,
+            devices: None,
         };
         Envelope::build(parts).map_err(|e| ReleaseError::Setup(e.to_string()))
     }

@@ -1,4 +1,4 @@
-//! `casemate collateral`: pack what vendors sign about machines into one signed document, verify it, look at it.
+//! `casemate collateral`: fetch and pack what vendors sign about machines into one signed document, verify it, look at it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::fetch::{self, Fetch};
 use super::{CommandError, ExitCode};
 use crate::org::documents::{self, InForceError};
 use crate::org::{Organisation, files};
@@ -23,7 +24,7 @@ const DAYS_DEFAULT: u32 = 30;
 /// Longest document or file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Pack, verify and show what vendors sign about machines.
+/// Fetch, pack, verify and show what vendors sign about machines.
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -32,6 +33,12 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Ask AMD, Intel and NVIDIA about the machines that are owned, judge what they answer, and keep what is right in a folder.
+    #[command(
+        after_help = "Examples:\n  casemate collateral fetch ./rack-1 ./rack-2 --into ./from-vendors\n  \
+        casemate collateral fetch --config fetch.toml --into ./from-vendors --dry-run"
+    )]
+    Fetch(Fetch),
     /// Judge files of AMD, Intel and NVIDIA, and sign them as the organisation's collateral.json with the next number.
     #[command(
         after_help = "Examples:\n  casemate collateral pack ./from-vendors --org acme --days 30\n  \
@@ -87,6 +94,7 @@ struct Look {
 /// revoked, 30 for files that are not what they claim to be.
 pub fn run(arguments: Arguments) -> Result<(), CommandError> {
     match arguments.verb {
+        Verb::Fetch(arguments) => fetch::run(&arguments),
         Verb::Pack(pack) => run_pack(&pack),
         Verb::Verify(look) => run_verify(&look),
         Verb::Show(look) => run_show(&look),
@@ -100,7 +108,7 @@ fn run_pack(pack: &Pack) -> Result<(), CommandError> {
     for file in all_files(&pack.files)? {
         let name = file.display();
         let what = packer
-            .add(&read(&file)?, now)
+            .add(&read(&file)?)
             .map_err(|error| of_packing(&error, &format!("{name}: ")))?;
         eprintln!("{name}: {what}");
     }

@@ -7,10 +7,15 @@ pub mod collateral;
 pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
+mod enrolment;
 mod error;
+mod fetch;
+pub mod machine;
+pub mod measure;
 pub mod model;
 pub mod nvidia;
 pub mod org;
+mod own;
 pub mod policy;
 pub mod serve;
 
@@ -76,12 +81,16 @@ enum Command {
     Judge,
     /// Make and keep an organisation: authorities, identities, chips, revocations.
     Org(org::Arguments),
+    /// On a machine of the fleet: ask to be enrolled, answer the organisation's challenge.
+    Machine(machine::Arguments),
     /// Seal models, look at packages, verify them.
     Model(model::Arguments),
     /// Edit, check, try out and sign what teams may do.
     Policy(policy::Arguments),
-    /// Pack, verify and show what vendors sign about machines.
+    /// Fetch, pack, verify and show what vendors sign about machines.
     Collateral(collateral::Arguments),
+    /// Predict what a machine will measure, before it exists.
+    Measure(measure::Arguments),
     /// Convert what NVIDIA publishes for GPUs and switches.
     Nvidia(nvidia::Arguments),
     /// Look at configuration files before they are used.
@@ -111,13 +120,15 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Broker(arguments) => broker::run(arguments),
         Command::Serve(arguments) => serve::run(arguments),
-        Command::Connect(arguments) => return of_client(client::connect(arguments)),
-        Command::Verify(arguments) => return of_client(client::verify(arguments)),
+        Command::Connect(arguments) => return of_client(client::connect(arguments, own::evidence)),
+        Command::Verify(arguments) => return of_client(client::verify(arguments, own::evidence)),
         Command::Judge => return of_client(async { client::judge() }),
         Command::Org(arguments) => org::run(arguments),
+        Command::Machine(arguments) => machine::run(arguments),
         Command::Model(arguments) => model::run(arguments),
         Command::Policy(arguments) => policy::run(arguments),
         Command::Collateral(arguments) => collateral::run(arguments),
+        Command::Measure(arguments) => measure::run(arguments),
         Command::Nvidia(arguments) => nvidia::run(arguments),
         Command::Config(arguments) => config::run(arguments),
     };

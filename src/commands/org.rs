@@ -5,19 +5,21 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use casemate_attestation::look::look;
+use casemate_attestation::nvidia::FeatureFlag;
 use casemate_attestation::signed::SIGNED_BYTES_MAX;
 use casemate_attestation::{
-    ChipId, FleetChip, FleetTpm, Measurement, Platform, ReferenceValues, Sha256Digest,
-    SnpMeasurement, UnixTime, strict_json,
+    ChipId, FleetChip, FleetTpm, HardwareEvidence, Measurement, Platform, ReferenceValues,
+    Sha256Digest, SnpMeasurement, UnixTime, strict_json,
 };
 use casemate_client::recorded::{self, RecordedError, Subject};
 use clap::{ArgGroup, Args, Subcommand};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use super::enrolment::{self, ChallengeArguments, Vouched};
+use super::machine::OwnTpm;
 use super::{CommandError, ExitCode};
 use crate::org::documents::{self, DOCUMENT_DAYS, ReferenceSection, Revocation};
 use crate::org::{self, InitOptions, Name, OrgError, Organisation};
@@ -44,10 +46,10 @@ enum Verb {
         after_help = "Examples:\n  casemate org enrol ./acme --chip-id 8f3a… --label 'rack 1' --name llm.acme.internal\n  \
         casemate org enrol ./acme --platform tdx --chip-id 04c1… --label 'rack 2' --name llm.acme.internal\n  \
         casemate org enrol ./acme --evidence ./saved --label 'rack 2' --name llm.acme.internal\n  \
-        casemate org enrol ./acme --tpm rack3.json --label 'rack 3' --name llm.acme.internal\n  \
+        casemate org enrol ./acme --tpm answer.json --label 'rack 3' --name llm.acme.internal\n  \
         casemate org enrol ./acme --test-chip --label laptop --name localhost"
     )]
-    Enrol(Enrol),
+    Enrol(Box<Enrol>),
     /// Add a certificate or a principal to the signed revocation list.
     #[command(
         after_help = "Examples:\n  casemate org revoke ./acme --certificate acme/teams/research/ada/cert.pem\n  \
@@ -59,6 +61,11 @@ enum Verb {
         after_help = "Example:\n  casemate org reference ./acme --measurement 4c1d… --label 'casemate 0.1.0'"
     )]
     Reference(Reference),
+    /// Make a challenge that only the TPM of a request can open.
+    #[command(
+        after_help = "Example:\n  casemate org challenge ./acme --request request.json --roots maker.pem --out challenge.json"
+    )]
+    Challenge(ChallengeArguments),
     /// Set the lowest firmware of a product in the signed reference values.
     #[command(
         after_help = "Example:\n  casemate org floor ./acme --product genoa --boot-loader 10 --tee 0 --snp 25 --microcode 84"
@@ -106,7 +113,7 @@ struct Issue {
 }
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("chip").required(true).args(["chip_id", "evidence", "tpm", "test_chip"])))]
+#[command(group(ArgGroup::new("chip").required(true).args(["chip_id", "evidence", "request", "tpm", "this_machine", "test_chip"])))]
 struct Enrol {
     /// The organisation's folder.
     folder: PathBuf,
@@ -117,11 +124,30 @@ struct Enrol {
     #[arg(long, value_name = "FOLDER")]
     evidence: Option<PathBuf>,
     /// Platform of the chip: snp or tdx.
-    #[arg(long, default_value = "snp", value_parser = super::platform, conflicts_with_all = ["evidence", "tpm", "test_chip"])]
+    #[arg(long, default_value = "snp", value_parser = super::platform, conflicts_with_all = ["evidence", "request", "tpm", "this_machine", "test_chip"])]
     platform: Platform,
-    /// A TPM that opened a credential: its id and its fleet entry as JSON, {"id": "…", "key": {…}} (docs/formats/tpm.md, E6).
+    /// A processor's request (`casemate machine request --platform snp`): it is judged, and names the chip.
+    #[arg(long, value_name = "FILE")]
+    request: Option<PathBuf>,
+    /// A TPM's answer to a challenge of this organisation (`casemate machine answer`).
     #[arg(long, value_name = "FILE")]
     tpm: Option<PathBuf>,
+    /// This machine's own TPM, in one step: request, challenge and answer.
+    #[arg(long)]
+    this_machine: bool,
+    #[command(flatten)]
+    vouched: Vouched,
+    #[command(flatten)]
+    own: OwnTpm,
+    /// Authorities above this machine's TPM's certificate, nearest first (PEM).
+    #[arg(long, value_name = "FILE", requires = "this_machine")]
+    authorities: Option<PathBuf>,
+    /// Sign what the TPM measured when it answered into the reference values: the machine as it booted now is right.
+    #[arg(long)]
+    accept_present_boot: bool,
+    /// Accept chips of the evidence's family although its root of trust is broken (milan); every verdict says so.
+    #[arg(long, value_name = "PRODUCT", conflicts_with_all = ["chip_id", "tpm", "this_machine", "test_chip"])]
+    despite_broken_root: Option<String>,
     /// Enrol the organisation's test chip. NOT CONFIDENTIAL.
     #[arg(long)]
     test_chip: bool,
@@ -163,7 +189,8 @@ struct Reference {
     /// What was measured.
     #[arg(long)]
     label: Option<String>,
-    /// A platform's whole section in place of the one before, as JSON: {"tdx": {...}}, {"tpm": {...}} or {"snp": {...}}.
+    /// A platform's whole section in place of the one before, as JSON: {"tdx": {...}}, {"tpm": {...}}, {"snp": {...}} or
+    /// {"nvidia": {...}}.
     #[arg(long, value_name = "FILE", conflicts_with = "label")]
     section: Option<PathBuf>,
     /// Days that the new document is in force.
@@ -215,7 +242,8 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
     match arguments.verb {
         Verb::Init(init) => run_init(init),
         Verb::Issue(issue) => run_issue(&issue),
-        Verb::Enrol(enrol) => run_enrol(enrol),
+        Verb::Enrol(enrol) => run_enrol(*enrol),
+        Verb::Challenge(challenge) => enrolment::run_challenge(&challenge),
         Verb::Revoke(revoke) => run_revoke(revoke),
         Verb::Reference(reference) => run_reference(reference),
         Verb::Floor(floor) => run_floor(&floor),
@@ -268,64 +296,99 @@ fn run_issue(issue: &Issue) -> Result<(), CommandError> {
 
 fn run_enrol(enrol: Enrol) -> Result<(), CommandError> {
     let organisation = open(&enrol.folder)?;
-    let Enrol {
-        label,
-        name: names,
-        days,
-        ..
-    } = enrol;
     let enrolled = |platform, chip_id, tpm| {
-        let chip = FleetChip {
-            platform,
-            chip_id,
-            names: names.clone(),
-            label: label.clone(),
-            tpm,
+        let chip = entry(&enrol, platform, chip_id, tpm);
+        documents::enrol(&organisation, chip, enrol.days, now()).map_err(command_error)
+    };
+    let number = if let Some(chip_id) = enrol.chip_id {
+        enrolled(enrol.platform, chip_id, None)?
+    } else if let Some(folder) = &enrol.evidence {
+        let (platform, evidence, at) = recorded_evidence(folder)?;
+        enrol_processor(&organisation, &enrol, platform, &evidence, at)?
+    } else if let Some(file) = &enrol.request {
+        let evidence = enrolment::processor(file)?;
+        let platform = match evidence {
+            HardwareEvidence::Tdx(_) => Platform::Tdx,
+            _ => Platform::Snp,
         };
-        documents::enrol(&organisation, chip, days, now()).map_err(command_error)
-    };
-    let number = match (enrol.chip_id, enrol.evidence, enrol.tpm) {
-        (Some(chip_id), _, _) => enrolled(enrol.platform, chip_id, None)?,
-        (None, Some(folder), _) => {
-            let (platform, chip_id) = chip_of(&folder)?;
-            enrolled(platform, chip_id, None)?
+        enrol_processor(&organisation, &enrol, platform, &evidence, now())?
+    } else if enrol.tpm.is_some() || enrol.this_machine {
+        let redeemed = match &enrol.tpm {
+            Some(file) => enrolment::redeemed(&organisation, file)?,
+            None => {
+                let above = enrol.authorities.as_deref();
+                enrolment::this_machine(&organisation, &enrol.own, &enrol.vouched, above)?
+            }
+        };
+        if enrol.accept_present_boot {
+            enrolment::can_accept_boot(&organisation, &redeemed, &enrol.label)?;
         }
-        (None, None, Some(file)) => {
-            let OwnTpm { id, key } = read_json(&file)?;
-            enrolled(Platform::Tpm, id, Some(key))?
+        let number = enrolled(Platform::Tpm, redeemed.id, Some(redeemed.key.clone()))?;
+        if enrol.accept_present_boot {
+            enrolment::accept_boot(&organisation, &redeemed, &enrol.label, enrol.days)?;
         }
-        (None, None, None) => enrol_test_chip(&organisation, &label, names, days)?,
+        redeemed.close()?;
+        number
+    } else {
+        enrol_test_chip(&organisation, &enrol.label, enrol.name, enrol.days)?
     };
-    eprintln!("signed fleet list number {number}, in force for {days} days");
+    eprintln!(
+        "signed fleet list number {number}, in force for {} days",
+        enrol.days
+    );
     Ok(())
 }
 
-/// The chip that saved evidence names, under the vendor's roots, at the time that it was saved.
-fn chip_of(folder: &Path) -> Result<(Platform, ChipId), CommandError> {
+/// Saved evidence of a processor, and when it was saved.
+fn recorded_evidence(
+    folder: &Path,
+) -> Result<(Platform, HardwareEvidence, UnixTime), CommandError> {
     let refused = |error: RecordedError| CommandError::new(error.exit_code(), error);
     let recorded = recorded::folder::read(folder, None).map_err(refused)?;
     let Subject::Hardware { platform, evidence } = recorded.subject else {
         return Err(names_no_chip());
     };
-    let at = recorded.at.unwrap_or_else(now);
-    let look = look(&evidence, None, at).map_err(|rejection| refused(rejection.into()))?;
-    let chip = look.chip_id.filter(|chip| !chip.is_masked());
-    let chip = chip.ok_or_else(names_no_chip)?;
-    println!("{platform}\t{chip}");
-    Ok((platform, chip))
+    Ok((platform, evidence, recorded.at.unwrap_or_else(now)))
+}
+
+/// What the fleet list is to say.
+fn entry(enrol: &Enrol, platform: Platform, chip_id: ChipId, tpm: Option<FleetTpm>) -> FleetChip {
+    FleetChip {
+        platform,
+        chip_id,
+        names: enrol.name.clone(),
+        label: enrol.label.clone(),
+        tpm,
+        devices: Vec::new(),
+    }
+}
+
+/// Enrols the chip that evidence names, judged under the vendor's roots at the time that it was made. Returns the list's number.
+fn enrol_processor(
+    organisation: &Organisation,
+    enrol: &Enrol,
+    platform: Platform,
+    evidence: &HardwareEvidence,
+    at: UnixTime,
+) -> Result<u64, CommandError> {
+    let refused = |error: RecordedError| CommandError::new(error.exit_code(), error);
+    let look = look(evidence, None, at).map_err(|rejection| refused(rejection.into()))?;
+    let chip_id = look.chip_id.filter(|chip| !chip.is_masked());
+    let chip_id = chip_id.ok_or_else(names_no_chip)?;
+    let named = enrol.despite_broken_root.as_deref();
+    let family = enrolment::family_to_accept(organisation, look.product, named)?;
+    let chip = entry(enrol, platform, chip_id, None);
+    let number = documents::enrol(organisation, chip, enrol.days, now()).map_err(command_error)?;
+    if let Some(family) = family {
+        enrolment::accept_family(organisation, family, enrol.days)?;
+    }
+    println!("{platform}\t{chip_id}");
+    Ok(number)
 }
 
 fn names_no_chip() -> CommandError {
     CommandError::new(ExitCode::Rejected, "this evidence names no chip")
-        .hint("use evidence of an SNP guest or a trust domain; a TPM is enrolled with --tpm")
-}
-
-/// A TPM as it is handed in for enrolment.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OwnTpm {
-    id: ChipId,
-    key: FleetTpm,
+        .hint("use evidence of an SNP guest or a trust domain; a TPM is enrolled with: casemate machine request")
 }
 
 /// Reads one strict JSON document that an officer hands in.
@@ -416,11 +479,19 @@ fn one_section(values: ReferenceValues) -> Result<ReferenceSection, CommandError
         test_chip,
         tdx,
         tpm,
+        nvidia,
     } = values;
+    if let Some(section) = &nvidia {
+        // In protected PCIe mode, and in no other, there are switches.
+        let switches = usize::from(section.mode == FeatureFlag::ProtectedPcie);
+        let usable = section.policy(1, switches);
+        usable.map_err(|error| CommandError::new(ExitCode::Malformed, error))?;
+    }
     let mut sections = [
         snp.map(ReferenceSection::Snp),
         tdx.map(ReferenceSection::Tdx),
         tpm.map(ReferenceSection::Tpm),
+        nvidia.map(ReferenceSection::Nvidia),
     ]
     .into_iter()
     .flatten();
@@ -428,7 +499,7 @@ fn one_section(values: ReferenceValues) -> Result<ReferenceSection, CommandError
         (Some(section), None, None) => Ok(section),
         _ => Err(CommandError::new(
             ExitCode::Malformed,
-            "the file must hold one section: snp, tdx or tpm",
+            "the file must hold one section: snp, tdx, tpm or nvidia",
         )),
     }
 }
@@ -474,16 +545,17 @@ fn run_renew(renew: &Renew) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn open(folder: &Path) -> Result<Organisation, CommandError> {
+pub(super) fn open(folder: &Path) -> Result<Organisation, CommandError> {
     Organisation::open(folder).map_err(command_error)
 }
 
-fn command_error(error: OrgError) -> CommandError {
+pub(super) fn command_error(error: OrgError) -> CommandError {
     let code = match &error {
         OrgError::Name(_)
         | OrgError::Authority(_)
         | OrgError::ChipEnrolled(_)
         | OrgError::MeasurementListed(_)
+        | OrgError::OtherRegisters
         | OrgError::RevokedAlready(_)
         | OrgError::NoNames => ExitCode::Usage,
         OrgError::NoTestChip(_) => ExitCode::Unsupported,

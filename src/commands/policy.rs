@@ -167,7 +167,7 @@ fn explain(arguments: &Explain) -> Result<(), CommandError> {
         platform: arguments.platform,
         confidential: arguments.platform.confidential(),
         tcb: None,
-        client_evidence: None,
+        client: None,
         peer: arguments.peer,
         tokens_spent: arguments.tokens_spent,
         data_class: arguments.data_class.clone(),

@@ -23,6 +23,9 @@ pub struct ServerConfig {
     pub trust: TrustSection,
     /// How it proves what it runs.
     pub attestation: AttestationSection,
+    /// Which machines of clients it judges; without it evidence of a client is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<ClientsSection>,
     /// What it keeps.
     pub state: StateSection,
     /// Where it records decisions.
@@ -123,6 +126,36 @@ impl TpmSection {
             _ => Ok(()),
         }
     }
+}
+
+/// `[clients]`: evidence of the clients' own machines. Their lists have a release key of their own, so that a list of laptops
+/// never stands in for the list of servers: make them in a folder of their own (`casemate org init`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientsSection {
+    /// `"optional"`: judged where it comes, for policy to ask for; `"required"`: no session without.
+    pub evidence: ClientDemand,
+    /// The only platform whose evidence is accepted.
+    pub platform: Platform,
+    /// The key that signs the two lists, public half, hexadecimal. Not `trust.release_key`.
+    pub release_key: ConfigPath,
+    /// Signed reference values.
+    pub reference: ConfigPath,
+    /// Signed fleet list.
+    pub fleet: ConfigPath,
+    /// Root certificate of the clients' test chip. With `platform = "test-chip"` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_chip_root: Option<ConfigPath>,
+}
+
+/// What a client without evidence gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientDemand {
+    /// A session, in which policy sees that there was none.
+    Optional,
+    /// Nothing.
+    Required,
 }
 
 /// `[state]`

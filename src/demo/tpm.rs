@@ -127,6 +127,7 @@ pub(super) fn enrol(
                 None => HostedIn::Machine,
             },
         }),
+        devices: Vec::new(),
     };
     documents::enrol(organisation, chip, DOCUMENT_DAYS, now)?;
     let which = if software.is_some() {

@@ -4,10 +4,12 @@
 
 use std::path::Path;
 
+use casemate_attestation::tpm::Bank;
 use casemate_attestation::{
-    FleetChip, FleetList, Issue, Kind, Payload, Platform, PolicyPayload, Product, ReferenceValues,
-    ReleasePublicKey, ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument, SignedError,
-    SnpMeasurement, SnpReference, TcbVersion, TdxReference, TpmReference, UnixTime, Verified,
+    FleetChip, FleetList, Issue, Kind, NvidiaReference, Payload, Platform, PolicyPayload, Product,
+    ReferenceValues, ReleasePublicKey, ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument,
+    SignedError, SnpMeasurement, SnpReference, TcbVersion, TdxReference, TpmMachine, TpmReference,
+    UnixTime, Verified,
 };
 use serde::Deserialize;
 
@@ -213,8 +215,88 @@ pub fn replace_section(
         ReferenceSection::Snp(section) => values.snp = Some(section),
         ReferenceSection::Tdx(section) => values.tdx = Some(section),
         ReferenceSection::Tpm(section) => values.tpm = Some(section),
+        ReferenceSection::Nvidia(section) => values.nvidia = Some(section),
     }
     sign_next(organisation, &values, days, now)
+}
+
+/// Whether [`add_tpm_machine`] would take it: all machines of a section are quoted with the same registers.
+///
+/// # Errors
+/// [`OrgError::OtherRegisters`], or when the present document is damaged.
+pub fn can_add_tpm_machine(
+    organisation: &Organisation,
+    machine: &TpmMachine,
+) -> Result<(), OrgError> {
+    let Some(section) = open_for_editing::<ReferenceValues>(organisation)?
+        .into_payload()
+        .tpm
+    else {
+        return Ok(());
+    };
+    let same = |known: &TpmMachine| known.registers.keys().eq(machine.registers.keys());
+    match section.bank == Bank::Sha256 && section.machines.iter().all(same) {
+        true => Ok(()),
+        false => Err(OrgError::OtherRegisters),
+    }
+}
+
+/// Adds a machine to the section of measured boot; one that is listed with the same registers is not listed twice. Returns the
+/// number of the document in force.
+///
+/// # Errors
+/// [`OrgError::OtherRegisters`] when the machines that are listed show other registers, or when signing fails.
+pub fn add_tpm_machine(
+    organisation: &Organisation,
+    machine: TpmMachine,
+    days: u32,
+    now: UnixTime,
+) -> Result<u64, OrgError> {
+    can_add_tpm_machine(organisation, &machine)?;
+    let document = open_for_editing::<ReferenceValues>(organisation)?;
+    let number = document.number();
+    let mut values = document.into_payload();
+    let section = values.tpm.get_or_insert_with(|| TpmReference {
+        bank: Bank::Sha256,
+        machines: Vec::new(),
+    });
+    let mut listed = section.machines.iter();
+    if listed.any(|known| known.registers == machine.registers) {
+        return Ok(number);
+    }
+    section.machines.push(machine);
+    sign_next(organisation, &values, days, now)
+}
+
+/// Accepts a product whose root of trust is broken, which every verdict then says. Returns the new number.
+///
+/// # Errors
+/// When the present document is damaged, or signing fails.
+pub fn allow_despite_broken_root(
+    organisation: &Organisation,
+    product: Product,
+    days: u32,
+    now: UnixTime,
+) -> Result<u64, OrgError> {
+    edit_snp(organisation, Platform::Snp, days, now, |section| {
+        section.families_allowed_despite_broken_root.push(product);
+        Ok(())
+    })
+}
+
+/// Whether the reference values in the folder name this product as accepted despite its broken root.
+///
+/// # Errors
+/// When the present document is damaged.
+pub fn allows_despite_broken_root(
+    organisation: &Organisation,
+    product: Product,
+) -> Result<bool, OrgError> {
+    let values = open_for_editing::<ReferenceValues>(organisation)?.into_payload();
+    let named = values
+        .snp
+        .map(|section| section.families_allowed_despite_broken_root);
+    Ok(named.is_some_and(|named| named.contains(&product)))
 }
 
 /// Reference values of one platform.
@@ -226,6 +308,8 @@ pub enum ReferenceSection {
     Tdx(TdxReference),
     /// Measured boot.
     Tpm(TpmReference),
+    /// GPUs and switches beside a platform.
+    Nvidia(NvidiaReference),
 }
 
 /// Sets the lowest firmware of a product. Returns the new number.
@@ -333,6 +417,7 @@ mod tests {
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             label: String::new(),
             tpm: None,
+            devices: Vec::new(),
         }
     }
 

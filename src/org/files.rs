@@ -43,6 +43,8 @@ pub const REVOKED: &str = "revoked.json";
 pub const COLLATERAL: &str = "collateral.json";
 /// Signed lists of what GPUs measure.
 pub const GPU_REFERENCE: &str = "gpu-reference.json";
+/// Challenges of TPMs that wait for their answers; secret.
+pub const ENROLMENTS: &str = "enrolments";
 /// Identities that were issued.
 pub const TEAMS: &str = "teams";
 /// The test chip's seed.

@@ -79,6 +79,11 @@ pub enum OrgError {
         "platform {0} proves itself by other evidence than SNP reports; give its whole section: org reference --section FILE"
     )]
     OtherEvidence(Platform),
+    /// All machines of measured boot show the same registers.
+    #[error(
+        "the machines in the reference values show other registers; answer with theirs: machine answer --registers"
+    )]
+    OtherRegisters,
     /// It is in the revocation list.
     #[error("{0} is revoked already")]
     RevokedAlready(String),

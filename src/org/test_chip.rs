@@ -77,6 +77,7 @@ impl Organisation {
             names,
             label,
             tpm: None,
+            devices: Vec::new(),
         };
         documents::enrol(self, entry, days, now)
     }

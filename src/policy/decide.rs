@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use casemate_attestation::{Platform, Sha256Digest, TcbVersion, UnixTime};
+use casemate_attestation::{ChipId, Platform, Sha256Digest, TcbVersion, UnixTime};
 use cedar_policy::{
     AuthorizationError, Authorizer, Context, Decision, Entities, Entity, Request, Response,
     RestrictedExpression,
@@ -14,6 +14,15 @@ use super::bundle::{ModelRef, PolicyBundle, TYPES, uid};
 use super::document::Team;
 use super::name::{ModelName, RuleId, TeamName};
 use super::principal::Principal;
+
+/// A client's own machine, as its verified evidence names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientMachine {
+    /// Under which roots its evidence stands.
+    pub platform: Platform,
+    /// Its entry in the fleet list of clients.
+    pub chip: ChipId,
+}
 
 /// The situation in which something is asked: the schema's `Situation`.
 #[derive(Debug, Clone)]
@@ -26,8 +35,8 @@ pub struct DecisionContext {
     pub confidential: bool,
     /// Firmware versions of the server, where its evidence tells them.
     pub tcb: Option<TcbVersion>,
-    /// Platform of the client's own verified evidence.
-    pub client_evidence: Option<Platform>,
+    /// The client's own machine, where it gave evidence.
+    pub client: Option<ClientMachine>,
     /// The peer's address.
     pub peer: IpAddr,
     /// Tokens that the principal has spent in the present window: see [`super::Budgets::tokens_spent`].
@@ -292,11 +301,16 @@ fn situation(context: &DecisionContext) -> Option<Context> {
     if let Some(tcb) = &context.tcb {
         pairs.push(("tcb", versions(tcb)?));
     }
-    pairs.extend(
-        context
-            .client_evidence
-            .map(|platform| ("client_evidence", text(platform.as_str()))),
-    );
+    if let Some(ClientMachine { platform, chip }) = context.client {
+        pairs.extend([
+            ("client_evidence", text(platform.as_str())),
+            (
+                "client_confidential",
+                RestrictedExpression::new_bool(platform.confidential()),
+            ),
+            ("client_chip", text(&chip.to_string())),
+        ]);
+    }
     pairs.extend(
         context
             .data_class

@@ -14,7 +14,7 @@ pub mod source;
 pub use action::{Action, UnknownAction};
 pub use budget::{BudgetExceeded, Budgets, Charge, SharedBudgets, Slot};
 pub use bundle::{ModelRef, PolicyBundle, PolicyError};
-pub use decide::{DecisionContext, Denied, Granted, decide};
+pub use decide::{ClientMachine, DecisionContext, Denied, Granted, decide};
 pub use document::{Budget, POLICY_FORMAT, PolicyDocument, Team};
 pub use name::{ModelName, NameError, RuleId, TeamName};
 pub use principal::{Principal, PrincipalError, PrincipalPattern};

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use casemate_attestation::{
-    Issue, Platform, ReleaseSecretKey, Sha256Digest, SignedError, TcbVersion, UnixTime,
+    ChipId, Issue, Platform, ReleaseSecretKey, Sha256Digest, SignedError, TcbVersion, UnixTime,
 };
 use ring::rand::SystemRandom;
 
@@ -100,7 +100,7 @@ fn context() -> DecisionContext {
         platform: Platform::Snp,
         confidential: true,
         tcb: None,
-        client_evidence: None,
+        client: None,
         peer: IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3)),
         tokens_spent: 0,
         data_class: None,
@@ -372,13 +372,18 @@ fn conditions_see_the_situation() {
             snp: 25,
             ..TcbVersion::default()
         }),
-        client_evidence: Some(Platform::Snp),
+        client: Some(ClientMachine {
+            platform: Platform::Snp,
+            chip: ChipId::from_bytes([0xab; 64]),
+        }),
         data_class: Some("internal".to_owned()),
         ..context()
     };
     for condition in [
         "context has tcb && context.tcb.snp >= 25",
         "context has client_evidence && context.client_evidence == \"snp\"",
+        "context has client_confidential && context.client_confidential",
+        "context has client_chip && context.client_chip like \"abab*\"",
         "context has data_class && context.data_class == \"internal\"",
     ] {
         assert!(

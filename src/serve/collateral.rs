@@ -111,7 +111,7 @@ mod tests {
         let held = chip.collateral();
         let mut packer = Packer::new();
         for file in [&held.vek, &held.intermediate, &held.crl] {
-            packer.add(file, NOW).unwrap();
+            packer.add(file).unwrap();
         }
         let key = ReleaseSecretKey::generate(&SystemRandom::new()).unwrap();
         let issue = Issue {

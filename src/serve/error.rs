@@ -43,6 +43,14 @@ pub enum ServeError {
     /// The test chip's seed has another length.
     #[error("{file} is not a seed of 32 bytes", file = .0.display())]
     Seed(PathBuf),
+    /// The lists of clients' machines.
+    #[error("[clients]: {0}")]
+    Clients(#[from] casemate_client::trust::TrustError),
+    /// A list of clients' machines could stand in for the list of servers.
+    #[error(
+        "clients.release_key is the key of trust.release_key; sign the lists of clients' machines with a key of their own: casemate org init FOLDER --name NAME"
+    )]
+    ClientsShareReleaseKey,
     /// This build cannot ask that machine for evidence.
     #[error("this version has no provider of evidence for platform {0}")]
     NoProvider(Platform),

@@ -8,7 +8,7 @@ mod keeper;
 mod limits;
 mod model;
 mod packages;
-mod provider;
+pub(crate) mod provider;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,6 +18,7 @@ use casemate_attestation::{
     Context, EvidenceProvider, ReleasePublicKey, Revocations, TcbVersion, Verified,
 };
 use casemate_client::floors::FloorsFile;
+use casemate_client::trust::{FleetFiles, Trust};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
@@ -30,11 +31,11 @@ pub use packages::LoadWatch;
 use crate::api::{Access, Machine, Parts, Service};
 use crate::audit::{AuditEvent, AuditLog, Part};
 use crate::broker::client::{BrokerAddress, ReleaseClient, ReleaseRequest, Released};
-use crate::config::{Loaded, ServerConfig};
+use crate::config::{ClientDemand, Loaded, ServerConfig};
 use crate::listener;
 use crate::policy::PolicyBundle;
 use crate::queue::Queue;
-use crate::session::{Attestor, ClientEvidence, EvidenceBatcher, Registry, now};
+use crate::session::{Attestor, ClientEvidence, ClientVerifier, EvidenceBatcher, Registry, now};
 use crate::tls::{ClientAuthority, IdentitySlot, Revoked, ServingIdentity};
 use documents::Documents;
 use keeper::{InForce, Keeper};
@@ -42,6 +43,8 @@ use packages::Packages;
 
 /// File in the state folder that keeps document numbers from going back.
 const FLOORS: &str = "floors.json";
+/// The same for the lists of clients' machines, which another key signs.
+const CLIENT_FLOORS: &str = "client-floors.json";
 
 /// A server that is ready: its socket is bound, its models are loaded. [`Server::serve`] accepts.
 pub struct Server {
@@ -239,7 +242,7 @@ impl Ground {
         let waiting_max = config.limits.evidence_waiting as usize;
         let batcher = EvidenceBatcher::start(Arc::clone(&self.provider), waiting_max)?;
         Ok(Service::new(Parts {
-            attestor: Attestor::new(batcher, context, ClientEvidence::NotJudged),
+            attestor: Attestor::new(batcher, context, client_evidence(config, &self.key)?),
             access,
             queue,
             registry: Registry::new(config.limits.connections_per_principal as usize),
@@ -248,6 +251,37 @@ impl Ground {
             limits: config.limits.api(config.attestation.session_seconds),
         }))
     }
+}
+
+/// How evidence of clients' machines is judged. Its documents must be in force now, and are read again for every session.
+fn client_evidence(
+    config: &ServerConfig,
+    key: &ReleasePublicKey,
+) -> Result<ClientEvidence, ServeError> {
+    let Some(section) = &config.clients else {
+        return Ok(ClientEvidence::NotJudged);
+    };
+    let files = FleetFiles {
+        release_key: section.release_key.to_path_buf(),
+        reference: section.reference.to_path_buf(),
+        fleet: section.fleet.to_path_buf(),
+        platform: section.platform,
+        test_chip_root: section
+            .test_chip_root
+            .as_ref()
+            .map(|path| path.to_path_buf()),
+    };
+    let floors = config.state.folder.join(CLIENT_FLOORS);
+    let trust = Trust::of_fleet(files, |key| FloorsFile::at(floors, key.id()))?;
+    if trust.release_key() == key {
+        return Err(ServeError::ClientsShareReleaseKey);
+    }
+    trust.appraiser(now())?;
+    let verifier = ClientVerifier::Documents(Box::new(trust));
+    Ok(match section.evidence {
+        ClientDemand::Optional => ClientEvidence::Optional(verifier),
+        ClientDemand::Required => ClientEvidence::Required(verifier),
+    })
 }
 
 /// What rules of the policy may ask about this machine.

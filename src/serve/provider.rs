@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use casemate_attestation::tpm::Bank;
 use casemate_attestation::{EvidenceProvider, Platform, ReleasePublicKey, UnixTime};
+use casemate_client::config::OwnSection;
 use casemate_devices::files::SystemFiles;
 use casemate_devices::sev_guest::SevDevice;
 use casemate_devices::tpm::{self, Attester, DeviceFile, KeyKind, Measured, Tpm, Transport};
@@ -51,6 +52,57 @@ fn collateral(path: &Path, key: ReleasePublicKey) -> Box<dyn Collateral> {
     }
 }
 
+/// A processor's provider, for its enrolment.
+///
+/// # Errors
+/// [`ServeError::Device`] for one that this machine is not, [`ServeError::NoProvider`] for what is no processor.
+pub(crate) fn of_processor(
+    platform: Platform,
+    collateral: Box<dyn Collateral>,
+) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
+    match platform {
+        Platform::Snp => snp(collateral),
+        Platform::Tdx => tdx(collateral),
+        Platform::Tpm | Platform::TestChip => Err(ServeError::NoProvider(platform)),
+    }
+}
+
+/// The provider of a client's own machine: a TPM, or the test chip for trials.
+///
+/// # Errors
+/// As [`provider`]; [`ServeError::NoProvider`] where what the platform needs is not given.
+pub(crate) fn of_client(
+    section: &OwnSection,
+    now: UnixTime,
+) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
+    let none = ServeError::NoProvider(section.platform);
+    match (section.platform, &section.test_chip_seed) {
+        (Platform::TestChip, Some(seed)) => test_chip(seed, now),
+        (Platform::Tpm, None) if !section.registers.is_empty() => measured_boot(&TpmSection {
+            registers: section.registers.clone(),
+            software: section.software,
+        }),
+        _ => Err(none),
+    }
+}
+
+/// A way to a TPM.
+pub(crate) type TpmTransport = Box<dyn Transport + Send>;
+
+/// The way to the machine's TPM, or to a software TPM at this address.
+///
+/// # Errors
+/// [`DeviceError`].
+pub(crate) fn transport(
+    software: Option<std::net::SocketAddr>,
+) -> Result<TpmTransport, DeviceError> {
+    let opened = match software {
+        None => DeviceFile::open(Path::new(tpm::PATH)).map(|device| Box::new(device) as _),
+        Some(address) => self::software(address),
+    };
+    opened.map_err(|error| DeviceError::of_system("the TPM", &error))
+}
+
 fn snp(collateral: Box<dyn Collateral>) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
     if Machine::detect(&SystemFiles).configfs_tsm {
         return Ok(Arc::new(SnpProvider::tsm(LEVEL, collateral)));
@@ -76,26 +128,13 @@ fn measured_boot(section: &TpmSection) -> Result<Arc<dyn EvidenceProvider>, Serv
             registers: section.registers.clone(),
         };
         let (kind, retry, time) = (KeyKind::P256, Retry::default(), SystemTime::new());
-        Attester::<Box<dyn Transport + Send>>::start(
-            Tpm::new(transport),
-            kind,
-            measured,
-            retry,
-            &time,
-        )
+        Attester::<TpmTransport>::start(Tpm::new(transport), kind, measured, retry, &time)
     };
-    let failed = |error| DeviceError::of_system("the TPM", &error);
-    match section.software {
-        None => {
-            let device = DeviceFile::open(Path::new(tpm::PATH)).map_err(failed)?;
-            let attester = attester(Box::new(device))?;
-            Ok(Arc::new(TpmProvider::of_machine(attester)))
-        }
-        Some(address) => {
-            let socket = software(address).map_err(failed)?;
-            Ok(Arc::new(TpmProvider::apart(attester(socket)?)))
-        }
-    }
+    let attester = attester(transport(section.software)?)?;
+    Ok(match section.software {
+        None => Arc::new(TpmProvider::of_machine(attester)),
+        Some(_) => Arc::new(TpmProvider::apart(attester)),
+    })
 }
 
 /// A software TPM's socket.

@@ -7,6 +7,7 @@ use casemate_attestation::{
     Binding, BindingInputs, Context, Direction, Envelope, Nonce, Platform, Sha256Digest, UnixTime,
     VerifiedEvidence, Verifier,
 };
+use casemate_client::trust::Trust;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::Semaphore;
 
@@ -15,14 +16,46 @@ use super::{
     SessionError, SessionState, Terms,
 };
 use crate::listener::Peer;
-use crate::policy::Principal;
+use crate::policy::{ClientMachine, Principal};
 
 /// What the server wants to know of its clients' machines.
 pub enum ClientEvidence {
     /// Evidence that a client offers anyway is refused: nothing here could judge it.
     NotJudged,
+    /// Evidence is judged where a client offers it, and policy may ask for it; bad evidence gets no session.
+    Optional(ClientVerifier),
     /// A client without good evidence gets no session.
-    Required(Box<Verifier>),
+    Required(ClientVerifier),
+}
+
+/// What the machines of clients are compared with.
+pub enum ClientVerifier {
+    /// The same as long as the server runs.
+    Fixed(Box<Verifier>),
+    /// Signed documents, read anew for every judgement: a laptop struck off the list gets no further session.
+    Documents(Box<Trust>),
+}
+
+impl ClientVerifier {
+    fn verify(
+        &self,
+        envelope: &Envelope,
+        binding: &Binding,
+        now: UnixTime,
+    ) -> Result<VerifiedEvidence, String> {
+        let verified = match self {
+            Self::Fixed(verifier) => verifier.verify(envelope, binding, now),
+            Self::Documents(trust) => {
+                let appraiser = trust.appraiser(now).map_err(|error| {
+                    // Its paths are this machine's business.
+                    tracing::error!(%error, "the documents of clients' machines are not in force");
+                    String::from("this server has no documents of clients' machines in force; tell its operator")
+                })?;
+                appraiser.verifier.verify(envelope, binding, now)
+            }
+        };
+        verified.map_err(|error| error.to_string())
+    }
 }
 
 /// Makes sessions. One for the whole server.
@@ -82,6 +115,11 @@ impl Connection {
     /// Names the session that was established last on this connection, in force or stale.
     pub fn last_session(&self) -> Option<[u8; 16]> {
         self.state().last_session()
+    }
+
+    /// The client's own machine, by the evidence of that session.
+    pub fn last_client(&self) -> Option<ClientMachine> {
+        self.state().last_client()
     }
 
     fn state(&self) -> MutexGuard<'_, SessionState> {
@@ -229,20 +267,21 @@ impl Attestor {
     ) -> Result<Option<VerifiedEvidence>, SessionError> {
         let rejected = |reason: String| SessionError::ClientEvidenceRejected { reason };
         match (&self.clients, &confirmation.client_evidence) {
-            (ClientEvidence::NotJudged, None) => Ok(None),
+            (ClientEvidence::NotJudged | ClientEvidence::Optional(_), None) => Ok(None),
             (ClientEvidence::NotJudged, Some(_)) => Err(rejected(
                 "this server judges no client evidence; send null".into(),
             )),
             (ClientEvidence::Required(_), None) => Err(SessionError::ClientEvidenceRequired),
-            (ClientEvidence::Required(verifier), Some(bytes)) => {
+            (
+                ClientEvidence::Optional(verifier) | ClientEvidence::Required(verifier),
+                Some(bytes),
+            ) => {
                 let envelope =
                     Envelope::parse(bytes).map_err(|error| rejected(error.to_string()))?;
                 // The direction is what this server expects, whatever the envelope says (A4).
                 let binding = connection.binding(Direction::Client, nonce, envelope.context())?;
                 let verified = verifier.verify(&envelope, &binding, now);
-                verified
-                    .map(Some)
-                    .map_err(|error| rejected(error.to_string()))
+                verified.map(Some).map_err(rejected)
             }
         }
     }

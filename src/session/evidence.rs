@@ -84,6 +84,7 @@ impl EvidenceBatcher {
             hardware: (*share.hardware).clone(),
             context,
             batch: share.batch,
+            devices: None,
         };
         Envelope::build(parts).map_err(|error| {
             tracing::error!(%error, "evidence cannot be written");

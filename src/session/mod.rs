@@ -16,7 +16,7 @@ mod signature;
 mod state;
 mod wire;
 
-pub use attest::{Attestor, ClientEvidence, Connection, now};
+pub use attest::{Attestor, ClientEvidence, ClientVerifier, Connection, now};
 pub use error::SessionError;
 pub use evidence::EvidenceBatcher;
 pub use registry::{Registration, Registry};

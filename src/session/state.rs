@@ -10,6 +10,7 @@ use casemate_attestation::{
 
 use super::signature::ClientKey;
 use super::{Confirmation, SessionError};
+use crate::policy::ClientMachine;
 
 /// Challenges that one connection may ask in its life. Bounds the memory for nonces to some 32 KiB.
 pub const CHALLENGES_MAX: usize = 1024;
@@ -119,6 +120,13 @@ impl SessionState {
         self.standing.as_ref().map(AttestedSession::id)
     }
 
+    /// The client's own machine in that session.
+    pub fn last_client(&self) -> Option<ClientMachine> {
+        self.standing
+            .as_ref()
+            .and_then(AttestedSession::client_machine)
+    }
+
     /// The session in force at `now`, under the policy bundle in force.
     ///
     /// # Errors
@@ -213,8 +221,11 @@ impl AttestedSession {
         self.0.deadline
     }
 
-    /// Evidence of the client's own machine, where it gave any.
-    pub fn client_evidence(&self) -> Option<&VerifiedEvidence> {
-        self.0.client_evidence.as_ref()
+    /// The client's own machine, where it gave evidence.
+    pub fn client_machine(&self) -> Option<ClientMachine> {
+        self.0.client_evidence.as_ref().map(|it| ClientMachine {
+            platform: it.platform(),
+            chip: it.chip_id(),
+        })
     }
 }

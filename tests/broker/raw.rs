@@ -193,6 +193,7 @@ impl Peer {
             hardware: provider.evidence(binding.as_bytes()).unwrap(),
             context,
             batch: None,
+            devices: None,
         };
         let evidence = Envelope::build(parts).unwrap();
         let package = |package: &PackageRequest| {

@@ -37,7 +37,7 @@ pub fn write_all(chip: &TestChip) -> Outcome {
         of_device,
         of_authority,
     ] {
-        packer.add(&file, NOW)?;
+        packer.add(&file)?;
     }
     packer.add_lists(&[GpuList {
         kind: ReferenceKind::Driver,

@@ -106,6 +106,7 @@ fn evidence(chip: &TestChip) -> Outcome {
             hardware,
             context: context.clone(),
             batch,
+            devices: None,
         })
     };
     let envelope = |direction, batch| {
@@ -181,6 +182,7 @@ fn signed_documents(chip: &TestChip) -> Outcome {
                 attestation_key: vec![1; 32],
                 hosted: tpm::HostedIn::Machine,
             }),
+            devices: Vec::new(),
         }],
     };
     let section = SnpReference {

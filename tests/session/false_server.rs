@@ -168,6 +168,7 @@ pub fn parts(chip: &TestChip, inputs: &BindingInputs<'_>, context: Context) -> E
         hardware: chip.evidence(inputs.binding().as_bytes()).unwrap(),
         context,
         batch: None,
+        devices: None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use casemate::session::ClientEvidence;
+use casemate::session::{ClientEvidence, ClientVerifier};
 use casemate_attestation::{Context, Direction, EnvelopeParts, Platform};
 use casemate_client::session::OwnEvidence;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use crate::raw::{Answer, Raw};
 
 async fn demanding() -> Server {
     Server::start(Setup {
-        clients: ClientEvidence::Required(Box::new(ORGANISATION.verifier())),
+        clients: ClientEvidence::Required(ClientVerifier::Fixed(Box::new(ORGANISATION.verifier()))),
         ..Setup::default()
     })
     .await
@@ -30,7 +30,16 @@ async fn offered(
     server: &Server,
     own: impl Fn(EnvelopeParts, EnvelopeParts) -> Option<Vec<u8>>,
 ) -> Answer {
-    let ada = ORGANISATION.client("ada");
+    offered_by(server, "ada", own).await.0
+}
+
+/// The same for this member, with the connection.
+async fn offered_by(
+    server: &Server,
+    member: &str,
+    own: impl Fn(EnvelopeParts, EnvelopeParts) -> Option<Vec<u8>>,
+) -> (Answer, Raw) {
+    let ada = ORGANISATION.client(member);
     let mut raw = Raw::connect(server, &ada).await;
     let mut exchange = raw.prepare(&ada).await;
     let context = Context::absent();
@@ -46,7 +55,7 @@ async fn offered(
             .await
             .error(403, "attestation_required");
     }
-    answer
+    (answer, raw)
 }
 
 /// The refusal's text, once its record is in the log.
@@ -130,4 +139,54 @@ async fn a04_good_evidence_of_the_client_is_taken_and_none_is_not() {
     // Nobody here could judge it, so that it is not accepted either.
     let ordinary = Server::ordinary().await;
     rejected(&ordinary, |honest, _| Some(bytes(honest))).await;
+}
+
+fn chat() -> Value {
+    json!({"model": "story", "messages": [{"role": "user", "content": "hello"}]})
+}
+
+async fn judging() -> Server {
+    let verifier = ClientVerifier::Fixed(Box::new(ORGANISATION.verifier()));
+    Server::start(Setup {
+        clients: ClientEvidence::Optional(verifier),
+        ..Setup::default()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a04_a_policy_that_asks_for_the_clients_evidence_refuses_without_and_allows_with() {
+    let server = judging().await;
+    // Policy speaks of one member: the other needs no evidence.
+    let (session, mut ada) = offered_by(&server, "ada", |_, _| None).await;
+    session.ok();
+    ada.post("/v1/chat/completions", &chat()).await.ok();
+    let (session, mut bare) = offered_by(&server, "guarded", |_, _| None).await;
+    session.ok();
+    let refused = bare.post("/v1/chat/completions", &chat()).await;
+    refused.error(403, "policy_denied");
+    let (session, mut shown) = offered_by(&server, "guarded", |own, _| Some(bytes(own))).await;
+    session.ok();
+    shown.post("/v1/chat/completions", &chat()).await.ok();
+}
+
+#[tokio::test]
+async fn a04_optional_evidence_that_is_offered_is_judged_all_the_same() {
+    let server = judging().await;
+    let reflected = rejected(&server, |_, theirs| Some(bytes(theirs))).await;
+    assert!(reflected.contains("the server side"), "{reflected}");
+
+    // Good evidence of another session of the same client.
+    let earlier = std::sync::Mutex::new(None);
+    offered(&server, |own, _| {
+        *earlier.lock().unwrap() = Some(bytes(own.clone()));
+        Some(bytes(own))
+    })
+    .await
+    .ok();
+    let replayed = rejected(&server, |_, _| earlier.lock().unwrap().clone()).await;
+    assert!(
+        replayed.contains("report data is not this session's binding"),
+        "{replayed}"
+    );
 }

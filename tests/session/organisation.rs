@@ -138,6 +138,7 @@ impl Organisation {
             names: vec![name.into()],
             label: format!("machine of {name}"),
             tpm: None,
+            devices: Vec::new(),
         };
         FleetList {
             chips: vec![
@@ -194,7 +195,9 @@ impl Organisation {
             cedar: "@id(\"writers\") permit (principal in Team::\"writers\", action, resource);\n\
                 @id(\"no-seed\") forbid (principal, action == Action::\"use_seed\", resource);\n\
                 @id(\"no-logprobs\") forbid (principal == Principal::\"spiffe://example/team/writers/plain\", \
-                action in [Action::\"use_logprobs\", Action::\"use_logit_bias\"], resource);"
+                action in [Action::\"use_logprobs\", Action::\"use_logit_bias\"], resource);\n\
+                @id(\"own-evidence\") forbid (principal == Principal::\"spiffe://example/team/writers/guarded\", \
+                action, resource) unless { context has client_evidence && context.client_evidence == \"test-chip\" };"
                 .into(),
             teams: [("writers".parse().unwrap(), team)].into(),
             models: [("story".parse().unwrap(), model())].into(),

@@ -11,10 +11,13 @@
 )]
 
 mod by_hand;
+mod clients;
 mod demo;
 mod draft;
+mod enrolment;
 mod hostile;
 mod markers;
+mod measure;
 mod openai;
 mod place;
 mod production;

@@ -18,6 +18,7 @@ fn openai_python_works_through_connect_and_directly() {
     }
     let place = Place::new();
     place.permit("research", "use_logprobs");
+    place.permit("research", "use_logit_bias");
     let (_broker, _server, connect) = place.start_all();
     let direct = serde_json::json!({
         "host": "127.0.0.1",

@@ -395,6 +395,7 @@ fn the_provider_satisfies_the_verifier_of_sessions() {
                 attestation_key: enrolment.attestation,
                 hosted: HostedIn::Machine,
             }),
+            devices: Vec::new(),
         }],
     };
     let expectations = Expectations::new(

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::hcl::{BoundRuntime, HclReport, HclReportType};
 use super::rejection::AzureRejection;
 use super::runtime::RuntimeData;
+use crate::hardware::HardwareEvidence;
 use crate::snp::SnpVerdict;
+use crate::strict_json::{base64_bytes, hex_registers};
 use crate::tdx::TdxVerdict;
 use crate::tpm::{
     AkTrust, Attest, Quote, QuoteSignature, TpmLocation, TpmPolicy, TpmRejection, TpmVerdict,
@@ -46,6 +50,44 @@ pub struct AzureEvidence {
     pub signature: QuoteSignature,
     /// Values of the registers quoted, by number.
     pub registers: BTreeMap<u8, Vec<u8>>,
+}
+
+/// An Azure VM with its hardware evidence, as it is recorded. Nothing of it is trusted.
+#[derive(Debug, Clone)]
+pub struct AzureMachine {
+    /// The SNP report or the TDX quote, with the vendor's documents.
+    pub hardware: HardwareEvidence,
+    /// The paravisor's report.
+    pub hcl: Vec<u8>,
+    /// The virtual TPM's quote. Without it the paravisor is known, and what the guest booted is not.
+    pub quote: Option<AzureQuote>,
+}
+
+/// A quote of the virtual TPM.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AzureQuote {
+    /// TPMS_ATTEST.
+    #[serde(with = "base64_bytes")]
+    pub message: Vec<u8>,
+    /// The signature over it.
+    pub signature: QuoteSignature,
+    /// Values of the registers quoted, by number.
+    #[serde(with = "hex_registers")]
+    pub registers: BTreeMap<u8, Vec<u8>>,
+}
+
+impl AzureMachine {
+    /// What [`verify_azure`] judges, where there is a quote.
+    #[must_use]
+    pub fn evidence(&self) -> Option<AzureEvidence> {
+        self.quote.as_ref().map(|quote| AzureEvidence {
+            hcl: self.hcl.clone(),
+            message: quote.message.clone(),
+            signature: quote.signature.clone(),
+            registers: quote.registers.clone(),
+        })
+    }
 }
 
 /// An Azure VM whose chain from hardware to quote holds. [`verify_azure`] is its only constructor.
@@ -117,7 +159,7 @@ pub fn verify_azure(
         "Z3",
         "report data is the hash of the runtime data, and zeros",
     );
-    let quote = quote(evidence, &runtime, nonce, policy)?;
+    let quote = quote(evidence, runtime.data(), nonce, policy)?;
     lines.pass(
         "Z4",
         "quote is by the attestation key that the runtime data name",
@@ -131,14 +173,31 @@ pub fn verify_azure(
     })
 }
 
+/// Whether the parts belong together by what they say themselves: the report data and the runtime data (Z3), the key named there
+/// and the quote (Z4, P1 to P6). It can only refuse: nothing is proven before [`verify_azure`].
+pub(crate) fn links_agree(
+    hcl: &HclReport<'_>,
+    report_data: &[u8; 64],
+    quoted: Option<(&AzureEvidence, &[u8], &TpmPolicy)>,
+) -> Result<(), AzureRejection> {
+    if *report_data != hcl.report_data() {
+        return Err(AzureRejection::RuntimeDataUnbound);
+    }
+    if let Some((evidence, nonce, policy)) = quoted {
+        let named = RuntimeData::parse(hcl.runtime_bytes())?;
+        quote(evidence, &named, nonce, policy)?;
+    }
+    Ok(())
+}
+
 fn quote(
     evidence: &AzureEvidence,
-    runtime: &BoundRuntime,
+    runtime: &RuntimeData,
     nonce: &[u8],
     policy: &TpmPolicy,
 ) -> Result<TpmVerdict, AzureRejection> {
     let key = TrustedKey {
-        key: runtime.data().attestation_key().clone(),
+        key: runtime.attestation_key().clone(),
         vouch: &|| {
             Ok(Vouched {
                 trust: AkTrust::NamedByHardware,

@@ -9,7 +9,10 @@ mod hcl;
 mod rejection;
 mod runtime;
 
-pub use appraise::{AzureEvidence, AzureVerdict, VerifiedHardware, verify_azure};
+pub(crate) use appraise::links_agree;
+pub use appraise::{
+    AzureEvidence, AzureMachine, AzureQuote, AzureVerdict, VerifiedHardware, verify_azure,
+};
 pub use hcl::{BoundRuntime, HCL_BYTES_MAX, HclReport, HclReportType};
 pub use rejection::AzureRejection;
 pub use runtime::RuntimeData;

@@ -10,6 +10,7 @@ mod error;
 mod lists;
 mod lookup;
 mod pack;
+mod wanted;
 
 pub use bundle::{
     AmdCollateral, Collateral, Der, Endorsement, Endorser, IntelCollateral, NvidiaCollateral,
@@ -20,3 +21,4 @@ pub use error::{CollateralError, MissingCollateral};
 pub use lists::{GpuList, GpuReferences, IndexValues};
 pub use lookup::{SnpCollateral, Taken};
 pub use pack::{PackError, Packer};
+pub use wanted::{Wanted, WantedError};

@@ -8,7 +8,7 @@ use super::bundle::{
     QeDocument, TcbDocument,
 };
 use super::lists::GpuList;
-use crate::digest::{ChipId, Sha256Digest, UnixTime};
+use crate::digest::{ChipId, Sha256Digest};
 use crate::nvidia::{OcspResponse, held as nvidia};
 use crate::snp::Product;
 use crate::snp::held::{self as amd, Holder, Named};
@@ -97,13 +97,13 @@ impl Packer {
     ///
     /// # Errors
     /// [`PackError`].
-    pub fn add(&mut self, bytes: &[u8], now: UnixTime) -> Result<&'static str, PackError> {
+    pub fn add(&mut self, bytes: &[u8]) -> Result<&'static str, PackError> {
         self.files = self.files.saturating_add(1);
         if bytes.len() > FILE_BYTES_MAX || self.files > FILES_MAX {
             return Err(PackError::TooMuch);
         }
         match bytes.trim_ascii_start().first() {
-            Some(b'{') => self.intel(bytes, now),
+            Some(b'{') => self.intel(bytes),
             Some(b'-') => self.pem(bytes),
             _ => self.der(bytes),
         }
@@ -143,14 +143,14 @@ impl Packer {
         Ok(collateral)
     }
 
-    fn intel(&mut self, bytes: &[u8], now: UnixTime) -> Result<&'static str, PackError> {
+    fn intel(&mut self, bytes: &[u8]) -> Result<&'static str, PackError> {
         const WHAT: &str = "collateral of a TDX quote";
         let wrong = |rejection: crate::tdx::TdxRejection| PackError::Malformed {
             what: WHAT,
             reason: rejection.to_string(),
         };
         let held = TdxCollateral::from_json(bytes).map_err(wrong)?;
-        let fmspc = intel::fmspc_of(&held.tcb_info, now).map_err(wrong)?;
+        let fmspc = intel::fmspc_of(&held.tcb_info).map_err(wrong)?;
         let ca = intel::ca_of(&held.pck_crl_issuer_chain).map_err(wrong)?;
         let document = TcbDocument {
             fmspc,

@@ -1,5 +1,7 @@
 //! The appraisal of one device: rules N1 to N9, N11 and N12, each of which can only refuse.
 
+use serde::{Deserialize, Serialize};
+
 use super::answers::{self, OcspAnswers};
 use super::chain::{self, Identity};
 use super::measurements::{ReferenceKind, listed, matching};
@@ -11,6 +13,7 @@ use super::report::{GpuReport, MeasurementRequest};
 use super::roots::PinnedGpuRoot;
 use crate::digest::{Sha256Digest, UnixTime};
 use crate::eventlog::Basis;
+use crate::strict_json::base64_bytes;
 use crate::verdict::Check;
 use crate::verdict::Lines;
 
@@ -24,11 +27,14 @@ const ASKED: [(&str, u8); 5] = [
 ];
 
 /// A device's report with its certificates. Nothing of it is trusted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DeviceEvidence {
     /// Request, response and signature, as the driver hands them out.
+    #[serde(with = "base64_bytes")]
     pub report: Vec<u8>,
     /// Certificates in PEM, leaf first, root last.
+    #[serde(with = "base64_bytes")]
     pub chain: Vec<u8>,
 }
 
@@ -108,6 +114,16 @@ impl GpuVerdict {
         &self.checks
     }
 
+    /// Rule N12 again.
+    pub(super) fn still_allowed(&self, policy: &GpuPolicy) -> Result<(), NvidiaRejection> {
+        for (kind, version) in versions(&self.report)? {
+            if !policy.allows(kind, &version) {
+                return Err(NvidiaRejection::BelowFloor { kind, version });
+            }
+        }
+        Ok(())
+    }
+
     pub(super) const fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -159,7 +175,7 @@ pub fn verify_device(
     })
 }
 
-fn read(report: &GpuReport, lines: &mut Lines) {
+pub(super) fn read(report: &GpuReport, lines: &mut Lines) {
     let (kind, count) = (report.opaque().kind(), report.measurements().len());
     lines.pass(
         "N1",
@@ -175,7 +191,7 @@ fn read(report: &GpuReport, lines: &mut Lines) {
 }
 
 /// Rule N2.
-fn asked(report: &GpuReport, nonce: &GpuNonce) -> Result<(), NvidiaRejection> {
+pub(super) fn asked(report: &GpuReport, nonce: &GpuNonce) -> Result<(), NvidiaRejection> {
     let MeasurementRequest {
         version,
         code,
@@ -206,7 +222,7 @@ fn asked(report: &GpuReport, nonce: &GpuNonce) -> Result<(), NvidiaRejection> {
     }
 }
 
-fn chained(identity: &Identity, now: UnixTime, lines: &mut Lines) {
+pub(super) fn chained(identity: &Identity, now: UnixTime, lines: &mut Lines) {
     let count = identity.certificates;
     let root = if identity.root_is_nvidias {
         "NVIDIA's device root"
@@ -222,7 +238,7 @@ fn chained(identity: &Identity, now: UnixTime, lines: &mut Lines) {
 }
 
 /// Rule N5.
-fn firmware(
+pub(super) fn firmware(
     report: &GpuReport,
     identity: &Identity,
     lines: &mut Lines,
@@ -241,12 +257,8 @@ fn firmware(
     }
 }
 
-/// Rules N7 and N8. Returns the versions that were compared.
-fn measured(
-    report: &GpuReport,
-    policy: &GpuPolicy,
-    lines: &mut Lines,
-) -> Result<Vec<(ReferenceKind, String)>, NvidiaRejection> {
+/// What a report says that its device runs.
+fn versions(report: &GpuReport) -> Result<Vec<(ReferenceKind, String)>, NvidiaRejection> {
     let opaque = report.opaque();
     let wanted = match opaque.kind() {
         DeviceKind::Gpu => vec![
@@ -255,11 +267,24 @@ fn measured(
         ],
         DeviceKind::Switch => vec![(ReferenceKind::Switch, opaque.vbios_version())],
     };
-    let (mut versions, mut parts) = (Vec::new(), Vec::new());
-    for (kind, version) in wanted {
+    let named = |(kind, version): (ReferenceKind, Option<&str>)| {
         let version = version.ok_or(NvidiaRejection::VersionMissing)?;
-        parts.push(listed(&policy.parts.references, kind, version)?);
-        versions.push((kind, version.to_owned()));
+        Ok((kind, version.to_owned()))
+    };
+    wanted.into_iter().map(named).collect()
+}
+
+/// Rules N7 and N8. Returns the versions that were compared.
+fn measured(
+    report: &GpuReport,
+    policy: &GpuPolicy,
+    lines: &mut Lines,
+) -> Result<Vec<(ReferenceKind, String)>, NvidiaRejection> {
+    let opaque = report.opaque();
+    let versions = versions(report)?;
+    let mut parts = Vec::new();
+    for (kind, version) in &versions {
+        parts.push(listed(&policy.parts.references, *kind, version)?);
     }
     let names: Vec<_> = versions
         .iter()

@@ -8,11 +8,13 @@ use std::fmt;
 use subtle::ConstantTimeEq as _;
 
 use super::appraise::DeviceEvidence;
+use super::policy::DriverMode;
 use crate::binding::BindingInputs;
 use crate::digest::Sha256Digest;
 use crate::framing;
 
 const NONCE_LABEL: &str = "casemate/gpu/v1";
+const DEVICES_LABEL: &str = "casemate/devices/v1";
 const EVIDENCE_LABEL: &str = "casemate/gpu-evidence/v1";
 
 /// The nonce of a measurement request.
@@ -55,6 +57,18 @@ impl fmt::Debug for GpuNonce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "GpuNonce({})", hex::encode(self.bytes))
     }
+}
+
+/// What a session's context carries as `device_evidence` where an envelope has devices: SHA-256 of the label
+/// `casemate/devices/v1` and the framed mode of the driver and [`device_evidence_digest`]. So the guest's word about the mode is
+/// signed with everything else that the guest says.
+#[must_use]
+pub fn devices_digest(mode: DriverMode, devices: &[DeviceEvidence]) -> Sha256Digest {
+    let digest = device_evidence_digest(devices);
+    Sha256Digest::of(&framing::labelled(
+        DEVICES_LABEL,
+        &[mode.as_str().as_bytes(), digest.as_bytes()],
+    ))
 }
 
 /// The nonce for a session's devices: SHA-256 of the label `casemate/gpu/v1` and the framed direction, exporter, server leaf,

@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::firmware::FirmwareId;
 use super::rejection::NvidiaRejection;
 use crate::reader::Reader;
@@ -46,7 +48,8 @@ impl std::fmt::Display for Pdi {
 }
 
 /// What a report is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
     /// A GPU: its report names a driver.
     Gpu,
@@ -64,7 +67,8 @@ impl std::fmt::Display for DeviceKind {
 }
 
 /// How GPUs of a machine work together (field 36).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FeatureFlag {
     /// 0: alone.
     SingleGpu,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::measurements::{GpuReference, ReferenceKind};
 use super::opaque::FeatureFlag;
 use super::set::DEVICES_MAX;
@@ -27,7 +29,8 @@ pub enum AbsentFlag {
 }
 
 /// The driver's confidential computing mode. It is in no report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DriverMode {
     /// Confidential computing is on.
     On,
@@ -98,6 +101,18 @@ pub struct GpuPolicyParts {
 #[derive(Debug, Clone)]
 pub struct GpuPolicy {
     pub(super) parts: GpuPolicyParts,
+}
+
+impl DriverMode {
+    /// The word that travels and that is bound.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::DevTools => "dev-tools",
+            Self::Off => "off",
+        }
+    }
 }
 
 impl GpuPolicy {

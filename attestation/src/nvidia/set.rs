@@ -66,6 +66,20 @@ impl GpuSetVerdict {
         }
     }
 
+    /// Rule N12 under a policy that may be newer than the one of the verdict.
+    pub(crate) fn still_allowed(&self, policy: &GpuPolicy) -> Result<(), NvidiaRejection> {
+        self.devices
+            .iter()
+            .try_for_each(|it| it.still_allowed(policy))
+    }
+
+    /// First second at which some answer about revocation is out of date; `None` where that was not judged of any.
+    #[must_use]
+    pub fn until(&self) -> Option<UnixTime> {
+        let all = self.devices.iter().filter_map(GpuVerdict::revocation_until);
+        all.min().map(|last| last.plus(1))
+    }
+
     /// The checks of the set. Each device has its own.
     #[must_use]
     pub fn checks(&self) -> &[Check] {

@@ -63,9 +63,9 @@ pub(crate) struct Signed<'a> {
     pub(crate) issuers: &'a str,
 }
 
-/// For which platforms a TCB info says that it is. Judges nothing but its form, at whatever date it is in force.
-pub(crate) fn fmspc_of(text: &str, now: UnixTime) -> Result<[u8; 6], TdxRejection> {
-    TcbInfo::open(text, now)?.0.fmspc()
+/// For which platforms a TCB info says that it is. Judges nothing but its form.
+pub(crate) fn fmspc_of(text: &str) -> Result<[u8; 6], TdxRejection> {
+    TcbInfo::read(text)?.fmspc()
 }
 
 /// Whose list travels with this chain.

@@ -205,14 +205,21 @@ pub(crate) struct Issue {
 }
 
 impl TcbInfo {
-    /// Reads and dates the text (rule T6). Its signature was checked before.
-    pub(crate) fn open(text: &str, now: UnixTime) -> Result<(Self, Issue), TdxRejection> {
+    /// Reads the text and judges nothing but its form.
+    pub(crate) fn read(text: &str) -> Result<Self, TdxRejection> {
         let document = TdxDocument::TcbInfo;
         must_be(document, text, "TDX", 3)?;
         let info: Self = read(document, text)?;
         if info.tcb_type != 0 {
             return Err(malformed(document, "its TCB type is not 0"));
         }
+        Ok(info)
+    }
+
+    /// Reads and dates the text (rule T6). Its signature was checked before.
+    pub(crate) fn open(text: &str, now: UnixTime) -> Result<(Self, Issue), TdxRejection> {
+        let document = TdxDocument::TcbInfo;
+        let info = Self::read(text)?;
         let number = info.tcb_evaluation_data_number;
         let issue = dates(document, &info.issue_date, &info.next_update, number)?;
         issue.must_be_in_force(document, now)?;

@@ -203,7 +203,7 @@ fn genuine_collateral_is_packed_judged_and_found_for_genuine_evidence() {
     };
     let read = |path: &std::path::Path| fs::read(path).unwrap();
     let mut packer = Packer::new();
-    let mut add = |path: std::path::PathBuf| packer.add(&read(&path), REAL).unwrap();
+    let mut add = |path: std::path::PathBuf| packer.add(&read(&path)).unwrap();
     for name in [
         "milan_ark",
         "milan_ask",

@@ -99,6 +99,7 @@ pub fn fleet(platform: Platform, chip: &TestChip) -> FleetList {
             names,
             label: "rack 1".to_owned(),
             tpm: None,
+            devices: Vec::new(),
         }],
     }
 }
@@ -185,6 +186,7 @@ pub fn build(platform: Platform, direction: Direction, hardware: SnpEvidence) ->
         hardware: HardwareEvidence::Snp(hardware),
         context: context(),
         batch: None,
+        devices: None,
     })
     .unwrap()
 }

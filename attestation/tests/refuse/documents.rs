@@ -133,6 +133,7 @@ fn b13_a_fleet_lists_chip_is_found_by_platform_and_id() {
         names: vec!["second".to_owned()],
         label: String::new(),
         tpm: None,
+        devices: Vec::new(),
     };
     let first = fleet(platform, &chip).chips.remove(0);
     let list = FleetList {

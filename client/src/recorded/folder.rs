@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use casemate_attestation::azure::{AzureMachine, AzureQuote};
 use casemate_attestation::digest::hex_array;
 use casemate_attestation::eventlog::LogKind;
+use casemate_attestation::nvidia::{DeviceEvidence, OcspAnswers};
 use casemate_attestation::strict_json::JsonError;
 use casemate_attestation::tpm::{Bank, KeyEvidence, QuoteSignature, TpmEvidence};
 use casemate_attestation::{
@@ -53,6 +55,8 @@ pub fn read(path: &Path, at: Option<UnixTime>) -> Result<Recorded, RecordedError
         }
         Some("tpm2") => folder.tpm(),
         Some("event-log") => folder.event_log(),
+        Some("azure-vtpm" | "azure-vtpm-snp" | "azure-vtpm-tdx") => folder.azure(at),
+        Some("nvidia-gpu" | "nvidia-switch") => folder.device(),
         Some(other) => Err(RecordedError::Unsupported(other.to_owned())),
         None => Err(folder.wrong("platform", "is not there")),
     }
@@ -209,6 +213,95 @@ impl Folder {
         registers(&values).ok_or_else(|| self.wrong("pcrs", "has no values by number"))
     }
 
+    /// A virtual TPM's quote beside the hardware report of its paravisor, whose fields are those of the report's own platform.
+    fn azure(&self, at: Option<UnixTime>) -> Result<Recorded, RecordedError> {
+        let named = |field: &str| self.fields.get(field).and_then(Value::as_object).cloned();
+        let own = |fields| Self {
+            path: self.path.clone(),
+            fields,
+        };
+        let hardware = match named("tdx") {
+            Some(fields) => own(fields).tdx(at)?,
+            None => own(named("snp").unwrap_or_else(report_by_habit)).snp()?,
+        };
+        let Subject::Hardware { evidence, .. } = hardware.subject else {
+            return Err(self.wrong("platform", "has no hardware report"));
+        };
+        let hcl = self.text("hcl_report").unwrap_or("hcl_report.bin");
+        let machine = AzureMachine {
+            hardware: evidence,
+            hcl: self.file(hcl)?,
+            quote: self.azure_quote(named("tpm"))?,
+        };
+        Ok(Recorded {
+            subject: Subject::Azure(Box::new(machine)),
+            asked: self
+                .nonce("asked_with")?
+                .map_or(Asked::Unknown, Asked::Nonce),
+            at: self.at()?.or(hardware.at),
+        })
+    }
+
+    /// No quote is one only where the folder has neither a word about it nor its message.
+    fn azure_quote(
+        &self,
+        named: Option<Map<String, Value>>,
+    ) -> Result<Option<AzureQuote>, RecordedError> {
+        if named.is_none() && !self.path.join("quote.msg").is_file() {
+            return Ok(None);
+        }
+        let named = named.unwrap_or_default();
+        let name = |field, otherwise| {
+            named
+                .get(field)
+                .and_then(Value::as_str)
+                .unwrap_or(otherwise)
+        };
+        let signature = self.file(name("signature", "quote.sig"))?;
+        let tpmt = name("signature_format", "") == "TPMT_SIGNATURE";
+        Ok(Some(AzureQuote {
+            message: self.file(name("message", "quote.msg"))?,
+            signature: if tpmt {
+                QuoteSignature::Tpmt(signature)
+            } else {
+                QuoteSignature::RsassaSha256(signature)
+            },
+            registers: self.registers(name("pcrs", "pcrs.json"))?,
+        }))
+    }
+
+    /// One GPU's or switch's report. Manifests beside it are for `casemate nvidia rim-import` to judge.
+    fn device(&self) -> Result<Recorded, RecordedError> {
+        let field = "expected_nonce";
+        let nonce = match self.nonce(field)? {
+            Some(nonce) => Some(nonce),
+            None => self.nonce("asked_with")?,
+        };
+        let nonce = nonce
+            .map(<[u8; 32]>::try_from)
+            .transpose()
+            .map_err(|_| self.wrong(field, "is not 32 bytes"))?;
+        let evidence = DeviceEvidence {
+            report: self.file(self.text("report").unwrap_or("report.bin"))?,
+            chain: self.file(self.text("certificate_chain").unwrap_or("chain.pem"))?,
+        };
+        Ok(Recorded {
+            subject: Subject::Device {
+                evidence,
+                nonce,
+                answers: OcspAnswers::none(),
+            },
+            asked: Asked::Unknown,
+            at: self.at()?,
+        })
+    }
+
+    /// A nonce in hexadecimal, where the folder says one.
+    fn nonce(&self, field: &'static str) -> Result<Option<Vec<u8>>, RecordedError> {
+        let nonce = self.text(field).map(hex::decode).transpose();
+        nonce.map_err(|_| self.wrong(field, "is not hexadecimal"))
+    }
+
     fn event_log(&self) -> Result<Recorded, RecordedError> {
         let log = self.named("event_log")?;
         let kind = match self.text("kind") {
@@ -237,6 +330,15 @@ impl Folder {
             at: self.at()?,
         })
     }
+}
+
+/// The names that the files of an SNP report have where nobody says them.
+fn report_by_habit() -> Map<String, Value> {
+    let names = [("report", "report.bin"), ("vek", "vek.der")];
+    names
+        .map(|(field, name)| (field.to_owned(), json!(name)))
+        .into_iter()
+        .collect()
 }
 
 /// The set of collateral that is in force at a time, or the first, with the time to judge at.

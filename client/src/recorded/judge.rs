@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use casemate_attestation::eventlog::{LogKind, QuotedRegisters, Replay, replay};
-use casemate_attestation::look::{Look, look, tpm};
+use casemate_attestation::look::{self, Look, look, tpm};
+use casemate_attestation::nvidia::{PinnedGpuRoot, look_at_device};
 use casemate_attestation::snp::SnpReport;
 use casemate_attestation::tdx::TdxQuote;
 use casemate_attestation::tpm::Bank;
@@ -13,7 +14,7 @@ use casemate_attestation::{
 };
 use ring::rand::SystemRandom;
 
-use super::{Asked, Policy, Recorded, RecordedError, Subject};
+use super::{Asked, Policy, Recorded, RecordedError, Subject, azure};
 use crate::report::{Outcome, Report};
 
 /// Judges `recorded` at `now` and writes every line into `report`.
@@ -43,6 +44,27 @@ fn judged(
             }
             report.looked_at(&looked(evidence, asked, now)?);
         }
+        (Subject::Azure(machine), Some(policy)) => {
+            azure::under(policy, machine, asked, now, report)?;
+        }
+        (Subject::Azure(machine), None) => {
+            let nonce = azure::nonce(asked);
+            let look = look::azure(machine, nonce.as_deref(), now).map_err(RecordedError::from)?;
+            report.looked_at(&look);
+        }
+        (Subject::Device { .. }, Some(_)) => return Err(RecordedError::DeviceUnderPolicy),
+        (
+            Subject::Device {
+                evidence,
+                nonce,
+                answers,
+            },
+            None,
+        ) => {
+            let roots = [PinnedGpuRoot::nvidia()];
+            let look = look_at_device(evidence, *nonce, &roots, answers, now);
+            report.looked_at_device(&look.map_err(Rejection::from)?);
+        }
         (
             Subject::EventLog {
                 log,
@@ -67,12 +89,26 @@ fn looked(
     })
 }
 
-/// The verdict of a session's verifier whose documents were signed by a key that exists for this one question.
 fn under(
     policy: &Policy,
     platform: Platform,
     evidence: &HardwareEvidence,
     asked: &Asked,
+    now: UnixTime,
+) -> Result<RecordedEvidence, RecordedError> {
+    let report_data = match asked {
+        Asked::ReportData(bytes) => **bytes,
+        Asked::Unknown | Asked::Nonce(_) => own_report_data(evidence)?,
+    };
+    hardware_under(policy, platform, evidence, &report_data, now)
+}
+
+/// The verdict of a session's verifier whose documents were signed by a key that exists for this one question.
+pub(super) fn hardware_under(
+    policy: &Policy,
+    platform: Platform,
+    evidence: &HardwareEvidence,
+    report_data: &[u8; 64],
     now: UnixTime,
 ) -> Result<RecordedEvidence, RecordedError> {
     let anchors = TrustAnchors::production(platform).ok_or(RecordedError::NoRoots(platform))?;
@@ -82,12 +118,8 @@ fn under(
         signed(&policy.fleet, &key, now)?,
     );
     let expectations = Expectations::new(platform, &reference, &fleet)?;
-    let report_data = match asked {
-        Asked::ReportData(bytes) => **bytes,
-        Asked::Unknown | Asked::Nonce(_) => own_report_data(evidence)?,
-    };
     let verifier = Verifier::new(anchors, expectations)?;
-    Ok(verifier.verify_recorded(evidence, &report_data, now)?)
+    Ok(verifier.verify_recorded(evidence, report_data, now)?)
 }
 
 fn signed<T: Payload>(

@@ -2,6 +2,7 @@
 //!
 //! [`folder`] reads and writes folders of raw files, [`request`] reads one document for programs, [`judge`] answers.
 
+mod azure;
 pub mod folder;
 pub mod judge;
 pub mod request;
@@ -10,7 +11,9 @@ pub mod time;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use casemate_attestation::azure::AzureMachine;
 use casemate_attestation::eventlog::LogKind;
+use casemate_attestation::nvidia::{DeviceEvidence, OcspAnswers};
 use casemate_attestation::strict_json::JsonError;
 use casemate_attestation::tpm::Bank;
 use casemate_attestation::{
@@ -54,6 +57,17 @@ pub enum Subject {
         /// The evidence.
         evidence: HardwareEvidence,
     },
+    /// What an Azure VM's hardware, paravisor and virtual TPM said.
+    Azure(Box<AzureMachine>),
+    /// What one NVIDIA GPU or switch said. Device evidence stands beside a platform's; alone it can be looked at and no more.
+    Device {
+        /// The report with its certificates.
+        evidence: DeviceEvidence,
+        /// The nonce that it was asked for with, where somebody says it.
+        nonce: Option<[u8; 32]>,
+        /// What issuers said about its certificates.
+        answers: OcspAnswers,
+    },
     /// A log of measured boot by itself, with registers that nobody signed.
     EventLog {
         /// The log.
@@ -96,6 +110,9 @@ pub enum RecordedError {
     /// A request of another format.
     #[error("request has a format other than {expected}", expected = request::FORMAT)]
     Format,
+    /// A request whose parts do not go together.
+    #[error("request {0}")]
+    Parts(&'static str),
     /// A field that is missing or not of its form.
     #[error("{path}: {field} {what}", path = path.display())]
     Field {
@@ -107,7 +124,10 @@ pub enum RecordedError {
         what: &'static str,
     },
     /// A kind of evidence that this version does not judge by itself.
-    #[error("evidence of kind {0:?} is not judged by itself; snp, tdx, tpm and event logs are")]
+    #[error(
+        "evidence of kind {0:?} is not judged by itself; reports of SNP, TDX, TPMs, Azure VMs and NVIDIA devices and event \
+         logs are"
+    )]
     Unsupported(String),
     /// Evidence of the test chip, or under a root that is not the vendor's.
     #[error("platform {0} has no vendor's root to judge it under")]
@@ -117,6 +137,14 @@ pub enum RecordedError {
         "a TPM's quote is judged with the 64 bytes that its session's evidence is over: give report_data"
     )]
     NoReportData,
+    /// Reference values are about platforms; whether a device is right is judged beside its machine's evidence.
+    #[error(
+        "a device by itself is looked at without a policy: no list says which machine it belongs to"
+    )]
+    DeviceUnderPolicy,
+    /// Under a policy the guest must be known, too.
+    #[error("no quote of the virtual TPM came along: a policy asks what the guest booted")]
+    NoQuote,
     /// The policy says nothing about this platform.
     #[error("policy: {0}")]
     Policy(#[from] ExpectationsError),
@@ -138,10 +166,15 @@ impl RecordedError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::File(_) | Self::Policy(_) | Self::Unsignable(_) => ExitCode::Configuration,
-            Self::Document { .. } | Self::Request(_) | Self::Format | Self::Field { .. } => {
-                ExitCode::Malformed
+            Self::Document { .. }
+            | Self::Request(_)
+            | Self::Format
+            | Self::Parts(_)
+            | Self::Field { .. } => ExitCode::Malformed,
+            Self::Unsupported(_) | Self::NoRoots(_) | Self::DeviceUnderPolicy => {
+                ExitCode::Unsupported
             }
-            Self::Unsupported(_) | Self::NoRoots(_) => ExitCode::Unsupported,
+            Self::NoQuote => ExitCode::Rejected,
             Self::NoReportData => ExitCode::Usage,
             Self::Rejected { rejection } if rejection.is_malformed() => ExitCode::Malformed,
             Self::Rejected { .. } => ExitCode::Rejected,

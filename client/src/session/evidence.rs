@@ -38,6 +38,7 @@ impl OwnEvidence {
             hardware,
             context,
             batch: None,
+            devices: None,
         })?)
     }
 }

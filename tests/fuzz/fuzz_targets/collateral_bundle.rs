@@ -13,7 +13,7 @@ const NOW: UnixTime = UnixTime::from_secs(1_772_323_200);
 fuzz_target!(init: seeds(), |bytes: &[u8]| {
     read_back(bytes);
     let mut packer = Packer::new();
-    if packer.add(bytes, NOW).is_ok() {
+    if packer.add(bytes).is_ok() {
         let _ = packer.finish();
     }
 });

@@ -1,0 +1,357 @@
+//! Devices beside a machine, through documents and envelope (rules P-36 to P-39): exactly those that the fleet list gives the
+//! machine, over this session's nonce, in a driver mode that the machine's own report signs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should stop"
+)]
+
+mod common;
+#[path = "support/spdm.rs"]
+mod spdm;
+
+use std::collections::BTreeMap;
+
+use casemate_attestation::collateral::{GpuList, IndexValues};
+use casemate_attestation::nvidia::{
+    DeviceEvidence, DeviceKind, DriverMode, FeatureFlag, PinnedGpuRoot, ReferenceKind,
+};
+use casemate_attestation::test_chip::{ReportTemplate, TestChip};
+use casemate_attestation::{
+    Basis, Context, DeviceExpectationsError, DeviceSet, Direction, Envelope, EnvelopeError,
+    EnvelopeParts, Expectations, ExpectationsError, FleetDevice, FleetList, HardwareEvidence,
+    Measurement, NvidiaReference, Platform, ReferenceValues, Rejection, Sha256Digest, TrustAnchors,
+    VerifiedEvidence, Verifier,
+};
+use common::{NOW, channel, chip, context, verified};
+use spdm::{Case, case, parts};
+
+/// The section of reference values that accepts the test's GPU.
+fn section() -> NvidiaReference {
+    let list = |kind, version: &str, indices: &[u8]| GpuList {
+        kind,
+        version: version.to_owned(),
+        product: "test".to_owned(),
+        manifest: Sha256Digest::of(version.as_bytes()),
+        values: indices
+            .iter()
+            .map(|index| IndexValues {
+                index: *index,
+                digests: vec![Measurement::from_bytes(spdm::value(*index))],
+            })
+            .collect(),
+    };
+    let parts = parts();
+    NvidiaReference {
+        lists: vec![
+            list(ReferenceKind::Driver, spdm::DRIVER, &spdm::DRIVER_INDICES),
+            list(ReferenceKind::Vbios, spdm::VBIOS, &spdm::VBIOS_INDICES),
+        ],
+        driver_versions: parts.driver_versions,
+        vbios_versions: parts.vbios_versions,
+        switch_versions: parts.switch_versions,
+        mode: FeatureFlag::SingleGpu,
+        absent_mode_accepted: false,
+        revocation_not_judged_accepted: true,
+    }
+}
+
+fn values(nvidia: Option<NvidiaReference>) -> ReferenceValues {
+    ReferenceValues {
+        nvidia,
+        ..common::reference(Platform::TestChip)
+    }
+}
+
+fn fleet(chip: &TestChip, keys: &[Sha256Digest]) -> FleetList {
+    let mut fleet = common::fleet(Platform::TestChip, chip);
+    let device = |key: &Sha256Digest| FleetDevice {
+        kind: DeviceKind::Gpu,
+        device_key: *key,
+        label: "slot 1".to_owned(),
+    };
+    fleet.chips[0].devices = keys.iter().map(device).collect();
+    fleet
+}
+
+fn device_key(case: &Case) -> Sha256Digest {
+    case.judge().unwrap().device_key()
+}
+
+/// A machine with one GPU, the session's two ends and what each of them says.
+struct Place {
+    chip: TestChip,
+    gpu: Case,
+    mode: DriverMode,
+    values: ReferenceValues,
+    keys: Vec<Sha256Digest>,
+    /// Whether the machine sends its devices, and what its context says about them if not the truth.
+    sends: bool,
+    digest: Option<Sha256Digest>,
+    private_root: bool,
+}
+
+fn place() -> Place {
+    let gpu = case();
+    Place {
+        chip: chip(),
+        keys: vec![device_key(&gpu)],
+        gpu,
+        mode: DriverMode::On,
+        values: values(Some(section())),
+        sends: true,
+        digest: None,
+        private_root: true,
+    }
+}
+
+impl Place {
+    /// The GPU's answer to this session.
+    fn device(&mut self) -> DeviceEvidence {
+        let nonce = *channel().binding(&context()).device_nonce();
+        self.gpu.report.nonce = *nonce.as_bytes();
+        self.gpu.evidence()
+    }
+
+    fn verifier(&self) -> Result<Verifier, ExpectationsError> {
+        let expectations = Expectations::new(
+            Platform::TestChip,
+            &verified(&self.values),
+            &verified(&fleet(&self.chip, &self.keys)),
+        )?;
+        let mut anchors = TrustAnchors::test_chip(self.chip.root_der());
+        if self.private_root {
+            anchors = anchors.with_private_gpu_root(PinnedGpuRoot::private(&self.gpu.root));
+        }
+        Ok(Verifier::new(anchors, expectations).unwrap())
+    }
+
+    fn judge_these(&self, devices: Vec<DeviceEvidence>) -> Result<VerifiedEvidence, Rejection> {
+        let set = DeviceSet::new(self.mode, devices, BTreeMap::new());
+        let truth = if self.sends {
+            set.digest()
+        } else {
+            Sha256Digest::absent()
+        };
+        let context = Context {
+            device_evidence: self.digest.unwrap_or(truth),
+            ..context()
+        };
+        let binding = channel().binding(&context);
+        let hardware = self.chip.evidence_for(&ReportTemplate {
+            report_data: *binding.as_bytes(),
+            ..self.chip.template()
+        });
+        let envelope = Envelope::build(EnvelopeParts {
+            platform: Platform::TestChip,
+            direction: Direction::Server,
+            hardware: HardwareEvidence::Snp(hardware),
+            context,
+            batch: None,
+            devices: self.sends.then_some(set),
+        })
+        .unwrap();
+        // Through the wire, as it comes.
+        let envelope = Envelope::parse(envelope.as_bytes()).unwrap();
+        self.verifier().unwrap().verify(&envelope, &binding, NOW)
+    }
+
+    fn judge(&mut self) -> Result<VerifiedEvidence, Rejection> {
+        let device = self.device();
+        self.judge_these(vec![device])
+    }
+}
+
+/// What a machine is refused for after `change`.
+fn refused(change: impl FnOnce(&mut Place)) -> Rejection {
+    let mut place = place();
+    change(&mut place);
+    place.judge().unwrap_err()
+}
+
+#[test]
+fn a_machine_with_its_gpu_is_verified_and_every_line_says_what_it_rests_on() {
+    let evidence = place().judge().unwrap();
+    let devices = evidence.devices().unwrap();
+    assert_eq!(devices.devices().len(), 1);
+    let basis = |id: &str| {
+        let line = evidence.checks().iter().find(|check| check.id == id);
+        line.map(|check| check.basis)
+    };
+    assert_eq!(basis("P-38"), Some(Basis::HardwareProven));
+    assert_eq!(basis("P-39"), Some(Basis::Derived));
+    assert_eq!(basis("N4"), Some(Basis::HardwareProven));
+    let asserted = |check: &&casemate_attestation::Check| check.basis == Basis::Asserted;
+    let asserted: Vec<_> = evidence.checks().iter().filter(asserted).collect();
+    assert!(asserted.iter().any(|check| check.id == "N9"));
+}
+
+#[test]
+fn g04_devices_are_exactly_those_that_the_fleet_list_gives() {
+    assert_eq!(refused(|it| it.sends = false), Rejection::DevicesMissing);
+    let none = |it: &mut Place| it.keys.clear();
+    assert_eq!(refused(none), Rejection::DevicesNotExpected);
+    // Neither listed nor sent: as ever, and no lines about devices.
+    let mut without = place();
+    (without.sends, without.keys) = (false, Vec::new());
+    assert!(without.judge().unwrap().devices().is_none());
+}
+
+#[test]
+fn p38_the_machines_report_signs_these_devices_and_their_drivers_mode() {
+    let other = |it: &mut Place| it.digest = Some(Sha256Digest::of(b"other"));
+    assert_eq!(refused(other), Rejection::DevicesNotInContext);
+    let absent = |it: &mut Place| it.digest = Some(Sha256Digest::absent());
+    assert_eq!(refused(absent), Rejection::DevicesNotInContext);
+    let claimed = |it: &mut Place| {
+        (it.sends, it.digest) = (false, Some(Sha256Digest::of(b"none is there")));
+        it.keys.clear();
+    };
+    assert_eq!(refused(claimed), Rejection::DevicesNotInContext);
+    // The same reports under another word about the mode are another set.
+    let device = place().device();
+    let digest = |mode| DeviceSet::new(mode, vec![device.clone()], BTreeMap::new()).digest();
+    assert_ne!(digest(DriverMode::On), digest(DriverMode::DevTools));
+}
+
+#[test]
+fn g05_a_stranger_and_a_missing_device_are_refused() {
+    let stranger = Sha256Digest::of(b"another");
+    let found = device_key(&place().gpu);
+    assert_ne!(stranger, found);
+    let replaced = refused(|it| it.keys = vec![stranger]);
+    assert!(
+        matches!(replaced, Rejection::DeviceNotEnrolled(_)),
+        "{replaced}"
+    );
+    // A machine with two GPUs of which one answers; and one that answers with one too many.
+    assert_eq!(refused(|it| it.keys.push(stranger)).rule(), "N10");
+    let mut more = place();
+    let first = more.device();
+    let second = {
+        let nonce = *channel().binding(&context()).device_nonce();
+        let mut report = spdm::Report::gpu();
+        report.nonce = *nonce.as_bytes();
+        let device = more.gpu.maker.device(2);
+        DeviceEvidence {
+            report: report.sign(&device.key),
+            chain: spdm::pem(&device.chain(&more.gpu.maker, &more.gpu.root)),
+        }
+    };
+    let refusal = more.judge_these(vec![first, second]).unwrap_err();
+    assert_eq!(refusal.rule(), "N10");
+}
+
+#[test]
+fn g02_a_report_of_another_session_is_refused() {
+    let place = place();
+    let recorded = place.gpu.evidence();
+    assert_eq!(place.judge_these(vec![recorded]).unwrap_err().rule(), "N2");
+}
+
+#[test]
+fn g03_devices_are_refused_by_their_own_rules() {
+    assert_eq!(refused(|it| it.mode = DriverMode::DevTools).rule(), "N9");
+    assert_eq!(refused(|it| it.mode = DriverMode::Off).rule(), "N9");
+    let private = refused(|it| it.private_root = false);
+    assert_eq!(private.rule(), "N3", "NVIDIA's root refuses a made-up one");
+    let of = |change: fn(&mut NvidiaReference)| {
+        refused(|it| change(it.values.nvidia.as_mut().unwrap())).rule()
+    };
+    assert_eq!(of(|it| it.revocation_not_judged_accepted = false), "N6");
+    assert_eq!(of(|it| it.lists[0].version = "1".to_owned()), "N7");
+    let other = |it: &mut NvidiaReference| {
+        it.lists[1].values[0].digests = vec![Measurement::from_bytes([0; 48])];
+    };
+    assert_eq!(of(other), "N8");
+    assert_eq!(of(|it| it.driver_versions = ["1".to_owned()].into()), "N12");
+}
+
+#[test]
+fn what_could_accept_nothing_is_no_expectation() {
+    let of = |change: fn(&mut Place)| {
+        let mut place = place();
+        change(&mut place);
+        match place.verifier() {
+            Err(ExpectationsError::Devices(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    };
+    let none = of(|it| it.values.nvidia = None);
+    assert!(matches!(none, DeviceExpectationsError::NoSection(_)));
+    let twice = of(|it| it.keys.push(it.keys[0]));
+    assert!(matches!(twice, DeviceExpectationsError::Twice(_)));
+    let empty = of(|it| it.values.nvidia.as_mut().unwrap().driver_versions.clear());
+    assert!(matches!(empty, DeviceExpectationsError::Policy(_)));
+    let list = of(|it| it.values.nvidia.as_mut().unwrap().lists[0].values.clear());
+    assert!(matches!(list, DeviceExpectationsError::List(_)));
+}
+
+#[test]
+fn newer_documents_may_no_longer_list_a_device() {
+    let mut place = place();
+    let evidence = place.judge().unwrap();
+    let still = |place: &Place| place.verifier().unwrap().still_counts(&evidence, NOW);
+    assert_eq!(still(&place), Ok(()));
+    let section = place.values.nvidia.as_mut().unwrap();
+    section.driver_versions = ["1".to_owned()].into();
+    assert_eq!(still(&place).unwrap_err().rule(), "N12");
+    place.keys.push(Sha256Digest::of(b"another"));
+    let missing = still(&place).unwrap_err();
+    assert!(matches!(missing, Rejection::DeviceMissing(_)), "{missing}");
+    place.keys.remove(0);
+    let stranger = still(&place).unwrap_err();
+    assert!(
+        matches!(stranger, Rejection::DeviceNotEnrolled(_)),
+        "{stranger}"
+    );
+    place.keys.clear();
+    assert_eq!(still(&place), Err(Rejection::DevicesNotExpected));
+}
+
+#[test]
+fn p36_a_set_has_one_form() {
+    let mut place = place();
+    let device = place.device();
+    let text = |devices: &[DeviceEvidence]| {
+        let set = DeviceSet {
+            mode: DriverMode::On,
+            devices: devices.to_vec(),
+            answers: BTreeMap::new(),
+        };
+        let hardware = place.chip.evidence_for(&place.chip.template());
+        Envelope::build(EnvelopeParts {
+            platform: Platform::TestChip,
+            direction: Direction::Server,
+            hardware: HardwareEvidence::Snp(hardware),
+            context: context(),
+            batch: None,
+            devices: Some(set),
+        })
+    };
+    let mut other = device.clone();
+    other.report[40] ^= 1;
+    let mut both = [device.clone(), other];
+    both.sort_by(|a, b| a.report.cmp(&b.report));
+    let good = text(&both).unwrap();
+    assert_eq!(Envelope::parse(good.as_bytes()).unwrap(), good);
+    let turned = [both[1].clone(), both[0].clone()];
+    for wrong in [&turned[..], &[device.clone(), device.clone()], &[]] {
+        assert!(matches!(text(wrong), Err(EnvelopeError::Devices(_))));
+    }
+    let mut long = device;
+    long.chain = vec![b' '; 16 * 1024 + 1];
+    assert!(matches!(text(&[long]), Err(EnvelopeError::Devices(_))));
+    // Missing is the one way to say none.
+    let without = String::from_utf8(
+        common::envelope(&place.chip, &channel())
+            .as_bytes()
+            .to_vec(),
+    );
+    let without = without.unwrap();
+    assert!(!without.contains("\"devices\""));
+    let null = format!("{},\"devices\":null}}", without.strip_suffix('}').unwrap());
+    assert!(Envelope::parse(null.as_bytes()).is_err());
+}
