@@ -105,7 +105,7 @@ mod tests {
         );
         assert_eq!(shared("- Rome\n- Ghent", "which?\n- Bern"), 1, "a list");
         assert_eq!(shared("Where is the Rhine?", "Who wrote Faust?"), 0);
-        assert_eq!(marks(" \n\n ??\n"), []);
+        assert_eq!(marks(" \n\n ??\n"), [0_u64; 0]);
     }
 
     #[test]

@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn e_bh_rejects_what_its_rule_says_and_no_nonsense() {
-        assert_eq!(e_bh(&[], 0.1), []);
+        assert_eq!(e_bh(&[], 0.1), [0_usize; 0]);
         assert_eq!(e_bh(&[39.0, 1.0, 1.0, 1.0], 0.1), [0; 0], "4 / 0.1 is 40");
         assert_eq!(e_bh(&[1.0, 40.0, 1.0, 1.0], 0.1), [1]);
         assert_eq!(
