@@ -10,7 +10,7 @@ const END_BYTES: usize = 2048;
 /// Shingles at each end: 2 KiB of spaced words have fewer, of Han more.
 const END_SHINGLES: usize = 400;
 /// Words of one shingle.
-const WORDS: usize = 3;
+pub(super) const WORDS: usize = 3;
 
 /// What the guard takes from the last turn of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Prompt {
 }
 
 /// Beginning and end, which do not overlap.
-fn ends(text: &str) -> (&str, &str) {
+pub(super) fn ends(text: &str) -> (&str, &str) {
     if text.len() <= END_BYTES * 2 {
         return (text, "");
     }
@@ -86,7 +86,7 @@ fn ends(text: &str) -> (&str, &str) {
 }
 
 /// Hashes of the words, in their order.
-fn words(key: &GuardKey, text: &str) -> Vec<u64> {
+pub(super) fn words(key: &GuardKey, text: &str) -> Vec<u64> {
     let mut hashes = Vec::new();
     let mut take = |word: &str| hashes.push(key.hash(word.as_bytes()));
     let mut word = String::new();

@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// What an alarm is called. Both are questions to a person, not findings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Reason {
     /// One principal sends a template that nobody declared: a pipeline, or a crawler; wording cannot tell.
@@ -25,7 +28,8 @@ impl Reason {
 }
 
 /// Measures against one principal, in this order. Each includes those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Step {
     /// Nothing.
@@ -52,6 +56,25 @@ const STEPS: [Step; 6] = [
 ];
 
 impl Step {
+    /// The word of policies, audit records and reports.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::OptionsWithheld => "options_withheld",
+            Self::ReasoningWithheld => "reasoning_withheld",
+            Self::Slowed => "slowed",
+            Self::SteppedUp => "stepped_up",
+            Self::Closed => "closed",
+        }
+    }
+
+    /// The step of a word.
+    #[must_use]
+    pub fn of_code(code: &str) -> Option<Self> {
+        STEPS.into_iter().find(|step| step.code() == code)
+    }
+
     fn up(self) -> Self {
         let above = STEPS.into_iter().find(|step| *step > self);
         above.unwrap_or(Self::Closed)
@@ -122,6 +145,22 @@ impl Ladder {
             pending: None,
             quiet_since: now,
         }
+    }
+
+    /// Where the principal stood when its evidence was put aside, with the time since which it is quiet.
+    #[must_use]
+    pub const fn resumed(step: Step, quiet_since: u64) -> Self {
+        Self {
+            step,
+            pending: None,
+            quiet_since,
+        }
+    }
+
+    /// Since when there was no alarm and no step.
+    #[must_use]
+    pub const fn quiet_since(&self) -> u64 {
+        self.quiet_since
     }
 
     /// What applies now.
@@ -292,6 +331,16 @@ mod tests {
         assert_eq!(ladder.step(), Step::Closed);
         assert!(ladder.decide(Step::Open, None, 100_000).is_some());
         assert!(ladder.decide(Step::Open, None, 100_000).is_none());
+    }
+
+    #[test]
+    fn every_step_has_a_word_of_its_own() {
+        for step in STEPS {
+            assert_eq!(Step::of_code(step.code()), Some(step));
+            let written = serde_json::to_value(step).unwrap();
+            assert_eq!(written, step.code());
+        }
+        assert_eq!(Step::of_code("Open"), None);
     }
 
     #[test]

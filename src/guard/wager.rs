@@ -127,6 +127,27 @@ impl Wager {
         }
     }
 
+    /// Goes on with the wealth that a bet at the same ceiling had, `prompts` into its opening. What no bet can have is 1.
+    #[must_use]
+    pub fn resumed(self, (opening, streak): (f64, f64), prompts: u16) -> Self {
+        let sound = |wealth: f64, most: f64| match wealth {
+            wealth if (0.0..=most).contains(&wealth) => wealth,
+            _ => 1.0,
+        };
+        Self {
+            opening: sound(opening, OPENING_THRESHOLD),
+            streak: sound(streak, STREAK_THRESHOLD),
+            prompts: prompts.min(OPENING_PROMPTS),
+            ..self
+        }
+    }
+
+    /// Prompts of the present opening.
+    #[must_use]
+    pub const fn prompts(&self) -> u16 {
+        self.prompts
+    }
+
     /// Takes one score. True is an alarm, after which both bets begin anew.
     pub fn observe(&mut self, score: Score) -> bool {
         if score == Score::Blank {
@@ -210,6 +231,20 @@ mod tests {
         let streak = 0.6 * templated.1 + 0.4 * plain.1;
         assert!((streak - 1.0).abs() < 1e-12, "{streak}");
         assert!((repeated.0 - 0.1).abs() < 1e-12 && (repeated.1 - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_bet_goes_on_where_it_was_and_takes_no_nonsense() {
+        let mut wager = Wager::default();
+        for _ in 0..5 {
+            wager.observe(Score::Templated);
+        }
+        let mut resumed = Wager::default().resumed(wager.wealth(), wager.prompts());
+        assert_eq!(resumed, wager);
+        assert!(!resumed.observe(Score::Templated));
+        let nonsense = Wager::default().resumed((f64::NAN, f64::INFINITY), u16::MAX);
+        assert_eq!(nonsense.wealth(), (1.0, 1.0));
+        assert_eq!(nonsense.prompts(), OPENING_PROMPTS);
     }
 
     #[test]
