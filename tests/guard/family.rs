@@ -60,7 +60,7 @@ fn public(key: &GuardKey, traffic: &Traffic) -> (Background, Background) {
 }
 
 #[test]
-fn g5_one_prompt_a_day_from_each_of_many_identities_is_a_family() {
+fn s20_g5_one_prompt_a_day_from_each_of_many_identities_is_a_family() {
     let Some(traffic) = Traffic::read() else {
         return;
     };
