@@ -1,9 +1,10 @@
 //! What the broker holds of a server's guard (rule P-53): how far its ledger was, and what teams and everybody had been given.
-//! A server whose ledger comes back older, or not at all, begins no lower than here.
+//! A server whose ledger comes back older, or not at all, begins no lower than here. A server is a machine and its first name:
+//! two on one machine need two names.
 
 use std::collections::BTreeMap;
 
-use casemate_attestation::Sha256Digest;
+use casemate_attestation::{Sha256Digest, VerifiedEvidence};
 
 use super::refusal::Refusal;
 use super::store::Store;
@@ -12,13 +13,18 @@ use crate::guard::Holder;
 use crate::keys::KeyEncryption;
 use crate::policy::TeamName;
 
-/// The key of every server's ledger is derived under this label.
+/// The key of a server's ledger is derived under this label and the server, so that ledgers cannot be exchanged.
 const KEY_LABEL: &str = "casemate/guard-ledger/v1";
 
 /// The most accounts of one server: those of teams and of everybody, for each model.
 const ACCOUNTS_MAX: usize = 4096;
 
-/// What goes to an attested server named `server`.
+/// A server, as marks and keys name it.
+pub(super) fn server(evidence: &VerifiedEvidence, name: &str) -> String {
+    format!("{}/{name}", evidence.chip_id())
+}
+
+/// What goes to an attested server.
 pub(super) fn release(
     store: &Store,
     kek: &dyn KeyEncryption,
@@ -28,7 +34,10 @@ pub(super) fn release(
     let rows = store.beginning_with(&given);
     let given = rows.map(|(mark, value)| (mark.trim_start_matches(&given).to_owned(), value));
     Ok(GuardRelease {
-        key: kek.derive(KEY_LABEL)?.expose().to_vec(),
+        key: kek
+            .derive(&format!("{KEY_LABEL}/{server}"))?
+            .expose()
+            .to_vec(),
         floor: GuardFloor {
             generation: store.highest(&generation),
             given: given.collect(),

@@ -104,8 +104,8 @@ impl Desk {
             .collect::<Result<Vec<_>, _>>()?;
         let leaf = self.issue_leaf(asked.client_leaf, names, now)?;
         self.record(store, &registered, packages)?;
-        let server = names.first().ok_or(Refusal::Nothing("name"))?;
-        let guard = guard::release(store, &*self.kek, server)?;
+        let name = names.first().ok_or(Refusal::Nothing("name"))?;
+        let guard = guard::release(store, &*self.kek, &guard::server(&evidence, name))?;
         let (policy_bundle, revocations) = (policy.bytes, revocations.bytes);
         let answer = wire::KeysAnswer {
             leaf,
@@ -143,7 +143,7 @@ impl Desk {
     pub(super) fn raise_guard(
         &self,
         evidence: &VerifiedEvidence,
-        server: &str,
+        name: &str,
         floor: &wire::GuardFloor,
         now: UnixTime,
     ) -> Result<(), Refusal> {
@@ -151,7 +151,7 @@ impl Desk {
         let Books { store, documents } = &mut *books;
         self.verifier(store, documents, now)?
             .still_counts(evidence, now)?;
-        guard::raise(store, server, floor)
+        guard::raise(store, &guard::server(evidence, name), floor)
     }
 
     fn verifier(

@@ -54,7 +54,7 @@ struct State {
 #[derive(Clone)]
 struct Attested {
     evidence: VerifiedEvidence,
-    server: String,
+    name: String,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -180,7 +180,7 @@ impl Connection {
             .released(client_leaf, &decision.evidence, request)?;
         let attested = Attested {
             evidence: decision.evidence,
-            server: request.names.first().cloned().unwrap_or_default(),
+            name: request.names.first().cloned().unwrap_or_default(),
         };
         self.state().attested = Some((attested, Instant::now()));
         Ok(decision.answer)
@@ -194,10 +194,8 @@ impl Connection {
 
     fn raise_guard(&self, floor: &wire::GuardFloor) -> Result<(), Refusal> {
         let attested = self.state().attested.clone();
-        let Attested { evidence, server } = still_attested(attested, Instant::now())?;
-        self.shared
-            .desk
-            .raise_guard(&evidence, &server, floor, now())
+        let Attested { evidence, name } = still_attested(attested, Instant::now())?;
+        self.shared.desk.raise_guard(&evidence, &name, floor, now())
     }
 
     async fn read<T: DeserializeOwned>(&self, request: Request<Incoming>) -> Result<T, Refusal> {

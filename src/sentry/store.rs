@@ -29,7 +29,7 @@ type Seal = [u8; 32];
 type Rows = BTreeMap<String, Vec<u8>>;
 
 /// The key of a server's ledger: released to attested servers, always the same for one organisation. Wiped when dropped.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct LedgerKey([u8; 32]);
 
 impl LedgerKey {

@@ -11,6 +11,7 @@
 )]
 
 mod connection;
+mod guard;
 mod place;
 mod raw;
 

@@ -22,6 +22,10 @@ pub fn acting() -> GuardPolicy {
             delay_prompts_max: 0,
             ..Climb::default()
         },
+        withhold: Measures {
+            wait_milliseconds: 0,
+            ..Measures::default()
+        },
         ..GuardPolicy::default()
     }
 }
@@ -33,6 +37,9 @@ pub async fn guarded(guard: GuardPolicy) -> Server {
     })
     .await
 }
+
+/// Prompts of a scaffold after which there was one alarm, and not yet a second one.
+pub const ONE_ALARM: usize = 18;
 
 /// One scaffold around words that never come again.
 pub fn scaffold(n: usize) -> String {
@@ -93,16 +100,12 @@ async fn s06_a_crawler_loses_its_options_within_64_prompts_and_its_neighbour_non
     let answer = mallory.post(CHAT, &asking("logprobs", json!(true))).await;
     let error = refused(answer, 403, "guard_withheld");
     assert_eq!(error["param"], "logprobs");
-    let last = server
-        .audit()
-        .into_iter()
-        .rfind(|record| record["kind"] == "guard_step")
-        .unwrap();
-    let reference = last["reference"].as_str().unwrap().to_owned();
-    assert!(
-        error["message"].as_str().unwrap().contains(&reference),
-        "{error}"
-    );
+    let message = error["message"].as_str().unwrap();
+    let told = |record: &Value| {
+        let reference = record["reference"].as_str().unwrap_or("?");
+        record["kind"] == "guard_step" && message.contains(reference)
+    };
+    assert!(server.audit().iter().any(told), "{error}");
     let bias = mallory
         .post(CHAT, &asking("logit_bias", json!({"7": 1})))
         .await;

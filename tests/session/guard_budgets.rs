@@ -8,7 +8,7 @@ use casemate::policy::{GuardPolicy, LeakBudgets, TeamAllowance};
 use casemate::sentry::Floor;
 use serde_json::json;
 
-use crate::guard::{CHAT, acting, crawl, new_key, refused};
+use crate::guard::{CHAT, ONE_ALARM, acting, crawl, new_key, refused};
 use crate::harness::{Server, Setup};
 use crate::organisation::{model, principal};
 use crate::raw::{Raw, chat};
@@ -161,7 +161,7 @@ async fn s24_a_ledger_that_was_rolled_back_gives_nothing_back_and_everybody_stan
     let file = ledger.path().join("guard.redb");
     let server = Server::start(setup(Floor::default())).await;
     let mut mallory = Raw::attested(&server, "mallory").await;
-    crawl(&mut mallory, 0, 30).await;
+    crawl(&mut mallory, 0, ONE_ALARM).await;
     server.recorded("guard_step", "undeclared-workload").await;
     drop(mallory);
     server.stop().await;

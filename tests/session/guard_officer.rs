@@ -4,7 +4,7 @@ use casemate::guard::Step;
 use casemate::policy::{GuardMode, GuardPolicy};
 use serde_json::{Value, json};
 
-use crate::guard::{acting, crawl, guarded};
+use crate::guard::{ONE_ALARM, acting, crawl, guarded};
 use crate::harness::Server;
 use crate::organisation::principal;
 use crate::raw::Raw;
@@ -19,7 +19,7 @@ fn to(member: &str, step: &str) -> Value {
 
 async fn crawled() -> Server {
     let server = guarded(acting()).await;
-    crawl(&mut Raw::attested(&server, "mallory").await, 0, 30).await;
+    crawl(&mut Raw::attested(&server, "mallory").await, 0, ONE_ALARM).await;
     server.recorded("guard_step", "undeclared-workload").await;
     server
 }
@@ -36,7 +36,7 @@ async fn an_officer_sees_who_stands_where_and_why() {
     assert_eq!(standing[0]["step"], "options_withheld");
     let given = &status["status"]["given"][0];
     assert!(
-        given["tokens"].as_u64().unwrap() > 30 && given["told_bits"] == 0,
+        given["tokens"].as_u64().unwrap() > 18 && given["told_bits"] == 0,
         "{given}"
     );
     let explained = olga.post("/guard/explain", &about("mallory")).await.ok();
