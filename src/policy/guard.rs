@@ -341,6 +341,140 @@ impl Workload {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::bundle::Rules;
+    use crate::policy::{POLICY_FORMAT, PolicyError};
+
+    /// A policy with one team, and this word about the guard.
+    fn document(guard: &str) -> PolicyDocument {
+        let budget = r#"{"window_seconds":1,"requests":1,"tokens":1,"concurrency":1}"#;
+        let text = format!(
+            r#"{{"format":"{POLICY_FORMAT}","cedar":"","models":{{}},"teams":{{"writers":{{
+            "principals":["spiffe://acme/writers/*"],"shared":{budget},"each":{budget},"output_tokens_max":1,
+            "session_seconds":1}}}},"guard":{guard}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn complaint(guard: &str) -> String {
+        match Rules::check(&document(guard)) {
+            Err(error @ PolicyError::Guard { .. }) => error.to_string(),
+            other => panic!("{guard}: {other:?}"),
+        }
+    }
+
+    fn workload(owner: &str, window_seconds: u64) -> String {
+        let template: String = (1..5).map(|n| format!("{n:016x}")).collect();
+        format!(
+            r#"{{"workloads":{{"tickets":{{"owner":{owner},"template":"{template}","prompts":1,
+            "window_seconds":{window_seconds},"expires":100}}}}}}"#
+        )
+    }
+
+    #[test]
+    fn every_rule_is_broken_once_and_named_with_its_place() {
+        let team = r#"{"team":"writers"}"#;
+        let cases = [
+            (
+                r#"{"officers":["spiffe://acme/security/olga"]}"#.to_owned(),
+                "guard.officers",
+            ),
+            (
+                r#"{"ceilings":{"coders":{"templated_percent":60,"repeated_percent":10}}}"#.into(),
+                "guard.ceilings.coders",
+            ),
+            (
+                r#"{"ceilings":{"writers":{"templated_percent":90,"repeated_percent":10}}}"#.into(),
+                "guard.ceilings.writers",
+            ),
+            (
+                r#"{"ceilings":{"writers":{"templated_percent":60,"repeated_percent":0}}}"#.into(),
+                "guard.ceilings.writers",
+            ),
+            (
+                r#"{"budgets":{"teams":{"coders":{}}}}"#.into(),
+                "guard.budgets.teams.coders",
+            ),
+            (
+                workload(r#"{"team":"coders"}"#, 1),
+                "guard.workloads.tickets",
+            ),
+            (
+                workload(r#"{"principal":"spiffe://acme/coders/ada"}"#, 1),
+                "guard.workloads.tickets",
+            ),
+            (workload(team, 0), "guard.workloads.tickets"),
+            (workload(team, 2_678_401), "guard.workloads.tickets"),
+            (
+                r#"{"pace":{"delay_prompts_max":1001}}"#.into(),
+                "guard.pace.delay_prompts_max",
+            ),
+            (
+                r#"{"pace":{"quiet_seconds":0}}"#.into(),
+                "guard.pace.quiet_seconds",
+            ),
+            (
+                r#"{"pace":{"highest":"closed"}}"#.into(),
+                "guard.pace.highest",
+            ),
+            (
+                r#"{"withhold":{"wait_milliseconds":60001}}"#.into(),
+                "guard.withhold.wait_milliseconds",
+            ),
+            (
+                r#"{"withhold":{"output_tokens_max":0}}"#.into(),
+                "guard.withhold.output_tokens_max",
+            ),
+            (
+                r#"{"withhold":{"window_tokens_max":1}}"#.into(),
+                "guard.withhold.window_tokens_max",
+            ),
+        ];
+        for (guard, place) in cases {
+            let complaint = complaint(&guard);
+            assert!(complaint.starts_with(place), "{complaint}");
+        }
+        for guard in [
+            workload(team, 1),
+            r#"{"officers":["spiffe://acme/writers/olga"]}"#.into(),
+            "{}".into(),
+        ] {
+            Rules::check(&document(&guard)).unwrap();
+        }
+    }
+
+    #[test]
+    fn more_workloads_than_a_prompt_is_compared_with_are_refused() {
+        let one = document(&workload(r#"{"team":"writers"}"#, 1));
+        let mut many = one.clone();
+        let first = one.guard().workloads["tickets"].clone();
+        let all = (0..=WORKLOADS_MAX).map(|n| (format!("w{n}").parse().unwrap(), first.clone()));
+        many.guard.as_mut().unwrap().workloads = all.collect();
+        let error = Rules::check(&many).unwrap_err().to_string();
+        assert!(error.starts_with("guard.workloads"), "{error}");
+    }
+
+    #[test]
+    fn s23_a_workload_is_its_owners_until_it_expires() {
+        let of_team = document(&workload(r#"{"team":"writers"}"#, 1));
+        let of_ada = document(&workload(r#"{"principal":"spiffe://acme/writers/ada"}"#, 1));
+        let count = |document: &PolicyDocument, who: &str, team: &str, now: u64| {
+            let (who, team) = (who.parse().unwrap(), team.parse().unwrap());
+            document
+                .guard()
+                .workloads_of(&who, &team, UnixTime::from_secs(now))
+                .count()
+        };
+        let (ada, bob) = ("spiffe://acme/writers/ada", "spiffe://acme/writers/bob");
+        assert_eq!(count(&of_team, bob, "writers", 99), 1);
+        assert_eq!(count(&of_team, bob, "coders", 99), 0);
+        assert_eq!(count(&of_ada, ada, "writers", 99), 1);
+        assert_eq!(count(&of_ada, bob, "writers", 99), 0);
+        assert_eq!(
+            count(&of_ada, ada, "writers", 100),
+            0,
+            "its first second is over"
+        );
+    }
 
     #[test]
     fn where_policy_says_nothing_the_guard_watches_and_limits_nothing() {

@@ -1,6 +1,6 @@
 //! The guard's thread: it alone knows wording, moves ladders, records each step, and writes the ledger once a second.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -19,6 +19,8 @@ use crate::policy::{Principal, TeamName};
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// Evidence below this is not worth a row: it would be as soon back.
 const EVIDENCE_KEPT: f64 = 0.05;
+/// Notes that the ledger holds. Beyond them only who stands on a step, which takes many prompts, gets one.
+const NOTES_MAX: usize = 65_536;
 /// Principals of a report.
 const REPORTED_MAX: usize = 1000;
 
@@ -52,7 +54,6 @@ pub(super) struct Desk {
     unknown: Option<Note>,
     /// Principals whose notes may have changed since the ledger was written.
     touched: BTreeSet<String>,
-    teams: BTreeMap<String, TeamName>,
     ledger: Box<dyn Ledger>,
     shared: Arc<Shared>,
     audit: AuditLog,
@@ -75,7 +76,6 @@ impl Desk {
             notes,
             unknown,
             touched,
-            teams: BTreeMap::new(),
             ledger,
             shared,
             audit,
@@ -152,8 +152,6 @@ impl Desk {
         self.touched.insert(principal.as_str().to_owned());
         self.stand(principal);
         let Some(change) = change else { return };
-        self.teams
-            .insert(principal.as_str().to_owned(), team.clone());
         let event = self.event(principal, team, terms, &change);
         self.audit.note(UnixTime::from_secs(now), event);
         // A step is worth a commit of its own: a crash must not take it back.
@@ -256,8 +254,9 @@ impl Desk {
             return written.map(|note| Some(note.clone()));
         };
         let note = person.note();
-        let worth =
-            note.step > Step::Open || self.unknown.is_some() || person.evidence() >= EVIDENCE_KEPT;
+        let room = written.is_some() || self.notes.len() < NOTES_MAX;
+        let matters = self.unknown.is_some() || person.evidence() >= EVIDENCE_KEPT;
+        let worth = note.step > Step::Open || (matters && room);
         match (worth, written) {
             (true, _) => Some(Some(note)),
             (false, Some(_)) => Some(None),

@@ -274,8 +274,16 @@ impl Sentry {
     }
 
     fn send(&self, order: Order) {
-        if let Err(TrySendError::Full(_)) = self.orders.try_send(order) {
-            self.shared.missed.fetch_add(1, Ordering::Relaxed);
+        match self.orders.try_send(order) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                self.shared.missed.fetch_add(1, Ordering::Relaxed);
+            }
+            // Its thread has died: nothing is written down any more, so that nothing more is given.
+            Err(TrySendError::Disconnected(_)) => {
+                let since = &self.shared.unwritten_since;
+                let _ = since.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed);
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use casemate_attestation::Sha256Digest;
@@ -29,7 +30,7 @@ type Seal = [u8; 32];
 type Rows = BTreeMap<String, Vec<u8>>;
 
 /// The key of a server's ledger: released to attested servers, always the same for one organisation. Wiped when dropped.
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct LedgerKey([u8; 32]);
 
 impl LedgerKey {
@@ -93,7 +94,10 @@ impl Store {
         made.map_err(database)?;
         let path = folder.join(FILE);
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key.0);
-        let (store, found) = match Self::open_sealed(&path, &key, server)? {
+        // The database library panics on some bytes that no database of its own has.
+        let read = || Self::open_sealed(&path, &key, server);
+        let opened = catch_unwind(AssertUnwindSafe(read)).unwrap_or(Ok(Opened::Unbelievable))?;
+        let (store, found) = match opened {
             Opened::Sealed(store) if store.generation >= floor.generation => (store, Found::Whole),
             Opened::Sealed(store) => (store, Found::RolledBack),
             Opened::Missing if floor.generation == 0 => {

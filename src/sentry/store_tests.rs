@@ -209,6 +209,36 @@ fn s24_bytes_that_are_no_ledger_another_key_and_another_server_are_not_believed(
 }
 
 #[test]
+fn s24_any_byte_of_a_ledger_may_be_another_one_and_nothing_panics() {
+    let place = Place::new();
+    let (mut store, _) = place.open_at(0, Vec::new());
+    write(&mut store, "team/red", 50);
+    drop(store);
+    let good = fs::read(place.file()).unwrap();
+    let mut believed = 0;
+    for at in (0..good.len()).step_by(good.len() / 150) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x5a;
+        fs::write(place.file(), &bad).unwrap();
+        let floor = Floor {
+            generation: 1,
+            ..Floor::default()
+        };
+        let key = LedgerKey::new([5; 32]);
+        // A disk's error is none of the host's bytes; whatever is believed is what was written.
+        let opened = Store::open(place.folder.path(), &key, "node-a", &floor, NOW);
+        let Ok((mut store, found)) = opened else {
+            continue;
+        };
+        if found == Found::Whole {
+            believed += 1;
+            assert_eq!(store.read().unwrap().accounts, [given("team/red", 50)]);
+        }
+    }
+    assert!(believed > 0, "most of a file is unused");
+}
+
+#[test]
 fn a_second_server_on_the_same_ledger_is_refused() {
     let place = Place::new();
     let _first = place.open_at(0, Vec::new());

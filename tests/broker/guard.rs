@@ -2,7 +2,7 @@
 
 use casemate::broker::client::{ReleaseClient, ReleaseError};
 use casemate::guard::{AccountId, Holder};
-use casemate::sentry::Floor;
+use casemate::sentry::{Floor, Found, Store};
 use casemate_attestation::Sha256Digest;
 
 use crate::place::{Place, runtime};
@@ -49,7 +49,15 @@ fn s24_a_floor_only_grows_and_comes_back_after_both_were_restarted() {
     assert_eq!(third.guard_floor, floor(7, 500));
     let key = |released: &casemate::broker::client::Released| format!("{:?}", released.ledger_key);
     assert_eq!(key(&third), "LedgerKey(..)");
-    assert!(first.ledger_key == third.ledger_key, "always the same");
+    // The key is always the same: what was written under the first is believed under the third.
+    let folder = tempfile::tempdir().unwrap();
+    let open = |key| {
+        Store::open(folder.path(), key, "localhost", &Floor::default(), 0)
+            .unwrap()
+            .1
+    };
+    assert_eq!(open(&first.ledger_key), Found::First);
+    assert_eq!(open(&third.ledger_key), Found::Whole);
 }
 
 #[test]

@@ -102,11 +102,12 @@ async fn nobody_else_sees_or_decides_anything() {
     let released = mallory.post("/guard/release", &to("mallory", "open")).await;
     released.error(403, "policy_denied");
     assert_eq!(server.standing("mallory"), Step::OptionsWithheld);
-    let named = guarded(GuardPolicy {
+    let unnamed = guarded(GuardPolicy {
         mode: GuardMode::On,
         ..GuardPolicy::default()
-    });
-    let mut olga = Raw::attested(&named.await, "olga").await;
+    })
+    .await;
+    let mut olga = Raw::attested(&unnamed, "olga").await;
     let error = olga.get("/guard/status").await.error(403, "policy_denied");
     assert!(
         error["message"]

@@ -77,6 +77,7 @@ pub struct Server {
     /// Digest of the policy in force at the start.
     pub policy: Sha256Digest,
     guard: GuardPolicy,
+    ledger: Arc<tempfile::TempDir>,
     audit: PathBuf,
     _folder: tempfile::TempDir,
     _stop: watch::Sender<bool>,
@@ -135,6 +136,7 @@ impl Server {
             leaf: setup.leaf,
             policy,
             guard: setup.guard.unwrap_or_default(),
+            ledger: setup.ledger,
             audit,
             _folder: folder,
             _stop: stop,
@@ -149,10 +151,20 @@ impl Server {
         self.service.revoke(&ORGANISATION.revocations(list, DAY))
     }
 
-    /// Ends as on a signal: what was given last is written down.
+    /// Ends as on a signal: what was given last is written down. When this returns the ledger's file is closed.
     pub async fn stop(self) {
         self.service.sentry().flush().await.unwrap();
         self.service.end_all("stopped");
+        let ledger = Arc::clone(&self.ledger);
+        drop(self);
+        let key = LedgerKey::new([3; 32]);
+        let deadline = Instant::now() + SOON;
+        while let Err(LedgerError::InUse(_)) =
+            Store::open(ledger.path(), &key, NODE_A, &Floor::default(), 0)
+        {
+            assert!(Instant::now() < deadline, "the ledger stays open");
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// The audit log as it is now.
