@@ -14,6 +14,7 @@ use super::{Decision, Order, Seen, Shared, Standing, lock, random};
 use crate::audit::{AuditEvent, AuditLog};
 use crate::guard::{Change, Note, Pace, Sighting, Step, Terms, Watch};
 use crate::policy::{Principal, TeamName};
+use crate::session::now;
 
 /// How often the ledger is written, where there is something to write.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
@@ -58,7 +59,6 @@ pub(super) struct Desk {
     shared: Arc<Shared>,
     audit: AuditLog,
     written_at: Instant,
-    now: u64,
 }
 
 impl Desk {
@@ -80,7 +80,6 @@ impl Desk {
             shared,
             audit,
             written_at: Instant::now(),
-            now: 0,
         }
     }
 
@@ -148,7 +147,6 @@ impl Desk {
         terms: &Terms,
         (change, now): (Option<Change>, u64),
     ) {
-        self.now = self.now.max(now);
         self.touched.insert(principal.as_str().to_owned());
         self.stand(principal);
         let Some(change) = change else { return };
@@ -239,7 +237,7 @@ impl Desk {
             }
             Err(error) => {
                 tracing::error!(%error, "what was given cannot be written down");
-                let since = self.now.max(1);
+                let since = now().secs().max(1);
                 let first = &self.shared.unwritten_since;
                 let _ = first.compare_exchange(0, since, Ordering::Relaxed, Ordering::Relaxed);
                 Err(error)
@@ -351,7 +349,6 @@ impl Desk {
         let change = self
             .watch
             .decide(principal.as_str(), to, &terms, (now, chance), known)?;
-        self.now = self.now.max(now);
         self.touched.insert(principal.as_str().to_owned());
         let reference = self.watch.people().of(principal.as_str())?.note().reference;
         let event = AuditEvent::GuardDecided {

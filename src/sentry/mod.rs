@@ -383,3 +383,6 @@ fn random<const N: usize>() -> Result<[u8; N], SentryError> {
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,6 +181,8 @@ async fn s24_a_ledger_that_was_rolled_back_gives_nothing_back_and_everybody_stan
         }
     }
     spent(&mut bob).await;
+    // What the broker holds is what was written: at most a second old.
+    server.service.sentry().flush().await.unwrap();
     let floor = server.service.sentry().floor();
     drop(bob);
     server.stop().await;
