@@ -8,6 +8,7 @@ pub mod decide;
 pub mod document;
 pub mod excerpt;
 pub mod name;
+pub mod output;
 pub mod principal;
 pub mod source;
 
@@ -15,8 +16,9 @@ pub use action::{Action, UnknownAction};
 pub use budget::{BudgetExceeded, Budgets, Charge, SharedBudgets, Slot};
 pub use bundle::{ModelRef, PolicyBundle, PolicyError};
 pub use decide::{ClientMachine, DecisionContext, Denied, Granted, decide};
-pub use document::{Budget, POLICY_FORMAT, PolicyDocument, Team};
+pub use document::{Budget, MARK_EPOCH_MAX, POLICY_FORMAT, PolicyDocument, Team};
 pub use name::{ModelName, NameError, RuleId, TeamName};
+pub use output::{OutputRules, Switch, Together};
 pub use principal::{Principal, PrincipalError, PrincipalPattern};
 pub use source::{PolicySource, SourceError};
 

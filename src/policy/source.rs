@@ -62,6 +62,12 @@ struct Tables {
     team: BTreeMap<TeamName, Team>,
     #[serde(default)]
     models: BTreeMap<ModelName, Sha256Digest>,
+    #[serde(default = "first")]
+    mark_epoch: u32,
+}
+
+const fn first() -> u32 {
+    1
 }
 
 impl PolicySource {
@@ -84,6 +90,7 @@ impl PolicySource {
             cedar,
             teams: tables.team,
             models: tables.models,
+            mark_epoch: tables.mark_epoch,
         };
         Rules::check(&document).map_err(|error| SourceError::Policy {
             file: if error.concerns_tables() {
@@ -107,7 +114,7 @@ impl PolicyError {
     fn concerns_tables(&self) -> bool {
         matches!(
             self,
-            Self::Limit { .. } | Self::TeamsOverlap { .. } | Self::Format
+            Self::Limit { .. } | Self::TeamsOverlap { .. } | Self::MarkEpoch | Self::Format
         )
     }
 }

@@ -89,6 +89,7 @@ pub fn policy_for_all() -> PolicyDocument {
         cedar: String::new(),
         teams: BTreeMap::new(),
         models: pairs.map(named).collect(),
+        mark_epoch: 1,
     }
 }
 

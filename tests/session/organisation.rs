@@ -3,7 +3,9 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use casemate::policy::{Budget, POLICY_FORMAT, PolicyBundle, PolicyDocument, Team};
+use casemate::policy::{
+    Budget, OutputRules, POLICY_FORMAT, PolicyBundle, PolicyDocument, Team,
+};
 use casemate_attestation::test_chip::{PRODUCT, TCB, TestChip};
 use casemate_attestation::{
     Expectations, FleetChip, FleetList, Issue, Payload, Platform, ReferenceValues,
@@ -189,6 +191,7 @@ impl Organisation {
             share: SHARE,
             shared: budget,
             each: budget,
+            output: OutputRules::default(),
         };
         let document = PolicyDocument {
             format: POLICY_FORMAT.into(),
@@ -201,6 +204,7 @@ impl Organisation {
                 .into(),
             teams: [("writers".parse().unwrap(), team)].into(),
             models: [("story".parse().unwrap(), model())].into(),
+            mark_epoch: 1,
         };
         let signed = self.sign(&document, number, DAY);
         PolicyBundle::open(&signed, &self.release.public().unwrap(), 0, now()).unwrap()
