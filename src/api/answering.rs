@@ -12,9 +12,11 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::access::Caller;
 use super::body::{Answer, Piece};
+use super::outgoing::{Said, Trace};
 use super::sse::{DONE, Head, Usage, event};
 use super::{ApiError, Service};
 use crate::audit::{AuditEvent, SessionId};
+use crate::guard::keep::{Keeper, Leaked};
 use crate::policy::{Granted, Slot};
 use crate::queue::{Event, Finish, Running, TokenLogprobs};
 use crate::session::now;
@@ -37,6 +39,12 @@ pub(super) struct Answering {
     pub(super) answer_tokens: u64,
     /// Whether probabilities are told.
     pub(super) logprobs: bool,
+    /// The way out of its text.
+    pub(super) kept: Keeper<Said>,
+    /// What the audit log says of it.
+    pub(super) trace: Trace,
+    /// Its end, while text that was held back goes out before it.
+    pub(super) ending: Option<Finish>,
     /// How it ended, as the audit log says it.
     pub(super) ended: &'static str,
 }
@@ -56,13 +64,16 @@ impl Answering {
         let step = self.next_step().await;
         self.ended = match &step {
             Ok(Step::Text(..)) => READER_GONE,
-            Ok(Step::End(finish)) => finish.as_str(),
+            Ok(Step::End(finish)) => finish.reason(),
             Err(error) => error.code(),
         };
         step
     }
 
     async fn next_step(&mut self) -> Result<Step, ApiError> {
+        if let Some(finish) = self.ending.take() {
+            return Ok(Step::End(finish));
+        }
         let mut check = interval(DEADLINE_CHECK);
         loop {
             let event = tokio::select! {
@@ -80,11 +91,28 @@ impl Answering {
                     logprobs,
                 }) => {
                     self.count(tokens);
-                    Ok(Step::Text(text, logprobs))
+                    match self.kept.push(Said { text, logprobs }) {
+                        Ok(pieces) if pieces.is_empty() => continue,
+                        Ok(pieces) => Ok(joined(pieces)),
+                        // Nothing of what was held back goes out.
+                        Err(_) => Ok(Step::End(Finish::Withheld)),
+                    }
                 }
-                Some(Event::End { finish, tokens }) => {
+                Some(Event::End {
+                    finish,
+                    repeated,
+                    tokens,
+                }) => {
                     self.count(tokens.saturating_sub(self.answer_tokens));
-                    Ok(Step::End(finish))
+                    if repeated {
+                        self.trace.noted.push("repetition");
+                    }
+                    let pieces = self.kept.finish();
+                    if pieces.is_empty() {
+                        return Ok(Step::End(finish));
+                    }
+                    self.ending = Some(finish);
+                    Ok(joined(pieces))
                 }
                 Some(Event::TimedOut) => Err(ApiError::AnswerTooSlow {
                     limit_s: self.service.limits.answer_s_max,
@@ -111,8 +139,20 @@ impl Answering {
     }
 }
 
+/// Pieces as one.
+fn joined(pieces: Vec<Said>) -> Step {
+    let (mut text, mut told) = (String::new(), Vec::new());
+    for piece in pieces {
+        text.push_str(&piece.text);
+        told.extend(piece.logprobs);
+    }
+    Step::Text(text, told)
+}
+
 impl Drop for Answering {
     fn drop(&mut self) {
+        let mut noted = std::mem::take(&mut self.trace.noted);
+        noted.extend(self.kept.found().map(Leaked::as_str));
         let event = AuditEvent::Answer {
             session: SessionId(self.caller.session.id()),
             principal: self.granted.principal().clone(),
@@ -121,6 +161,8 @@ impl Drop for Answering {
             prompt_tokens: self.prompt_tokens,
             output_tokens: self.answer_tokens,
             reason: self.ended,
+            mark_epoch: self.trace.mark_epoch,
+            noted,
         };
         self.service.audit.note(now(), event);
     }

@@ -9,6 +9,7 @@ use http::Response;
 use super::access::Caller;
 use super::answering::{Answering, READER_GONE, stream, whole};
 use super::body::Answer;
+use super::outgoing::Outgoing;
 use super::sse::{Endpoint, Head};
 use super::wire::{ChatRequest, CompletionRequest, Message, Options};
 use super::{ApiError, Service};
@@ -38,7 +39,7 @@ impl Options {
 }
 
 /// What is to be continued.
-enum Source {
+pub(super) enum Source {
     Chat(Vec<Message>),
     Text(String),
 }
@@ -100,7 +101,7 @@ async fn generate(
     service: &Arc<Service>,
     caller: Caller,
     endpoint: Endpoint,
-    source: Source,
+    mut source: Source,
     options: Options,
 ) -> Result<Response<Answer>, ApiError> {
     let (reference, model) = service.served(&options.model)?;
@@ -111,6 +112,8 @@ async fn generate(
         let decided = service.decide(&caller, action, &reference).await;
         decided.map_err(|error| error.about(param))?;
     }
+    let mut outgoing = Outgoing::new(service, &granted, &*model, endpoint, &options)?;
+    let kept = outgoing.keeper(&mut source)?;
     let prompt = encode(service, &model, source, endpoint).await?;
     let prompt_tokens = prompt.0.len();
     let limit = service.limits.prompt_tokens_max;
@@ -125,6 +128,8 @@ async fn generate(
     let tokens_max = usize::try_from(slot.output_tokens_max())
         .unwrap_or(wanted)
         .min(wanted);
+    let seed = outgoing.seed(service, &granted, endpoint, &options, &prompt);
+    let mark = outgoing.mark(&options)?;
     let grammar = match options.shape {
         Some(shape) => Some(Box::new(compile(service, &model, shape).await?)),
         None => None,
@@ -137,8 +142,10 @@ async fn generate(
         sampling: options.sampling,
         grammar,
         stop: options.stop,
-        seed: options.seed,
-        logprobs: options.logprobs,
+        seed,
+        logprobs: outgoing.reveal,
+        mark,
+        repetition: outgoing.repetition(),
         deadline: Instant::now() + Duration::from_secs(service.limits.answer_s_max),
     };
     let running = service
@@ -167,6 +174,9 @@ async fn generate(
         prompt_tokens: prompt_tokens as u64,
         answer_tokens: 0,
         logprobs: options.logprobs.is_some(),
+        kept,
+        trace: outgoing.trace,
+        ending: None,
         ended: READER_GONE,
     };
     if options.stream {

@@ -8,6 +8,7 @@ mod error;
 mod fields;
 mod generate;
 mod logprobs;
+mod outgoing;
 mod record;
 mod response_format;
 mod sampling;
@@ -40,6 +41,8 @@ pub use wire::{
 use answering::json_answer;
 
 use crate::audit::AuditLog;
+use crate::guard::Outlet;
+use crate::guard::mark::MarkRoot;
 use crate::listener::{Handler, Peer};
 use crate::policy::{Action, Denied, Granted, ModelRef, PolicyBundle, Principal};
 use crate::queue::{Generator, Queue};
@@ -88,6 +91,8 @@ pub struct Parts {
     pub attestor: Attestor,
     /// Policy and budgets.
     pub access: Access,
+    /// The guard on the way out.
+    pub outlet: Outlet,
     /// The served models.
     pub queue: Queue,
     /// Open connections.
@@ -104,6 +109,7 @@ pub struct Parts {
 pub struct Service {
     attestor: Attestor,
     access: Access,
+    outlet: Outlet,
     queue: Queue,
     registry: Arc<Registry>,
     revoked: Arc<Revoked>,
@@ -120,6 +126,7 @@ impl Service {
         let Parts {
             attestor,
             access,
+            outlet,
             queue,
             registry,
             revoked,
@@ -131,6 +138,7 @@ impl Service {
         Arc::new(Self {
             attestor,
             access,
+            outlet,
             queue,
             registry,
             revoked,
@@ -147,6 +155,11 @@ impl Service {
         let digest = bundle.digest();
         self.access.replace(bundle);
         self.attestor.replace_policy_bundle(digest);
+    }
+
+    /// Puts the keys of another epoch's marks in force.
+    pub fn replace_marks(&self, root: MarkRoot) {
+        self.outlet.replace(root);
     }
 
     /// Puts a signed list of revocations in force and ends the connections that it names (S8). Returns how many. Before the

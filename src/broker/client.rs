@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 
 use super::channel::Channel;
 use super::wire;
+use crate::guard::mark::MarkRoot;
 use crate::org::authority;
 
 /// One answer of the broker may take this long.
@@ -78,6 +79,8 @@ pub struct Released {
     pub revocations: Vec<u8>,
     /// Data keys in the order of the request.
     pub keys: Vec<(PackageId, DataKey)>,
+    /// The key from which marks come.
+    pub mark: MarkRoot,
     /// Firmware that this machine's evidence reports, and that the broker verified.
     pub tcb: Option<TcbVersion>,
 }
@@ -372,6 +375,12 @@ fn read_answer(
     if answer.keys.len() != request.packages.len() {
         return Err(malformed("not one key for each package"));
     }
+    let mark: &[u8; 32] = answer
+        .mark
+        .key
+        .as_slice()
+        .try_into()
+        .map_err(|_| malformed("the key of marks is not 32 bytes"))?;
     let chain =
         CertificateDer::pem_slice_iter(answer.leaf.as_bytes()).collect::<Result<Vec<_>, _>>();
     let private_key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes());
@@ -381,6 +390,7 @@ fn read_answer(
         policy_bundle: std::mem::take(&mut answer.policy_bundle),
         revocations: std::mem::take(&mut answer.revocations),
         keys,
+        mark: MarkRoot::new(*mark, answer.mark.epoch),
         tcb: None,
     })
 }
@@ -440,6 +450,10 @@ mod tests {
             policy_bundle: Vec::new(),
             revocations: Vec::new(),
             keys: keys.iter().map(key).collect(),
+            mark: wire::MarkAnswer {
+                epoch: 1,
+                key: vec![7; 32],
+            },
         }
     }
 

@@ -11,6 +11,7 @@ use super::documents::{Documents, Issued};
 use super::refusal::Refusal;
 use super::store::Store;
 use super::wire;
+use crate::guard::mark::root_label;
 use crate::keys::{self, KeyEncryption, PackageId, RegisteredKey};
 use crate::org::Organisation;
 use crate::policy::PolicyDocument;
@@ -95,6 +96,7 @@ impl Desk {
         check_names(&verifier, &evidence, names)?;
         let (policy, document) = documents.policy(store, now)?;
         check_policy(document, packages)?;
+        let mark = self.mark(document.mark_epoch)?;
         let revocations = documents.revocations(store, now)?;
         let registered = self.keys(store)?;
         let keys = packages
@@ -109,6 +111,7 @@ impl Desk {
             policy_bundle,
             revocations,
             keys,
+            mark,
         };
         Ok(Decision { evidence, answer })
     }
@@ -190,6 +193,13 @@ impl Desk {
             id: package.id,
             key: key.expose().to_vec(),
         })
+    }
+
+    /// The key of marks of this epoch: derived where the key-encryption key is, and kept nowhere.
+    fn mark(&self, epoch: u32) -> Result<wire::MarkAnswer, Refusal> {
+        let key = self.kek.derive(&root_label(epoch))?;
+        let key = key.expose().to_vec();
+        Ok(wire::MarkAnswer { epoch, key })
     }
 
     fn issue_leaf(

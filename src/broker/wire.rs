@@ -54,6 +54,22 @@ pub(super) struct KeysAnswer {
     #[serde(with = "strict_json::base64_bytes")]
     pub(super) revocations: Vec<u8>,
     pub(super) keys: Vec<KeyAnswer>,
+    pub(super) mark: MarkAnswer,
+}
+
+/// The key from which marks come, of the epoch that the policy names.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MarkAnswer {
+    pub(super) epoch: u32,
+    #[serde(with = "strict_json::base64_bytes")]
+    pub(super) key: Vec<u8>,
+}
+
+impl Drop for MarkAnswer {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
 }
 
 /// One data key on its way to an attested server.

@@ -228,15 +228,42 @@ mod tests {
             Noise::new(&[8; 32]).seed(&principal("ada"), 7, &base),
             seed(&chosen(&plain, &[1, 2, 4])),
             seed(&chosen(&plain, &[1, 2])),
-            seed(&Chosen { endpoint: "completion", ..base }),
-            seed(&Chosen { model: Sha256Digest::of(b"other"), ..base }),
-            seed(&Chosen { shape: Some(&Shape::Object), ..base }),
-            seed(&Chosen { shape: Some(&schema), ..base }),
-            seed(&Chosen { stop: &stops, ..base }),
-            seed(&Chosen { tokens_max: None, ..base }),
-            seed(&Chosen { tokens_max: Some(11), ..base }),
-            seed(&Chosen { logprobs: Some(0), ..base }),
-            seed(&Chosen { logprobs: Some(1), ..base }),
+            seed(&Chosen {
+                endpoint: "completion",
+                ..base
+            }),
+            seed(&Chosen {
+                model: Sha256Digest::of(b"other"),
+                ..base
+            }),
+            seed(&Chosen {
+                shape: Some(&Shape::Object),
+                ..base
+            }),
+            seed(&Chosen {
+                shape: Some(&schema),
+                ..base
+            }),
+            seed(&Chosen {
+                stop: &stops,
+                ..base
+            }),
+            seed(&Chosen {
+                tokens_max: None,
+                ..base
+            }),
+            seed(&Chosen {
+                tokens_max: Some(11),
+                ..base
+            }),
+            seed(&Chosen {
+                logprobs: Some(0),
+                ..base
+            }),
+            seed(&Chosen {
+                logprobs: Some(1),
+                ..base
+            }),
             changed(|params| params.temperature = 0.9),
             changed(|params| params.temperature_order = TemperatureOrder::Last),
             changed(|params| params.top_k = 1),

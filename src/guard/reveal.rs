@@ -164,7 +164,15 @@ mod tests {
     #[test]
     fn fewer_than_a_quarter_of_the_width_are_known_whatever_policy_says() {
         let twenty = rules(|rules| rules.logprobs_max = 20);
-        for (width, known) in [(512, 20), (81, 20), (80, 19), (64, 15), (5, 1), (4, 0), (0, 0)] {
+        for (width, known) in [
+            (512, 20),
+            (81, 20),
+            (80, 19),
+            (64, 15),
+            (5, 1),
+            (4, 0),
+            (0, 0),
+        ] {
             assert_eq!(known_max(&twenty, width), known, "{width}");
             assert!(known == 0 || known * 4 < width);
         }
@@ -254,6 +262,9 @@ mod tests {
                 );
             }
         }
-        assert_eq!(ask(&plain, false, true, true).granted(&strict, WIDTH), Ok(None));
+        assert_eq!(
+            ask(&plain, false, true, true).granted(&strict, WIDTH),
+            Ok(None)
+        );
     }
 }

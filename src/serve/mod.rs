@@ -26,12 +26,14 @@ use tokio::sync::watch;
 
 pub use documents::DocumentError;
 pub use error::ServeError;
+pub use model::Served;
 pub use packages::LoadWatch;
 
 use crate::api::{Access, Machine, Parts, Service};
 use crate::audit::{AuditEvent, AuditLog, Part};
 use crate::broker::client::{BrokerAddress, ReleaseClient, ReleaseRequest, Released};
 use crate::config::{ClientDemand, Loaded, ServerConfig};
+use crate::guard::Outlet;
 use crate::listener;
 use crate::policy::PolicyBundle;
 use crate::queue::Queue;
@@ -113,10 +115,12 @@ impl Server {
         let in_force = InForce {
             policy_number: bundle.number(),
             revocation_number: revocations.number(),
+            mark_epoch: released.mark.epoch(),
         };
         record_start(&ground.audit, &config, &bundle, &revocations).await?;
         let access = Access::new(bundle, machine(&config, released.tcb));
-        let service = ground.service(&config, context, access, queue, revoked)?;
+        let outlet = Outlet::new(released.mark);
+        let service = ground.service(&config, context, (access, outlet), queue, revoked)?;
         service.revoke(&revocations);
         let identities = Arc::new(IdentitySlot::new(identity));
         let audit = ground.audit.clone();
@@ -235,7 +239,7 @@ impl Ground {
         &self,
         config: &ServerConfig,
         context: Context,
-        access: Access,
+        (access, outlet): (Access, Outlet),
         queue: Queue,
         revoked: Arc<Revoked>,
     ) -> Result<Arc<Service>, ServeError> {
@@ -244,6 +248,7 @@ impl Ground {
         Ok(Service::new(Parts {
             attestor: Attestor::new(batcher, context, client_evidence(config, &self.key)?),
             access,
+            outlet,
             queue,
             registry: Registry::new(config.limits.connections_per_principal as usize),
             revoked,

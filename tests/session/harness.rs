@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use casemate::api::{self, Access, Machine, Parts, Service};
 use casemate::audit::{AuditLog, Durability};
+use casemate::guard::Outlet;
+use casemate::guard::mark::MarkRoot;
 use casemate::listener::{self, serve};
+use casemate::policy::OutputRules;
 use casemate::queue::{Generator, Queue};
 use casemate::session::{Attestor, ClientEvidence, EvidenceBatcher, Registry};
 use casemate::tls::{ClientAuthority, IdentitySlot, Revoked, ServingIdentity};
@@ -26,6 +29,9 @@ use crate::script::Script;
 /// Planted in every prompt; found nowhere else.
 pub const PROMPT_MARKER: &str = "MARKER-PROMPT-7f3a";
 
+/// The key from which the marks of these tests come.
+pub const MARK_ROOT: [u8; 32] = [42; 32];
+
 /// How long a test waits for what must happen soon.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -39,6 +45,10 @@ pub struct Setup {
     pub places: usize,
     pub api: api::Limits,
     pub listener: listener::Limits,
+    /// What may leave in the writers' answers.
+    pub output: OutputRules,
+    /// Another model than the scripted one.
+    pub generator: Option<Arc<dyn Generator>>,
 }
 
 impl Default for Setup {
@@ -52,6 +62,8 @@ impl Default for Setup {
             places: 64,
             api: api::Limits::default(),
             listener: listener::Limits::default(),
+            output: OutputRules::default(),
+            generator: None,
         }
     }
 }
@@ -84,10 +96,10 @@ impl Server {
         logs();
         let folder = tempfile::tempdir().unwrap();
         let audit = folder.path().join("audit");
-        let bundle = ORGANISATION.policy(1);
+        let bundle = ORGANISATION.policy_for(1, setup.output);
         let policy = bundle.digest();
         let scripted = Arc::new(Script::default());
-        let generator: Arc<dyn Generator> = scripted.clone();
+        let generator = setup.generator.unwrap_or_else(|| scripted.clone());
         let batcher = EvidenceBatcher::start(setup.provider, setup.evidence_waiting_max).unwrap();
         let machine = Machine {
             platform: batcher.platform(),
@@ -97,6 +109,7 @@ impl Server {
         let service = Service::new(Parts {
             attestor: Attestor::new(batcher, context(bundle.digest()), setup.clients),
             access: Access::new(bundle, machine),
+            outlet: Outlet::new(MarkRoot::new(MARK_ROOT, 1)),
             queue: Queue::new(vec![(model(), generator)], setup.places),
             registry: Registry::new(setup.per_principal_max),
             revoked: Arc::clone(&revoked),

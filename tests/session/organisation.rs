@@ -3,9 +3,7 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use casemate::policy::{
-    Budget, OutputRules, POLICY_FORMAT, PolicyBundle, PolicyDocument, Team,
-};
+use casemate::policy::{Budget, OutputRules, POLICY_FORMAT, PolicyBundle, PolicyDocument, Team};
 use casemate_attestation::test_chip::{PRODUCT, TCB, TestChip};
 use casemate_attestation::{
     Expectations, FleetChip, FleetList, Issue, Payload, Platform, ReferenceValues,
@@ -178,6 +176,11 @@ impl Organisation {
 
     /// A policy by which writers may do everything with the model.
     pub fn policy(&self, number: u64) -> PolicyBundle {
+        self.policy_for(number, OutputRules::default())
+    }
+
+    /// The same, with rules for what leaves in their answers.
+    pub fn policy_for(&self, number: u64, output: OutputRules) -> PolicyBundle {
         let budget = Budget {
             window_seconds: 3600,
             requests: 100_000,
@@ -191,12 +194,13 @@ impl Organisation {
             share: SHARE,
             shared: budget,
             each: budget,
-            output: OutputRules::default(),
+            output,
         };
         let document = PolicyDocument {
             format: POLICY_FORMAT.into(),
             cedar: "@id(\"writers\") permit (principal in Team::\"writers\", action, resource);\n\
-                @id(\"no-seed\") forbid (principal, action == Action::\"use_seed\", resource);\n\
+                @id(\"no-seed\") forbid (principal, action == Action::\"use_seed\", resource) \
+                unless { principal == Principal::\"spiffe://example/team/writers/seeded\" };\n\
                 @id(\"no-logprobs\") forbid (principal == Principal::\"spiffe://example/team/writers/plain\", \
                 action in [Action::\"use_logprobs\", Action::\"use_logit_bias\"], resource);\n\
                 @id(\"own-evidence\") forbid (principal == Principal::\"spiffe://example/team/writers/guarded\", \

@@ -1,5 +1,6 @@
 //! The attack on the last layer at night length: `--contexts 32768` of a head of 1,024 tokens and 64 columns, through what the
-//! product tells of each context. Prints one line for each bound, and fails where one does not hold (GUARD section 8, G2).
+//! product tells of each context (GUARD section 8, G2). Fails where the width is found within a bound; how much of the layer
+//! is learned from so many contexts is told.
 
 mod attack;
 
@@ -28,19 +29,20 @@ fn main() -> ExitCode {
         .map(|_| unbounded(&head.logits()))
         .collect();
     let found = attack(&head, &all, 0);
-    let mut good = line(
-        "everything",
-        all.len(),
-        &found,
-        found.width == WIDTH && found.error < 1e-3,
-    );
+    let attacked = found.width == WIDTH && found.error < 1e-3;
+    let mut good = line("everything", all.len(), &found, attacked);
     for (known, least) in [(5, 0.90), (20, 0.75)] {
-        let seen: Vec<_> = (0..contexts)
-            .map(|_| bounded(&head.logits(), known))
-            .collect();
-        let found = attack(&head, &seen, 10);
-        let holds = found.gap_at_width < 2.0 && found.error >= least;
-        good &= line(&format!("the {known} likeliest"), contexts, &found, holds);
+        // What the caps of a budget leave, bits for bits: the width squared, 7.2 for each value.
+        let within = WIDTH * WIDTH * 10 / (known * 72);
+        for count in [within, contexts] {
+            let seen: Vec<_> = (0..count).map(|_| bounded(&head.logits(), known)).collect();
+            let found = attack(&head, &seen, 10);
+            let hidden = found.width != WIDTH && found.gap_at_width < 2.0;
+            good &= line(&format!("the {known} likeliest"), count, &found, hidden);
+            let holds = found.error >= least;
+            let word = if holds { "holds" } else { "does not hold" };
+            println!("INFO an error of at least {least} {word}");
+        }
     }
     match good {
         true => ExitCode::SUCCESS,

@@ -17,9 +17,9 @@ pub struct Grams {
 pub struct Rolling(u64);
 
 impl Rolling {
-    /// Adds a character; `leaving` is the one that stood `len` before it.
-    pub fn push(&mut self, c: char, leaving: Option<char>, len: usize) {
-        let gone = leaving.map_or(0, |c| value(c).wrapping_mul(power(len)));
+    /// Adds a character; `leaving` is the one that stood `len` before it, and `power` that of `len`.
+    pub fn push(&mut self, c: char, leaving: Option<char>, power: u64) {
+        let gone = leaving.map_or(0, |c| value(c).wrapping_mul(power));
         self.0 = self
             .0
             .wrapping_mul(BASE)
@@ -33,8 +33,14 @@ fn value(c: char) -> u64 {
     u64::from(u32::from(c)) + 1
 }
 
-fn power(len: usize) -> u64 {
-    (0..len).fold(1_u64, |power, _| power.wrapping_mul(BASE))
+/// What a character weighs `len` places later.
+pub const fn power(len: usize) -> u64 {
+    let (mut power, mut at) = (1_u64, 0);
+    while at < len {
+        power = power.wrapping_mul(BASE);
+        at += 1;
+    }
+    power
 }
 
 impl Grams {
@@ -49,17 +55,12 @@ impl Grams {
         let mut rolling = Rolling::default();
         for (at, c) in text.iter().enumerate() {
             let leaving = at.checked_sub(len).and_then(|before| text.get(before));
-            rolling.push(*c, leaving.copied(), len);
+            rolling.push(*c, leaving.copied(), power(len));
             if let Some(start) = (at + 1).checked_sub(len) {
                 grams.insert(rolling, start);
             }
         }
         grams
-    }
-
-    /// Length of its runs.
-    pub fn len(&self) -> usize {
-        self.len
     }
 
     /// Whether these characters, `len` of them with this hash, are one of its runs.
@@ -112,7 +113,7 @@ mod tests {
         let mut rolling = Rolling::default();
         let chars: Vec<char> = run.chars().collect();
         for c in &chars {
-            rolling.push(*c, None, grams.len());
+            rolling.push(*c, None, power(grams.len));
         }
         grams.has(rolling, chars.iter().copied())
     }
@@ -141,7 +142,7 @@ mod tests {
         let mut found = Vec::new();
         for (at, c) in text.iter().enumerate() {
             let leaving = at.checked_sub(6).map(|before| text[before]);
-            rolling.push(*c, leaving, 6);
+            rolling.push(*c, leaving, power(6));
             if at >= 5 && grams.has(rolling, text[at - 5..=at].iter().copied()) {
                 found.push(at);
             }

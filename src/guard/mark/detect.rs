@@ -100,7 +100,11 @@ pub fn look(texts: &[Vec<u32>], teams: &[TeamMark], bits: f64) -> Report {
 pub fn pairs_needed(bits: f64, keys: usize) -> usize {
     let at_one_bit = 176.0 + 8.1 * (keys.max(1) as f64).log2();
     // Beyond two bits tokens bring hardly more, and below a hundredth nothing is brought at all.
-    let bits = if bits.is_nan() { 0.01 } else { bits.clamp(0.01, 2.0) };
+    let bits = if bits.is_nan() {
+        0.01
+    } else {
+        bits.clamp(0.01, 2.0)
+    };
     (at_one_bit * bits.powf(-1.83)).ceil() as usize
 }
 
@@ -149,7 +153,11 @@ mod tests {
     fn pairs_count_once_and_short_texts_have_none() {
         assert!(distinct(&[vec![1, 2, 3, 4]]).is_empty());
         assert_eq!(distinct(&[vec![1, 2, 3, 4, 5]]), [([1, 2, 3, 4], 5)]);
-        let again = [vec![1, 2, 3, 4, 5], vec![1, 2, 3, 4, 5], vec![1, 2, 3, 4, 6]];
+        let again = [
+            vec![1, 2, 3, 4, 5],
+            vec![1, 2, 3, 4, 5],
+            vec![1, 2, 3, 4, 6],
+        ];
         assert_eq!(distinct(&again).len(), 2);
     }
 

@@ -137,7 +137,12 @@ fn derive(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);
     }
-    context.sign().as_ref().first_chunk().copied().unwrap_or_default()
+    context
+        .sign()
+        .as_ref()
+        .first_chunk()
+        .copied()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
