@@ -11,6 +11,7 @@ mod enrolment;
 mod error;
 mod fetch;
 pub mod machine;
+pub mod mark;
 pub mod measure;
 pub mod model;
 pub mod nvidia;
@@ -87,6 +88,8 @@ enum Command {
     Model(model::Arguments),
     /// Edit, check, try out and sign what teams may do.
     Policy(policy::Arguments),
+    /// Look for the marks of an organisation's teams in texts.
+    Mark(mark::Arguments),
     /// Fetch, pack, verify and show what vendors sign about machines.
     Collateral(collateral::Arguments),
     /// Predict what a machine will measure, before it exists.
@@ -127,6 +130,7 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Machine(arguments) => machine::run(arguments),
         Command::Model(arguments) => model::run(arguments),
         Command::Policy(arguments) => policy::run(arguments),
+        Command::Mark(arguments) => mark::run(arguments),
         Command::Collateral(arguments) => collateral::run(arguments),
         Command::Measure(arguments) => measure::run(arguments),
         Command::Nvidia(arguments) => nvidia::run(arguments),

@@ -6,7 +6,9 @@ use std::collections::HashSet;
 use casemate_models::engine::MarkKey;
 use casemate_models::engine::mark::CONTEXT;
 
-use super::tail::ln_tail;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::tail::{ln_tail, uniform_p};
 use super::{SUB_KEYS, TeamMark};
 
 /// The chance of naming any team for a text of nobody's: over all keys together.
@@ -92,6 +94,42 @@ pub fn look(texts: &[Vec<u32>], teams: &[TeamMark], bits: f64) -> Report {
         findings,
         verdict,
     }
+}
+
+/// How a text scores under keys of nobody.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Calibration {
+    /// How many keys.
+    pub decoys: usize,
+    /// How likely uniform p-values lie as these do: a small number says that p-values of this text mean nothing.
+    pub uniform_p: f64,
+}
+
+/// Scores texts under `decoys` random keys, under which they cannot be marked.
+///
+/// # Errors
+/// When the system gives no randomness.
+pub fn calibrate(texts: &[Vec<u32>], decoys: usize) -> Result<Calibration, std::io::Error> {
+    let random = SystemRandom::new();
+    let key = |_| {
+        let mut bytes = [0; 16];
+        let filled = random.fill(&mut bytes);
+        filled.map_err(|_| std::io::Error::other("no randomness from the operating system"))?;
+        Ok::<_, std::io::Error>(MarkKey::from_bytes(bytes))
+    };
+    let keys = (0..decoys).map(key).collect::<Result<Vec<_>, _>>()?;
+    Ok(Calibration {
+        decoys,
+        uniform_p: uniform_p(&p_values(texts, &keys)),
+    })
+}
+
+/// The p-value of texts, as one, under each key by itself.
+#[must_use]
+pub fn p_values(texts: &[Vec<u32>], keys: &[MarkKey]) -> Vec<f64> {
+    let pairs = distinct(texts);
+    let under = |key: &MarkKey| ln_tail(pairs.len(), score(key, &pairs)).exp();
+    keys.iter().map(under).collect()
 }
 
 /// Pairs at which 95 of 100 marked texts are told, of `bits` of entropy per token, when `keys` are tried. Fitted to simulated

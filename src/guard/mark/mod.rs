@@ -6,10 +6,11 @@
 //! answers, and who collects answers of one team does not see one noise.
 
 pub mod detect;
+pub mod entropy;
 mod tail;
 
-pub use detect::{Finding, Report, Verdict, look, pairs_needed};
-pub use tail::ln_tail;
+pub use detect::{Calibration, Finding, Report, Verdict, calibrate, look, p_values, pairs_needed};
+pub use tail::{ln_tail, uniform_p};
 
 use std::fmt;
 
