@@ -12,8 +12,7 @@ use serde_json::json;
 use super::{CommandError, ExitCode, model};
 use crate::guard::keep::Scan;
 use crate::guard::mark::{
-    Calibration, MarkRoot, Report, SUB_KEYS, TeamMark, Verdict, calibrate, entropy, look,
-    root_label,
+    Calibration, MarkRoot, Report, TeamMark, Verdict, calibrate, entropy, look, root_label,
 };
 use crate::keys::KeyEncryption;
 use crate::org::{Organisation, documents};
@@ -45,7 +44,7 @@ enum Verb {
 struct Verify {
     /// The text.
     file: PathBuf,
-    /// The file has a JSON object with a field `text` on each line; all of them count as one text.
+    /// The file has a JSON object with a field `text` on each line: an answer each, judged together.
     #[arg(long)]
     jsonl: bool,
     /// The organisation's folder: its key-encryption key gives the keys, its policy the teams.
@@ -258,20 +257,15 @@ impl Found {
         let how = if self.measured { "measured" } else { "assumed" };
         println!("INFO mark-text {tokens} tokens, {pairs} distinct pairs of context and token");
         println!("INFO mark-entropy {:.2} bits per token, {how}", self.bits);
-        println!("INFO mark-keys {keys} keys tried, {SUB_KEYS} for each team and epoch");
+        println!("INFO mark-keys {keys} keys, or teams with all their keys, were tried");
         let Calibration { decoys, uniform_p } = self.calibration;
         println!(
             "INFO mark-null {decoys} keys of nobody: their p-values are uniform with p = {uniform_p:.3}"
         );
         for finding in findings {
             println!(
-                "INFO mark-team {} epoch {}: p = 1e{:.1}, over all keys 1e{:.1} (score {:.3}, sub-key {})",
-                finding.team,
-                finding.epoch,
-                finding.log10_p,
-                finding.log10_p_family,
-                finding.score,
-                finding.sub_key
+                "INFO mark-team {} epoch {}: p = 1e{:.1}, over all keys 1e{:.1} (score {:.3})",
+                finding.team, finding.epoch, finding.log10_p, finding.log10_p_family, finding.score,
             );
         }
         for (team, epoch) in &self.canaries {

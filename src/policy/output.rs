@@ -86,3 +86,34 @@ impl OutputRules {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_absent_is_strict_and_what_is_unknown_or_too_much_is_refused() {
+        let read = |text: &str| toml::from_str::<OutputRules>(text);
+        let rules = read("").unwrap();
+        assert!(rules.is_default());
+        assert_eq!(
+            (rules.logprobs_max, rules.temperature_percent_max),
+            (5, 150)
+        );
+        assert_eq!((rules.mark, rules.repetition), (Switch::Off, Switch::On));
+        let text = "logprobs_max = 20\ntogether = [\"seed_and_logprobs\"]\nmark = \"on\"\nleak = \"shadow\"";
+        let rules = read(text).unwrap();
+        assert_eq!((rules.mark, rules.leak), (Switch::On, Switch::Shadow));
+        assert!(rules.together.contains(&Together::SeedAndLogprobs));
+        assert_eq!(rules.check(), Ok(()));
+        for wrong in ["marks = \"on\"", "mark = true", "together = [\"all\"]"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        for (wrong, word) in [
+            ("logprobs_max = 21", "logprobs_max"),
+            ("temperature_percent_max = 201", "temperature_percent_max"),
+        ] {
+            assert!(read(wrong).unwrap().check().unwrap_err().contains(word));
+        }
+    }
+}

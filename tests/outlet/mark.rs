@@ -99,7 +99,7 @@ fn told(count: usize, tokens: usize, scale: f64) -> (usize, f64) {
 
 #[test]
 fn g08_marked_answers_are_told_at_the_length_that_is_said_to_be_needed() {
-    for (count, tokens, scale, bits) in [(100, 300, 2.55, 1.0), (20, 2500, 5.6, 0.3)] {
+    for (count, tokens, scale, bits) in [(100, 300, 4.3, 1.0), (20, 2500, 11.7, 0.3)] {
         let (found, mean) = told(count, tokens, scale);
         println!(
             "{tokens} tokens of {mean:.2} bits: {found} of {count} told, {} needed",
@@ -113,7 +113,7 @@ fn g08_marked_answers_are_told_at_the_length_that_is_said_to_be_needed() {
 #[test]
 fn g08_without_a_mark_nobody_is_named_and_p_values_are_uniform() {
     let teams = teams();
-    let mut simulated = Simulated::new(9, 2.55);
+    let mut simulated = Simulated::new(9, 4.3);
     let mut all = Vec::new();
     for at in 0..40 {
         let answer = simulated.answer(300, None);
@@ -268,7 +268,7 @@ fn g10_repeats_of_a_prompt_stay_different() {
         let texts = write(&model, "Lily saw a", marks, 40);
         texts.into_iter().collect::<HashSet<_>>().len()
     };
-    let marked: Vec<_> = (0..50).map(|at| Some(team.sub_key(at * 11))).collect();
+    let marked: Vec<_> = (0..50).map(|at| Some(team.sub_key(at % 16))).collect();
     let (marked, plain) = (distinct(&marked), distinct(&vec![None; 50]));
     println!("{marked} different answers with a mark, {plain} without");
     assert!(marked * 100 >= plain * 95);

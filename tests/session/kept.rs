@@ -91,7 +91,7 @@ async fn a_canary_stands_in_the_prompt_and_never_in_an_answer() {
     let canary = MarkRoot::new(MARK_ROOT, 1).team("writers").canary();
     let (text, reason) = said(&mut raw, &told("go on", true)).await;
     assert!(
-        text.contains(SECRET),
+        text.contains("slots are released at 04:40 local time, and Pier Nine is"),
         "the prompt itself is not kept: {text}"
     );
     assert_eq!(reason, "content_filter");

@@ -332,8 +332,9 @@ async fn s18_a_seed_repeats_a_request_and_nothing_else() {
     let server = serving(&model, output).await;
     let mut raw = Raw::attested(&server, "seeded").await;
     let body = |change: &Value| {
-        let mut body = json!({"model": "story", "messages": [{"role": "user", "content": "What is a river?"}],
-            "max_tokens": 24, "seed": 7});
+        let mut body = json!({"model": "story", "messages": [{"role": "user", "content": "Tell me of her"}],
+            "max_tokens": 24, "seed": 7,
+            "temperature": 1.5});
         for (name, value) in change.as_object().unwrap() {
             body[name] = value.clone();
         }
@@ -343,13 +344,13 @@ async fn s18_a_seed_repeats_a_request_and_nothing_else() {
     for change in [
         json!({}),
         json!({"seed": 8}),
-        json!({"temperature": 0.99}),
+        json!({"temperature": 1.49}),
         json!({"top_p": 0.999}),
         json!({"stop": ["never said"]}),
         json!({"max_tokens": 25}),
         json!({"logprobs": true}),
         json!({"presence_penalty": 0.001}),
-        json!({"messages": [{"role": "user", "content": "What is a river? "}]}),
+        json!({"messages": [{"role": "user", "content": "Tell me of her "}]}),
     ] {
         let mut said = Vec::new();
         for _ in 0..2 {

@@ -24,9 +24,9 @@ pub struct Finding {
     pub team: String,
     /// The epoch of its keys.
     pub epoch: u32,
-    /// Which of its sub-keys.
-    pub sub_key: u8,
-    /// Mean score of a pair: 1 where there is no mark.
+    /// Which of its sub-keys, where the text is one answer.
+    pub sub_key: Option<u8>,
+    /// Mean score of a pair, or of an answer where there are several: 1 where there is no mark.
     pub score: f64,
     /// Decimal logarithm of the p-value under this key alone.
     pub log10_p: f64,
@@ -67,19 +67,29 @@ pub struct Report {
     pub verdict: Verdict,
 }
 
-/// Looks for the marks of `teams` in texts of tokens, whose tokens have `bits` of entropy on average.
+/// Looks for the marks of `teams` in texts of tokens, whose tokens have `bits` of entropy on average. One text is taken for one
+/// answer, several for an answer each, in whatever sub-keys they are marked.
 #[must_use]
 pub fn look(texts: &[Vec<u32>], teams: &[TeamMark], bits: f64) -> Report {
     let pairs = distinct(texts);
-    let keys = teams.len() * usize::from(SUB_KEYS);
-    let pairs_needed = pairs_needed(bits, keys);
+    let count = pairs.iter().map(Vec::len).sum();
+    let (keys, room) = match pairs.len() {
+        0 | 1 => (teams.len() * usize::from(SUB_KEYS), 1),
+        // Each answer is tried under all sub-keys by itself, which takes more text.
+        _ => (teams.len(), 2),
+    };
+    let pairs_needed = room * pairs_needed(bits, teams.len() * usize::from(SUB_KEYS));
     let mut findings: Vec<Finding> = teams
         .iter()
-        .filter_map(|team| likeliest(team, &pairs, keys))
+        .filter_map(|team| match &*pairs {
+            [] => None,
+            [pairs] => likeliest(team, pairs, keys),
+            several => Some(over_all(team, several, keys)),
+        })
         .collect();
     findings.sort_by(|a, b| a.log10_p.total_cmp(&b.log10_p));
     let verdict = match findings.first() {
-        _ if pairs.len() < pairs_needed => Verdict::TooShort,
+        _ if count < pairs_needed => Verdict::TooShort,
         Some(best) if best.log10_p_family <= FALSE_POSITIVES.log10() => Verdict::Marked {
             team: best.team.clone(),
             epoch: best.epoch,
@@ -88,7 +98,7 @@ pub fn look(texts: &[Vec<u32>], teams: &[TeamMark], bits: f64) -> Report {
     };
     Report {
         tokens: texts.iter().map(Vec::len).sum(),
-        pairs: pairs.len(),
+        pairs: count,
         pairs_needed,
         keys,
         findings,
@@ -127,7 +137,7 @@ pub fn calibrate(texts: &[Vec<u32>], decoys: usize) -> Result<Calibration, std::
 /// The p-value of texts, as one, under each key by itself.
 #[must_use]
 pub fn p_values(texts: &[Vec<u32>], keys: &[MarkKey]) -> Vec<f64> {
-    let pairs = distinct(texts);
+    let pairs: Vec<Pair> = distinct(texts).concat();
     let under = |key: &MarkKey| ln_tail(pairs.len(), score(key, &pairs)).exp();
     keys.iter().map(under).collect()
 }
@@ -146,17 +156,25 @@ pub fn pairs_needed(bits: f64, keys: usize) -> usize {
     (at_one_bit * bits.powf(-1.83)).ceil() as usize
 }
 
-/// Each pair once, in the order of contexts: one that comes again has the same noise and says nothing new.
-fn distinct(texts: &[Vec<u32>]) -> Vec<Pair> {
-    let windows = texts.iter().flat_map(|text| text.windows(CONTEXT + 1));
-    let pair = |window: &[u32]| {
-        let (token, context) = window.split_last()?;
-        Some((context.try_into().ok()?, *token))
+/// Each pair once, in the first text that has it: one that comes again has the same noise and says nothing new. Texts without
+/// any are left out.
+fn distinct(texts: &[Vec<u32>]) -> Vec<Vec<Pair>> {
+    let mut seen = HashSet::new();
+    let of_text = |text: &Vec<u32>| {
+        let pair = |window: &[u32]| {
+            let (token, context) = window.split_last()?;
+            Some((context.try_into().ok()?, *token))
+        };
+        let pairs = text.windows(CONTEXT + 1).filter_map(pair);
+        pairs
+            .filter(|pair| seen.insert(*pair))
+            .collect::<Vec<Pair>>()
     };
-    let pairs: HashSet<Pair> = windows.filter_map(pair).collect();
-    let mut pairs: Vec<Pair> = pairs.into_iter().collect();
-    pairs.sort_unstable();
+    let pairs: Vec<Vec<Pair>> = texts.iter().map(of_text).collect();
     pairs
+        .into_iter()
+        .filter(|pairs| !pairs.is_empty())
+        .collect()
 }
 
 /// The sum of scores under a key: exponential numbers of mean 1 without a mark.
@@ -165,21 +183,52 @@ fn score(key: &MarkKey, pairs: &[Pair]) -> f64 {
     pairs.iter().map(one).sum()
 }
 
+/// One answer under the sub-key that fits it best.
 fn likeliest(team: &TeamMark, pairs: &[Pair], keys: usize) -> Option<Finding> {
     let under = |sub_key: u8| {
         let sum = score(&team.sub_key(sub_key), pairs);
-        let log10_p = ln_tail(pairs.len(), sum) / std::f64::consts::LN_10;
-        Finding {
-            team: team.team().to_owned(),
-            epoch: team.epoch(),
-            sub_key,
-            score: sum / pairs.len().max(1) as f64,
-            log10_p,
-            log10_p_family: (log10_p + (keys as f64).log10()).min(0.0),
-        }
+        let ln_p = ln_tail(pairs.len(), sum);
+        finding(
+            team,
+            Some(sub_key),
+            sum / pairs.len().max(1) as f64,
+            ln_p,
+            keys,
+        )
     };
     let all = (0..SUB_KEYS).map(under);
     all.min_by(|a, b| a.log10_p.total_cmp(&b.log10_p))
+}
+
+/// Several answers: each under the sub-key that fits it best, corrected for the choice (Sidak), and all of them together
+/// (Fisher). P-values of independent keys are uniform, so the logarithms add up to a Gamma number again.
+fn over_all(team: &TeamMark, answers: &[Vec<Pair>], keys: usize) -> Finding {
+    let sub_keys: Vec<MarkKey> = (0..SUB_KEYS).map(|number| team.sub_key(number)).collect();
+    let of_answer = |pairs: &Vec<Pair>| {
+        let under = |key| ln_tail(pairs.len(), score(key, pairs));
+        let least = sub_keys.iter().map(under).fold(0.0, f64::min);
+        // 1 - (1 - p)^16, without losing the small ones.
+        let corrected = -(f64::from(SUB_KEYS) * (-least.exp()).ln_1p()).exp_m1();
+        -match least < -30.0 {
+            true => least + f64::from(SUB_KEYS).ln(),
+            false => corrected.ln(),
+        }
+    };
+    let sum: f64 = answers.iter().map(of_answer).sum();
+    let ln_p = ln_tail(answers.len(), sum);
+    finding(team, None, sum / answers.len().max(1) as f64, ln_p, keys)
+}
+
+fn finding(team: &TeamMark, sub_key: Option<u8>, score: f64, ln_p: f64, keys: usize) -> Finding {
+    let log10_p = ln_p / std::f64::consts::LN_10;
+    Finding {
+        team: team.team().to_owned(),
+        epoch: team.epoch(),
+        sub_key,
+        score,
+        log10_p,
+        log10_p_family: (log10_p + (keys as f64).log10()).min(0.0),
+    }
 }
 
 #[cfg(test)]
@@ -190,13 +239,14 @@ mod tests {
     #[test]
     fn pairs_count_once_and_short_texts_have_none() {
         assert!(distinct(&[vec![1, 2, 3, 4]]).is_empty());
-        assert_eq!(distinct(&[vec![1, 2, 3, 4, 5]]), [([1, 2, 3, 4], 5)]);
+        assert_eq!(distinct(&[vec![1, 2, 3, 4, 5]]), [[([1, 2, 3, 4], 5)]]);
         let again = [
             vec![1, 2, 3, 4, 5],
             vec![1, 2, 3, 4, 5],
             vec![1, 2, 3, 4, 6],
         ];
-        assert_eq!(distinct(&again).len(), 2);
+        let found = distinct(&again);
+        assert_eq!(found, [[([1, 2, 3, 4], 5)], [([1, 2, 3, 4], 6)]]);
     }
 
     #[test]
@@ -217,6 +267,9 @@ mod tests {
         let report = look(&[(0..400).collect()], &teams, 1.0);
         assert_eq!(report.verdict, Verdict::NotMarked);
         assert_eq!(report.findings.len(), 1);
+        let two = look(&[(0..600).collect(), (600..1200).collect()], &teams, 1.0);
+        assert_eq!((two.keys, two.verdict), (1, Verdict::NotMarked));
+        assert_eq!(two.pairs_needed, 2 * report.pairs_needed);
         let nobody = look(&[(0..400).collect()], &[], 1.0);
         assert_eq!(nobody.verdict, Verdict::NotMarked);
     }

@@ -93,7 +93,8 @@ mod tests {
         let mut before = 0.0;
         for sum in (1..200).map(|sum| f64::from(sum) * 20.0) {
             let tail = ln_tail(1000, sum);
-            assert!(tail <= before);
+            // Near 1 only rounding is left.
+            assert!(tail <= before + 1e-9, "{sum}: {tail} after {before}");
             before = tail;
         }
         // One deviation above the mean of 100,000: near 0.1587.
