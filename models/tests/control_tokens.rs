@@ -63,7 +63,7 @@ fn vocabularies() -> Option<Vec<Vocabulary>> {
         };
         let added: Vec<(u32, String)> = (0_u32..)
             .zip(tokens.iter().zip(kinds))
-            .filter(|(_, (text, kind))| *kind == 3 || (*kind == 4 && !is_text(text)))
+            .filter(|(_, (text, kind))| **kind == 3 || (**kind == 4 && !is_text(text)))
             .map(|(id, (text, _))| (id, text.to_owned()))
             .collect();
         all.push(Vocabulary {

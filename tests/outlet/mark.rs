@@ -98,8 +98,8 @@ fn told(count: usize, tokens: usize, scale: f64) -> (usize, f64) {
 }
 
 #[test]
-fn g08_marked_answers_are_told_at_the_length_that_is_said_to_be_needed() {
-    for (count, tokens, scale, bits) in [(100, 300, 4.3, 1.0), (20, 2500, 11.7, 0.3)] {
+fn marked_answers_are_told_at_the_length_that_is_said_to_be_needed() {
+    for (count, tokens, scale, bits) in [(100, 300, 4.3, 1.0), (20, 2500, 10.0, 0.33)] {
         let (found, mean) = told(count, tokens, scale);
         println!(
             "{tokens} tokens of {mean:.2} bits: {found} of {count} told, {} needed",
@@ -111,7 +111,7 @@ fn g08_marked_answers_are_told_at_the_length_that_is_said_to_be_needed() {
 }
 
 #[test]
-fn g08_without_a_mark_nobody_is_named_and_p_values_are_uniform() {
+fn without_a_mark_nobody_is_named_and_p_values_are_uniform() {
     let teams = teams();
     let mut simulated = Simulated::new(9, 4.3);
     let mut all = Vec::new();
@@ -131,7 +131,7 @@ fn tokenizer(name: &str) -> Option<Tokenizer> {
 
 /// G8, the null: honest answers of another model, cut by real vocabularies, score like chance under every key.
 #[test]
-fn g08_honest_answers_have_uniform_p_values() {
+fn honest_answers_have_uniform_p_values() {
     let Some(answers) = texts("traffic/benign_answers.jsonl") else {
         return;
     };
@@ -225,7 +225,7 @@ fn write(
 
 /// Text goes out, and is cut into tokens again by whoever looks: the mark survives that, and tells the team.
 #[test]
-fn g08_a_real_models_answers_tell_their_team() {
+fn a_real_models_answers_tell_their_team() {
     let Some(model) = stories() else { return };
     let teams = teams();
     let tokens = |text: &String| model.text().tokenizer().encode_text(text).unwrap();
@@ -261,7 +261,7 @@ fn g08_a_real_models_answers_tell_their_team() {
 
 /// G10: a prompt that is asked fifty times gets as many different answers as without a mark.
 #[test]
-fn g10_repeats_of_a_prompt_stay_different() {
+fn repeats_of_a_prompt_stay_different() {
     let Some(model) = stories() else { return };
     let team = MarkRoot::new([6; 32], 1).team("red");
     let distinct = |marks: &[Option<MarkKey>]| {
@@ -276,7 +276,7 @@ fn g10_repeats_of_a_prompt_stay_different() {
 
 /// G10: what is drawn with a mark is as likely under the model as what is drawn without.
 #[test]
-fn g10_perplexity_is_the_models_own() {
+fn perplexity_is_the_models_own() {
     let Some(path) = shared("models/stories260K/stories260K-F32.gguf") else {
         return;
     };

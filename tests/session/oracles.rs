@@ -20,6 +20,7 @@ use crate::harness::{Server, Setup};
 use crate::raw::{Answer, Raw};
 
 const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
 /// Values of a place that anything may be known of, by default.
 const KNOWN: usize = 5;
 /// Rounding, and what a batch adds up in another order.
@@ -332,7 +333,7 @@ async fn s18_a_seed_repeats_a_request_and_nothing_else() {
     let server = serving(&model, output).await;
     let mut raw = Raw::attested(&server, "seeded").await;
     let body = |change: &Value| {
-        let mut body = json!({"model": "story", "messages": [{"role": "user", "content": "Tell me of her"}],
+        let mut body = json!({"model": "story", "prompt": "It was",
             "max_tokens": 24, "seed": 7,
             "temperature": 1.5});
         for (name, value) in change.as_object().unwrap() {
@@ -348,27 +349,27 @@ async fn s18_a_seed_repeats_a_request_and_nothing_else() {
         json!({"top_p": 0.999}),
         json!({"stop": ["never said"]}),
         json!({"max_tokens": 25}),
-        json!({"logprobs": true}),
+        json!({"logprobs": 1}),
         json!({"presence_penalty": 0.001}),
-        json!({"messages": [{"role": "user", "content": "Tell me of her "}]}),
+        json!({"prompt": "It was "}),
     ] {
         let mut said = Vec::new();
         for _ in 0..2 {
-            let answer = raw.post(CHAT, &body(&change)).await.ok();
-            let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+            let answer = raw.post(COMPLETIONS, &body(&change)).await.ok();
+            let text = answer["choices"][0]["text"].as_str().unwrap();
             said.push(text.to_owned());
         }
         assert_eq!(said[0], said[1], "{change}");
         let mut streamed = body(&change);
         streamed["stream"] = json!(true);
-        let streamed = raw.post(CHAT, &streamed).await.text();
+        let streamed = raw.post(COMPLETIONS, &streamed).await.text();
         let pieces = streamed
             .lines()
             .filter_map(|line| line.strip_prefix("data: {"));
         let text: String = pieces
             .filter_map(|data| {
                 let chunk: Value = serde_json::from_str(&format!("{{{data}")).unwrap();
-                Some(chunk["choices"][0]["delta"]["content"].as_str()?.to_owned())
+                Some(chunk["choices"][0]["text"].as_str()?.to_owned())
             })
             .collect();
         assert_eq!(text, said[0], "{change}");
@@ -381,9 +382,31 @@ async fn s18_a_seed_repeats_a_request_and_nothing_else() {
     // Another principal's noise is his own.
     let error = Raw::attested(&server, "ada")
         .await
-        .post(CHAT, &body(&json!({})))
+        .post(COMPLETIONS, &body(&json!({})))
         .await;
     assert_eq!(error.error(403, "policy_denied")["param"], "seed");
+}
+
+#[tokio::test]
+async fn s25_a_generator_gives_no_hidden_states() {
+    let server = Server::ordinary().await;
+    let mut raw = Raw::attested(&server, "ada").await;
+    let embed = json!({"model": "story", "input": "one two", "encoding_format": "float"});
+    raw.post("/v1/embeddings", &embed)
+        .await
+        .error(404, "not_found");
+    for (name, value) in [
+        ("return_hidden_states", json!(true)),
+        ("output_hidden_states", json!(true)),
+        ("return_embeddings", json!(1)),
+        ("pooling", json!("last")),
+    ] {
+        let mut body = crate::raw::chat("one two", false);
+        body[name] = value;
+        let error = raw.post(CHAT, &body).await;
+        assert_eq!(error.error(400, "unsupported_parameter")["param"], name);
+    }
+    server.saw_nothing();
 }
 
 /// A shape of the answer beside probabilities shows raw ones, where policy grants both.
