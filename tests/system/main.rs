@@ -17,6 +17,7 @@ mod draft;
 mod enrolment;
 mod hostile;
 mod markers;
+mod marks;
 mod measure;
 mod openai;
 mod place;
