@@ -4,23 +4,20 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::place::{Part, Place, eventually, http};
+use crate::place::{Answer, Part, Place, eventually, http};
 
-/// An answer with choice in its words.
-fn story(connect: &Part) -> String {
+/// Asks for an answer with choice in its words.
+fn ask(connect: &Part) -> Answer {
     let body = serde_json::json!({"model": "default", "temperature": 1.5, "max_tokens": 200, "prompt": "It was"});
-    let answer = http(
-        &connect.ready,
-        "POST",
-        "completions",
-        body.to_string().as_bytes(),
-    )
-    .unwrap();
+    let body = body.to_string();
+    http(&connect.ready, "POST", "completions", body.as_bytes()).unwrap()
+}
+
+fn story(connect: &Part) -> String {
+    let answer = ask(connect);
     assert_eq!(answer.status, 200, "{}", answer.body);
-    answer.json()["choices"][0]["text"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+    let text = answer.json()["choices"][0]["text"].clone();
+    text.as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -68,7 +65,8 @@ fn answers_carry_the_mark_of_the_policys_epoch_and_are_traced() {
         Duration::from_secs(30),
         "answers carry the second epoch's mark",
         || {
-            story(&connect);
+            // Its session is stale until connect has attested again.
+            ask(&connect);
             audit().contains("\"mark_epoch\":2")
         },
     );
