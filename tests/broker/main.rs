@@ -11,6 +11,7 @@
 )]
 
 mod connection;
+mod gpus;
 mod place;
 mod raw;
 
@@ -20,14 +21,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use casemate::broker::client::{PackageRequest, ReleaseClient, ReleaseError, ReleaseRequest};
+use casemate::broker::client::{
+    OwnMachine, PackageRequest, ReleaseClient, ReleaseError, ReleaseRequest,
+};
 use casemate::guard::mark::{MarkRoot, root_label};
 use casemate::keys::{KeyEncryption, PackageId};
 use casemate::org::{Organisation, authority, documents};
 use casemate::policy::PolicyDocument;
 use casemate_attestation::{
-    EvidenceProvider, FleetList, Issue, Measurement, Platform, ReferenceValues, Revocations,
-    SignedDocument, UnixTime,
+    FleetList, Issue, Measurement, Platform, ReferenceValues, Revocations, SignedDocument, UnixTime,
 };
 
 use rustls_pki_types::CertificateDer;
@@ -491,10 +493,10 @@ fn a_broker_killed_at_any_point_starts_again_and_forgets_no_epoch() {
             ..place.request.clone()
         };
         let address = broker.address.clone();
-        let chip: Arc<dyn EvidenceProvider> = Arc::new(place.chip.clone());
+        let machine = OwnMachine::alone(Arc::new(place.chip.clone()));
         let asked = std::thread::spawn(move || {
             runtime()
-                .block_on(ReleaseClient::release(&address, chip, &request))
+                .block_on(ReleaseClient::release(&address, &machine, &request))
                 .is_ok()
         });
         std::thread::sleep(std::time::Duration::from_millis(round * 3));
