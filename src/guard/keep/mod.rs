@@ -1,4 +1,4 @@
-//! What is kept in: system prompts, whatever they are disguised as ([`scan`]), and canaries. The text of an answer passes
+//! What is kept in: system prompts, whatever they are disguised as ([`Scan`]), and canaries. The text of an answer passes
 //! through a [`Keeper`], which holds back what may become a leak and never gives it out once it is one.
 
 mod grams;
