@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use casemate_attestation::Sha256Digest;
-use casemate_models::engine::SamplingParams;
+use casemate_models::engine::{MarkKey, RepetitionRule, Reveal, SamplingParams};
 use casemate_models::grammar::{Grammar, GrammarError, Shape};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -50,10 +50,14 @@ pub struct Job {
     pub grammar: Option<Box<Grammar>>,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
-    /// The caller's seed.
+    /// What the draws come from: never the caller's own seed, which says how two draws compare.
     pub seed: Option<u64>,
-    /// Of how many of the likeliest tokens the probabilities are told beside each token's own; without it of none.
-    pub logprobs: Option<usize>,
+    /// What is told of probabilities; without it nothing.
+    pub logprobs: Option<Reveal>,
+    /// Whose mark the answer carries; without it nobody's.
+    pub mark: Option<MarkKey>,
+    /// When an answer that repeats itself ends; without it never.
+    pub repetition: Option<RepetitionRule>,
     /// When the answer ends, complete or not.
     pub deadline: Instant,
 }
@@ -75,6 +79,8 @@ pub enum Event {
     End {
         /// Why.
         finish: Finish,
+        /// Whether it repeated itself as often as its job says, ended by it or not.
+        repeated: bool,
         /// Tokens of the whole answer.
         tokens: u64,
     },
@@ -116,6 +122,10 @@ pub enum Finish {
     Stop,
     /// No tokens left.
     Length,
+    /// It said the same again and again.
+    Repetition,
+    /// What would have followed is kept in.
+    Withheld,
 }
 
 impl Finish {
@@ -124,6 +134,16 @@ impl Finish {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::Repetition | Self::Withheld => "content_filter",
+        }
+    }
+
+    /// The word of the audit log.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Repetition => "repetition",
+            Self::Withheld => "withheld",
+            _ => self.as_str(),
         }
     }
 }
@@ -164,6 +184,9 @@ impl Events {
 pub trait Generator: Send + Sync + 'static {
     /// Tokens that prompt and answer may have together.
     fn context_tokens(&self) -> usize;
+
+    /// Columns of its residual stream. Fewer than a quarter as many probabilities of a place are told.
+    fn width(&self) -> usize;
 
     /// Tokens of a conversation, under the model's template.
     ///

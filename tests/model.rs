@@ -12,8 +12,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use casemate::org::{InitOptions, Name, init};
+use casemate::guard::mark::{MarkRoot, TeamMark, root_label};
+use casemate::keys::KeyEncryption;
+use casemate::org::{InitOptions, Name, Organisation, init};
 use casemate_attestation::UnixTime;
+use casemate_models::LoadedModel;
+use casemate_models::engine::{EngineLimits, Event, GenerateRequest, SamplingParams, Tenant};
+use casemate_models::weights::GgufFile;
 
 /// An organisation and a model in a folder of their own.
 struct Place(tempfile::TempDir);
@@ -42,8 +47,11 @@ impl Place {
     }
 
     fn model(&self, words: &[&str]) -> Run {
+        self.run(&[&["model"], words].concat())
+    }
+
+    fn run(&self, words: &[&str]) -> Run {
         let output = Command::new(env!("CARGO_BIN_EXE_casemate"))
-            .arg("model")
             .args(words)
             .current_dir(self.0.path())
             .output()
@@ -93,6 +101,119 @@ impl Run {
 
 fn default_model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default/casemate-default-Q8_0.gguf")
+}
+
+/// Answers of the default model, as lines of JSON.
+fn answers(mark: Option<&TeamMark>, count: usize) -> String {
+    let file = GgufFile::open(&default_model()).unwrap();
+    let loaded = LoadedModel::load(&file, EngineLimits::default(), &mut |_, _| {}).unwrap();
+    let running = loaded.spawn().unwrap();
+    let mut lines = String::new();
+    for at in 0..count {
+        let (sender, events) = std::sync::mpsc::channel();
+        let request = GenerateRequest {
+            tenant: Tenant([0; 32]),
+            weight: 1,
+            prompt: running.encode_text("It was").unwrap(),
+            sampling: SamplingParams {
+                temperature: 1.5,
+                ..SamplingParams::default()
+            },
+            tokens_max: Some(200),
+            stop: Vec::new(),
+            seed: None,
+            grammar: None,
+            logprobs: None,
+            mark: mark.map(|team| team.sub_key(at as u8)),
+            repetition: None,
+            deadline: None,
+        };
+        let sink = Box::new(move |event| {
+            let _ = sender.send(event);
+            std::ops::ControlFlow::Continue(())
+        });
+        let _ticket = running.engine().submit(request, sink).unwrap();
+        let mut text = String::new();
+        while let Ok(Event::Text { text: more, .. }) = events.recv() {
+            text += &more;
+        }
+        lines += &(serde_json::json!({ "text": text }).to_string() + "\n");
+    }
+    lines
+}
+
+/// G8 from end to end: answers are marked with the keys that the organisation's broker would release, and found again.
+#[test]
+fn marked_answers_are_traced_to_their_team() {
+    let place = Place::new();
+    place.seal("1", "m.casemate").works();
+    fs::create_dir(place.path("acme/policy")).unwrap();
+    let budget = "{ window_seconds = 60, requests = 1, tokens = 1, concurrency = 1 }";
+    let team = |name: &str| {
+        format!(
+            "[team.{name}]\nprincipals = [\"spiffe://acme/team/{name}/*\"]\noutput_tokens_max = 9\n\
+             session_seconds = 60\nshared = {budget}\neach = {budget}\n\n"
+        )
+    };
+    let tables = format!("mark_epoch = 2\n\n{}{}", team("red"), team("blue"));
+    fs::write(place.path("acme/policy/policy.toml"), tables).unwrap();
+    fs::write(place.path("acme/policy/policy.cedar"), "").unwrap();
+    place.run(&["policy", "sign", "acme"]).works();
+    let kek = Organisation::open(&place.path("acme"))
+        .unwrap()
+        .kek()
+        .unwrap();
+    let root = MarkRoot::new(*kek.derive(&root_label(2)).unwrap().expose(), 2);
+    let red = root.team("red");
+    let write = |name: &str, text: &str| fs::write(place.path(name), text).unwrap();
+    let marked = answers(Some(&red), 12);
+    write("marked.jsonl", &marked);
+    write("plain.jsonl", &answers(None, 12));
+    write("short.txt", &format!("It was {}.", red.canary()));
+    write("broken.jsonl", "{\"texts\": 1}\n");
+    let verify = |file: &str, more: &[&str]| {
+        let fixed = ["mark", "verify", file, "--org", "acme", "--json"];
+        place.run(&[&fixed[..], more].concat())
+    };
+    for model in ["m.casemate", default_model().to_str().unwrap()] {
+        let found = verify("marked.jsonl", &["--jsonl", "--model", model]);
+        let found: serde_json::Value = serde_json::from_str(&found.works().out()).unwrap();
+        assert_eq!(
+            (&found["verdict"], &found["team"]),
+            (&"marked".into(), &"red".into())
+        );
+        assert_eq!(found["epoch"], 2);
+        assert_eq!(
+            found["findings"].as_array().unwrap().len(),
+            4,
+            "two teams, two epochs"
+        );
+        assert!(found["null"]["uniform_p"].as_f64().unwrap() > 1e-6);
+    }
+    let plain = verify(
+        "plain.jsonl",
+        &["--jsonl", "--model", "m.casemate", "--measure"],
+    );
+    plain.fails(10, "no team's mark");
+    let plain: serde_json::Value = serde_json::from_str(&plain.out()).unwrap();
+    assert!(plain["bits_per_token"].as_f64().unwrap() > 0.5, "{plain}");
+    // The team is gone from the policy's sight where another epoch is looked for alone.
+    verify(
+        "marked.jsonl",
+        &["--jsonl", "--model", "m.casemate", "--epoch", "1"],
+    )
+    .fails(10, "no team's mark");
+    let short = verify("short.txt", &["--model", "m.casemate"]);
+    short.fails(20, "too little text");
+    let short: serde_json::Value = serde_json::from_str(&short.out()).unwrap();
+    assert_eq!(
+        short["canaries"],
+        serde_json::json!([{"team": "red", "epoch": 2}])
+    );
+    verify("broken.jsonl", &["--jsonl", "--model", "m.casemate"]).fails(30, "line 1");
+    verify("nothing.txt", &["--model", "m.casemate"]).fails(30, "nothing.txt");
+    verify("short.txt", &["--model", "short.txt"]).fails(30, "");
+    verify("short.txt", &["--model", "m.casemate", "--bits", "0"]).fails(2, "0.01");
 }
 
 #[test]

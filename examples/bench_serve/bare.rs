@@ -98,6 +98,8 @@ impl Bare {
             seed: None,
             grammar: None,
             logprobs: None,
+            mark: None,
+            repetition: None,
             deadline: None,
         };
         let (mut first, mut all) = (None, String::new());

@@ -8,6 +8,8 @@ use anyhow::Context as _;
 use casemate::api::{self, Access, Machine, Parts, Service};
 use casemate::audit::{AuditLog, Durability};
 use casemate::config::LimitsSection;
+use casemate::guard::Outlet;
+use casemate::guard::mark::MarkRoot;
 use casemate::listener;
 use casemate::org::documents::file_of;
 use casemate::org::{self, InitOptions, Name, Organisation, documents};
@@ -176,6 +178,7 @@ impl Place {
         Ok(Service::new(Parts {
             attestor: Attestor::new(batcher, context, ClientEvidence::NotJudged),
             access: Access::new(bundle, machine),
+            outlet: Outlet::new(MarkRoot::new([1; 32], 1)),
             queue: Queue::new(Vec::new(), 1),
             sentry,
             registry: Registry::new(CONNECTIONS_MAX),

@@ -86,6 +86,7 @@ fn mib(bytes: u64) -> u64 {
 pub struct ModelText {
     name: String,
     context: usize,
+    width: usize,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     /// Made when the first one is asked for.
@@ -93,7 +94,11 @@ pub struct ModelText {
 }
 
 impl ModelText {
-    fn from_source(source: &dyn WeightSource, context: usize) -> Result<Self, LoadError> {
+    fn from_source(
+        source: &dyn WeightSource,
+        context: usize,
+        width: usize,
+    ) -> Result<Self, LoadError> {
         let header = source.header();
         let tokenizer = Tokenizer::from_header(header)?;
         let text = header
@@ -105,6 +110,7 @@ impl ModelText {
         Ok(Self {
             name: source.name().to_owned(),
             context,
+            width,
             tokenizer,
             template,
             grammars: OnceLock::new(),
@@ -114,10 +120,10 @@ impl ModelText {
     /// The same of a model that has so many embeddings.
     fn of_vocabulary(
         source: &dyn WeightSource,
-        context: usize,
+        (context, width): (usize, usize),
         rows: usize,
     ) -> Result<Self, LoadError> {
-        let text = Self::from_source(source, context)?;
+        let text = Self::from_source(source, context, width)?;
         match text.tokenizer.len() {
             tokens if tokens == rows => Ok(text),
             tokens => Err(LoadError::VocabularyMismatch { rows, tokens }),
@@ -132,6 +138,11 @@ impl ModelText {
     /// Tokens that the model was made for, prompt and answer together.
     pub fn context_length(&self) -> usize {
         self.context
+    }
+
+    /// Columns of its residual stream: how many numbers its last layer reads of a context.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// Its vocabulary.
@@ -246,7 +257,7 @@ impl LoadedModel {
         progress: LoadProgress<'_>,
     ) -> Result<Self, LoadError> {
         let config = DecoderConfig::from_header(source.header())?;
-        let (context, rows) = (config.context, config.vocabulary);
+        let (sizes, rows) = ((config.context, config.width), config.vocabulary);
         // A vocabulary of 128,000 takes as long as half the weights, on one thread: both are read at once.
         let refused = AtomicBool::new(false);
         let text_read = OnceLock::<()>::new();
@@ -263,7 +274,7 @@ impl LoadedModel {
             let finished = Finished(&text_read);
             let reader = reader.spawn_scoped(scope, || {
                 let _finished = finished;
-                let text = ModelText::of_vocabulary(source, context, rows);
+                let text = ModelText::of_vocabulary(source, sizes, rows);
                 refused.store(text.is_err(), Ordering::Relaxed);
                 // It was made of half a million texts that nobody needs any more.
                 casemate_kernels::heap::trim();

@@ -391,6 +391,8 @@ fn request(seed: u8, sampling: SamplingParams) -> GenerateRequest {
         seed: Some(seed.into()),
         grammar: None,
         logprobs: None,
+        mark: None,
+        repetition: None,
         deadline: None,
     }
 }

@@ -219,7 +219,7 @@ fn collect(events: &Receiver<Event>) -> (String, usize, End) {
     loop {
         match events.recv_timeout(PATIENCE).unwrap() {
             Event::Text { text, .. } => said += &text,
-            Event::Finished { reason, usage } => {
+            Event::Finished { reason, usage, .. } => {
                 return (said, usage.completion_tokens, End::Finished(reason));
             }
             Event::Failed { reason, usage, .. } => {
@@ -243,6 +243,8 @@ fn request(tenant: u8, prompt: &[u32], tokens_max: usize) -> GenerateRequest {
         seed: Some(1),
         grammar: None,
         logprobs: None,
+        mark: None,
+        repetition: None,
         deadline: None,
     }
 }

@@ -39,6 +39,8 @@ fn every_family_loads_and_generates() {
             seed: Some(0),
             grammar: None,
             logprobs: None,
+            mark: None,
+            repetition: None,
             deadline: None,
         };
         let sink = Box::new(move |event| {

@@ -16,7 +16,7 @@ mod tiny_model;
 
 use answers::{Answer, ask, ask_all, request};
 use casemate_models::engine::{
-    EngineLimits, Executor, Failure, FinishReason, GenerateRequest, PAGE,
+    EngineLimits, Executor, Failure, FinishReason, GenerateRequest, PAGE, Reveal,
 };
 use casemate_models::grammar::{GrammarError, Grammars, Shape};
 use casemate_models::model::RunningModel;
@@ -206,13 +206,13 @@ fn a_grammar_that_gets_stuck_ends_its_own_request_and_no_other() {
 fn s17_probabilities_under_a_grammar_are_those_without_it() {
     let running = start(35, limits());
     let mut shaped = shaped(&running, 3, &Shape::Object);
-    shaped.logprobs = Some(5);
+    shaped.logprobs = Some(Reveal { top: 5, known: 5 });
     let answer = ask(&running, shaped);
     let brace = u32::from(b'{') + 4;
     assert_eq!(answer.tokens[0], brace, "{}", answer.text);
     // Without a grammar, the same place: a bias draws the same token and is not seen in what is told.
     let mut plain = request(3, executors::text(12), 2);
-    plain.logprobs = Some(5);
+    plain.logprobs = Some(Reveal { top: 5, known: 5 });
     plain.sampling.logit_bias = vec![(brace, 100.0)];
     let plain = ask(&running, plain);
     assert_eq!(plain.tokens[0], brace);

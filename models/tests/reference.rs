@@ -50,6 +50,8 @@ fn agrees(model: &str, quantisation: &str) {
             seed: Some(0),
             grammar: None,
             logprobs: None,
+            mark: None,
+            repetition: None,
             deadline: None,
         };
         let sink = Box::new(move |event| {

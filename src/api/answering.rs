@@ -13,9 +13,11 @@ use tokio::time::{interval, sleep, timeout};
 use super::access::Caller;
 use super::body::{Answer, Piece};
 use super::guarding::Watched;
+use super::outgoing::{Said, Trace};
 use super::sse::{DONE, Head, Usage, event};
 use super::{ApiError, Service};
 use crate::audit::{AuditEvent, SessionId};
+use crate::guard::keep::{Keeper, Leaked};
 use crate::policy::{Granted, Slot};
 use crate::queue::{Event, Finish, Running, TokenLogprobs};
 use crate::session::now;
@@ -40,6 +42,12 @@ pub(super) struct Answering {
     pub(super) watched: Option<Watched>,
     /// Whether probabilities are told.
     pub(super) logprobs: bool,
+    /// The way out of its text.
+    pub(super) kept: Keeper<Said>,
+    /// What the audit log says of it.
+    pub(super) trace: Trace,
+    /// Its end, while text that was held back goes out before it.
+    pub(super) ending: Option<Finish>,
     /// How it ended, as the audit log says it.
     pub(super) ended: &'static str,
 }
@@ -59,15 +67,18 @@ impl Answering {
         let step = self.next_step().await;
         self.ended = match &step {
             Ok(Step::Text(..)) => READER_GONE,
-            Ok(Step::End(finish)) => finish.as_str(),
+            Ok(Step::End(finish)) => finish.reason(),
             Err(error) => error.code(),
         };
         step
     }
 
     async fn next_step(&mut self) -> Result<Step, ApiError> {
+        if let Some(finish) = self.ending.take() {
+            return Ok(Step::End(finish));
+        }
         if self.watched.as_ref().is_some_and(|watched| watched.spent) {
-            return Ok(Step::End(Finish::Length));
+            return Ok(self.finish(Finish::Length));
         }
         let mut check = interval(DEADLINE_CHECK);
         loop {
@@ -86,11 +97,28 @@ impl Answering {
                     logprobs,
                 }) => {
                     self.count(tokens, &logprobs);
-                    Ok(Step::Text(text, logprobs))
+                    match self.kept.push(Said { text, logprobs }) {
+                        Ok(pieces) if pieces.is_empty() => {
+                            if self.watched.as_ref().is_some_and(|watched| watched.spent) {
+                                return Ok(self.finish(Finish::Length));
+                            }
+                            continue;
+                        }
+                        Ok(pieces) => Ok(joined(pieces)),
+                        // Nothing of what was held back goes out.
+                        Err(_) => Ok(Step::End(Finish::Withheld)),
+                    }
                 }
-                Some(Event::End { finish, tokens }) => {
+                Some(Event::End {
+                    finish,
+                    repeated,
+                    tokens,
+                }) => {
                     self.count(tokens.saturating_sub(self.answer_tokens), &[]);
-                    Ok(Step::End(finish))
+                    if repeated {
+                        self.trace.noted.push("repetition");
+                    }
+                    Ok(self.finish(finish))
                 }
                 Some(Event::TimedOut) => Err(ApiError::AnswerTooSlow {
                     limit_s: self.service.limits.answer_s_max,
@@ -99,6 +127,16 @@ impl Answering {
                 Some(Event::Failed) | None => Err(ApiError::Internal),
             };
         }
+    }
+
+    /// The end, or what was held back before it.
+    fn finish(&mut self, finish: Finish) -> Step {
+        let pieces = self.kept.finish();
+        if pieces.is_empty() {
+            return Step::End(finish);
+        }
+        self.ending = Some(finish);
+        joined(pieces)
     }
 
     fn count(&mut self, tokens: u64, told: &[TokenLogprobs]) {
@@ -120,11 +158,23 @@ impl Answering {
     }
 }
 
+/// Pieces as one.
+fn joined(pieces: Vec<Said>) -> Step {
+    let (mut text, mut told) = (String::new(), Vec::new());
+    for piece in pieces {
+        text.push_str(&piece.text);
+        told.extend(piece.logprobs);
+    }
+    Step::Text(text, told)
+}
+
 impl Drop for Answering {
     fn drop(&mut self) {
         if let Some(watched) = &mut self.watched {
             watched.end(&self.service, &self.granted, self.answer_tokens);
         }
+        let mut noted = std::mem::take(&mut self.trace.noted);
+        noted.extend(self.kept.found().map(Leaked::as_str));
         let event = AuditEvent::Answer {
             session: SessionId(self.caller.session.id()),
             principal: self.granted.principal().clone(),
@@ -133,6 +183,8 @@ impl Drop for Answering {
             prompt_tokens: self.prompt_tokens,
             output_tokens: self.answer_tokens,
             reason: self.ended,
+            mark_epoch: self.trace.mark_epoch,
+            noted,
         };
         self.service.audit.note(now(), event);
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use casemate_models::engine::MarkKey;
 use casemate_models::grammar::{Grammar, Shape};
 use http::Response;
 use tokio::time::sleep;
@@ -11,9 +12,11 @@ use super::access::Caller;
 use super::answering::{Answering, READER_GONE, stream, whole};
 use super::body::Answer;
 use super::guarding::{Glance, Read, Watched, begins_the_answer, last_turn};
+use super::outgoing::{Outgoing, Said};
 use super::sse::{Endpoint, Head};
 use super::wire::{ChatRequest, CompletionRequest, Message, Options};
 use super::{ApiError, Service};
+use crate::guard::keep::Keeper;
 use crate::policy::{Action, Granted, Slot};
 use crate::queue::{Generator, Job, Prompt, PromptError, StartError};
 use crate::session::now;
@@ -40,7 +43,7 @@ impl Options {
 }
 
 /// What is to be continued.
-enum Source {
+pub(super) enum Source {
     Chat(Vec<Message>),
     Text(String),
 }
@@ -115,7 +118,7 @@ async fn generate(
     service: &Arc<Service>,
     caller: Caller,
     endpoint: Endpoint,
-    source: Source,
+    mut source: Source,
     options: Options,
 ) -> Result<Response<Answer>, ApiError> {
     let (reference, model) = service.served(&options.model)?;
@@ -127,6 +130,7 @@ async fn generate(
         decided.map_err(|error| error.about(param))?;
     }
     let passed = service.pass(&caller, &granted, &options, source.begins_the_answer())?;
+    let mut outgoing = Outgoing::new(service, &granted, &*model, endpoint, &options)?;
     if let Some(passed) = &passed {
         sleep(Duration::from_millis(
             passed.conditions.wait_milliseconds.into(),
@@ -136,6 +140,7 @@ async fn generate(
     let glance = passed
         .as_ref()
         .map(|passed| service.glance(passed, &granted));
+    let kept = outgoing.keeper(&mut source)?;
     let (prompt, read) = encode(service, &model, source, (endpoint, glance)).await?;
     let limit = service.limits.prompt_tokens_max;
     let prompt_tokens = prompt.0.len();
@@ -156,6 +161,8 @@ async fn generate(
         }
         None => None,
     };
+    let seed = outgoing.seed(service, &granted, endpoint, &options, &prompt);
+    let mark = outgoing.mark(&options)?;
     let begun = Begun {
         caller,
         granted,
@@ -163,6 +170,10 @@ async fn generate(
         slot,
         watched,
         wanted,
+        outgoing,
+        kept,
+        seed,
+        mark,
     };
     start(service, &model, begun, endpoint, options).await
 }
@@ -175,6 +186,10 @@ struct Begun {
     slot: Slot,
     watched: Option<Watched>,
     wanted: usize,
+    outgoing: Outgoing,
+    kept: Keeper<Said>,
+    seed: Option<u64>,
+    mark: Option<MarkKey>,
 }
 
 async fn start(
@@ -200,8 +215,10 @@ async fn start(
         sampling: options.sampling,
         grammar,
         stop: options.stop,
-        seed: options.seed,
-        logprobs: options.logprobs,
+        seed: begun.seed,
+        logprobs: begun.outgoing.reveal,
+        mark: begun.mark,
+        repetition: begun.outgoing.repetition(),
         deadline: Instant::now() + Duration::from_secs(service.limits.answer_s_max),
     };
     let running = service
@@ -231,6 +248,9 @@ async fn start(
         answer_tokens: 0,
         watched: begun.watched,
         logprobs: options.logprobs.is_some(),
+        kept: begun.kept,
+        trace: begun.outgoing.trace,
+        ending: None,
         ended: READER_GONE,
     };
     if options.stream {

@@ -9,6 +9,7 @@ mod fields;
 mod generate;
 mod guarding;
 mod logprobs;
+mod outgoing;
 mod oversight;
 mod record;
 mod response_format;
@@ -43,6 +44,8 @@ pub use wire::{
 use answering::json_answer;
 
 use crate::audit::AuditLog;
+use crate::guard::Outlet;
+use crate::guard::mark::MarkRoot;
 use crate::listener::{Handler, Peer};
 use crate::policy::{Action, Denied, Granted, ModelRef, PolicyBundle, Principal};
 use crate::queue::{Generator, Queue};
@@ -92,6 +95,8 @@ pub struct Parts {
     pub attestor: Attestor,
     /// Policy and budgets.
     pub access: Access,
+    /// The guard on the way out.
+    pub outlet: Outlet,
     /// The served models.
     pub queue: Queue,
     /// The extraction guard.
@@ -110,6 +115,7 @@ pub struct Parts {
 pub struct Service {
     attestor: Attestor,
     access: Access,
+    outlet: Outlet,
     queue: Queue,
     sentry: Sentry,
     registry: Arc<Registry>,
@@ -127,6 +133,7 @@ impl Service {
         let Parts {
             attestor,
             access,
+            outlet,
             queue,
             sentry,
             registry,
@@ -139,6 +146,7 @@ impl Service {
         Arc::new(Self {
             attestor,
             access,
+            outlet,
             queue,
             sentry,
             registry,
@@ -156,6 +164,11 @@ impl Service {
         let digest = bundle.digest();
         self.access.replace(bundle);
         self.attestor.replace_policy_bundle(digest);
+    }
+
+    /// Puts the keys of another epoch's marks in force.
+    pub fn replace_marks(&self, root: MarkRoot) {
+        self.outlet.replace(root);
     }
 
     /// Puts a signed list of revocations in force and ends the connections that it names (S8). Returns how many. Before the

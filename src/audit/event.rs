@@ -185,6 +185,12 @@ pub enum AuditEvent {
         output_tokens: u64,
         /// Why it ended.
         reason: &'static str,
+        /// Of which epoch the team's keys are whose mark it carries; absent where it carries none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mark_epoch: Option<u32>,
+        /// What the guard saw in it, acted on or not.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        noted: Vec<&'static str>,
     },
     /// Keys were asked for.
     Release {

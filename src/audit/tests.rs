@@ -146,6 +146,8 @@ fn a_record_holds_names_digests_and_codes_only() {
         prompt_tokens: 3,
         output_tokens: 4,
         reason: "stop",
+        mark_epoch: None,
+        noted: Vec::new(),
     };
     let value = serde_json::to_value(&event).unwrap();
     let fields: Vec<_> = value

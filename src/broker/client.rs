@@ -27,6 +27,7 @@ use zeroize::Zeroizing;
 use super::channel::Channel;
 use super::wire;
 use crate::devices::{DeviceAskError, DeviceAsker, Lane};
+use crate::guard::mark::MarkRoot;
 use crate::guard::{AccountId, Holder};
 use crate::org::authority;
 use crate::sentry::{Floor, LedgerKey};
@@ -81,6 +82,8 @@ pub struct Released {
     pub revocations: Vec<u8>,
     /// Data keys in the order of the request.
     pub keys: Vec<(PackageId, DataKey)>,
+    /// The key from which marks come.
+    pub mark: MarkRoot,
     /// Firmware that this machine's evidence reports, and that the broker verified.
     pub tcb: Option<TcbVersion>,
     /// The key of the guard's ledger.
@@ -439,6 +442,12 @@ fn read_answer(
         return Err(malformed("not one key for each package"));
     }
     let (ledger_key, guard_floor) = read_guard(&answer.guard)?;
+    let mark: &[u8; 32] = answer
+        .mark
+        .key
+        .as_slice()
+        .try_into()
+        .map_err(|_| malformed("the key of marks is not 32 bytes"))?;
     let chain =
         CertificateDer::pem_slice_iter(answer.leaf.as_bytes()).collect::<Result<Vec<_>, _>>();
     let private_key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes());
@@ -448,6 +457,7 @@ fn read_answer(
         policy_bundle: std::mem::take(&mut answer.policy_bundle),
         revocations: std::mem::take(&mut answer.revocations),
         keys,
+        mark: MarkRoot::new(*mark, answer.mark.epoch),
         tcb: None,
         ledger_key,
         guard_floor,
@@ -533,6 +543,10 @@ mod tests {
             guard: wire::GuardRelease {
                 key: vec![9; 32],
                 floor: wire::GuardFloor::default(),
+            },
+            mark: wire::MarkAnswer {
+                epoch: 1,
+                key: vec![7; 32],
             },
         }
     }

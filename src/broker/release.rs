@@ -12,6 +12,7 @@ use super::guard;
 use super::refusal::Refusal;
 use super::store::Store;
 use super::wire;
+use crate::guard::mark::root_label;
 use crate::keys::{self, KeyEncryption, PackageId, RegisteredKey};
 use crate::org::Organisation;
 use crate::policy::PolicyDocument;
@@ -96,6 +97,7 @@ impl Desk {
         check_names(&verifier, &evidence, names)?;
         let (policy, document) = documents.policy(store, now)?;
         check_policy(document, packages)?;
+        let mark = self.mark(document.mark_epoch)?;
         let revocations = documents.revocations(store, now)?;
         let registered = self.keys(store)?;
         let keys = packages
@@ -113,6 +115,7 @@ impl Desk {
             revocations,
             keys,
             guard,
+            mark,
         };
         Ok(Decision { evidence, answer })
     }
@@ -209,6 +212,13 @@ impl Desk {
             id: package.id,
             key: key.expose().to_vec(),
         })
+    }
+
+    /// The key of marks of this epoch: derived where the key-encryption key is, and kept nowhere.
+    fn mark(&self, epoch: u32) -> Result<wire::MarkAnswer, Refusal> {
+        let key = self.kek.derive(&root_label(epoch))?;
+        let key = key.expose().to_vec();
+        Ok(wire::MarkAnswer { epoch, key })
     }
 
     fn issue_leaf(

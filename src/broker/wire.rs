@@ -56,6 +56,22 @@ pub(super) struct KeysAnswer {
     pub(super) revocations: Vec<u8>,
     pub(super) keys: Vec<KeyAnswer>,
     pub(super) guard: GuardRelease,
+    pub(super) mark: MarkAnswer,
+}
+
+/// The key from which marks come, of the epoch that the policy names.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MarkAnswer {
+    pub(super) epoch: u32,
+    #[serde(with = "strict_json::base64_bytes")]
+    pub(super) key: Vec<u8>,
+}
+
+impl Drop for MarkAnswer {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
 }
 
 /// What a server's guard needs (rule P-53). Carries a key: never shown, wiped when dropped.

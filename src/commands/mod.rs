@@ -14,6 +14,7 @@ mod fetch;
 mod gpus;
 pub mod guard;
 pub mod machine;
+pub mod mark;
 pub mod measure;
 pub mod model;
 pub mod nvidia;
@@ -92,6 +93,8 @@ enum Command {
     Policy(policy::Arguments),
     /// Declare workloads, see whom the extraction guard asks about, release.
     Guard(guard::Arguments),
+    /// Look for the marks of an organisation's teams in texts.
+    Mark(mark::Arguments),
     /// Fetch, pack, verify and show what vendors sign about machines.
     Collateral(collateral::Arguments),
     /// Predict what a machine will measure, before it exists.
@@ -133,6 +136,7 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Model(arguments) => model::run(arguments),
         Command::Policy(arguments) => policy::run(arguments),
         Command::Guard(arguments) => guard::run(arguments),
+        Command::Mark(arguments) => mark::run(arguments),
         Command::Collateral(arguments) => collateral::run(arguments),
         Command::Measure(arguments) => measure::run(arguments),
         Command::Nvidia(arguments) => nvidia::run(arguments),

@@ -1,4 +1,9 @@
-//! The extraction guard: what it can tell of a principal from wording alone, in bounded memory and without keeping text.
+//! The extraction guard: what can be told of a principal from wording alone, in bounded memory and without keeping text,
+//! and what of an answer leaves.
+//!
+//! Between session and queue stand what watches wording and counts what is given; between sampler and stream what of a
+//! request may be granted ([`reveal`]), which random numbers it gets ([`noise`]), whose mark it carries ([`mark`]), and what
+//! is kept in ([`keep`]).
 //!
 //! Pure: time, keys and chance are arguments, nothing here reads a clock or a file. [`crate::sentry`] asks it for a server.
 //! What it cannot see stands in docs/GUARD.md.
@@ -7,9 +12,14 @@ pub mod background;
 pub mod families;
 pub mod filter;
 pub mod hash;
+pub mod keep;
 mod layout;
+pub mod mark;
 pub mod meter;
+pub mod noise;
+pub mod outlet;
 pub mod people;
+pub mod reveal;
 pub mod shingle;
 pub mod sketch;
 pub mod template;
@@ -22,6 +32,7 @@ pub use background::Background;
 pub use families::{Families, Family, Principals};
 pub use hash::GuardKey;
 pub use meter::{AccountId, Accounts, Allowance, Holder, Meter, MeterError, Tally};
+pub use outlet::Outlet;
 pub use people::{Note, People, Person};
 pub use shingle::Prompt;
 pub use sketch::{Score, Sketch};

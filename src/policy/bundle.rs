@@ -38,6 +38,9 @@ pub enum PolicyError {
     /// Another format of the payload.
     #[error("policy has a format other than {}", super::document::POLICY_FORMAT)]
     Format,
+    /// No such epoch.
+    #[error("mark_epoch is not 1 to {}", super::document::MARK_EPOCH_MAX)]
+    MarkEpoch,
     /// A limit that makes no sense.
     #[error("team {team}: {rule}")]
     Limit {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::bundle::{PolicyError, Rules};
 use super::guard::GuardPolicy;
 use super::name::{ModelName, TeamName};
+use super::output::OutputRules;
 use super::principal::PrincipalPattern;
 
 /// Format of the payload.
@@ -32,6 +33,9 @@ pub struct PolicyDocument {
     /// What the extraction guard may do; without it [`GuardPolicy::unspoken`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<GuardPolicy>,
+    /// Which keys answers are marked with. A higher one makes the keys of all teams new.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub mark_epoch: u32,
 }
 
 /// Who belongs to a team and what the team may use up.
@@ -52,6 +56,9 @@ pub struct Team {
     pub shared: Budget,
     /// What each member may use.
     pub each: Budget,
+    /// What may leave in its answers.
+    #[serde(default, skip_serializing_if = "OutputRules::is_default")]
+    pub output: OutputRules,
 }
 
 /// What may be used in one window of time.
@@ -68,18 +75,21 @@ pub struct Budget {
     pub concurrency: u32,
 }
 
-/// The share of a team that says nothing of it.
+/// The share of a team, or the epoch, where nothing is said of it.
 const fn one() -> u32 {
     1
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-const fn is_one(share: &u32) -> bool {
-    *share == 1
+const fn is_one(number: &u32) -> bool {
+    *number == 1
 }
 
 /// The largest share.
 const SHARE_MAX: u32 = 1000;
+
+/// The highest epoch of marks: whoever looks for marks looks for those of every epoch.
+pub const MARK_EPOCH_MAX: u32 = 1000;
 
 /// The longest window and the longest session: 31 days and 24 hours.
 const WINDOW_SECONDS_MAX: u32 = 31 * 86_400;
@@ -112,6 +122,9 @@ impl PolicyDocument {
     pub(super) fn check_tables(&self) -> Result<(), PolicyError> {
         if self.format != POLICY_FORMAT {
             return Err(PolicyError::Format);
+        }
+        if !(1..=MARK_EPOCH_MAX).contains(&self.mark_epoch) {
+            return Err(PolicyError::MarkEpoch);
         }
         for (name, team) in &self.teams {
             team.check().map_err(|rule| PolicyError::Limit {
@@ -164,7 +177,7 @@ impl Team {
         if !sound(&self.shared) || !sound(&self.each) {
             return Err("window_seconds is not 1 to 2678400 (31 days)");
         }
-        Ok(())
+        self.output.check()
     }
 }
 

@@ -9,6 +9,7 @@ pub mod document;
 pub mod excerpt;
 pub mod guard;
 pub mod name;
+pub mod output;
 pub mod principal;
 pub mod source;
 
@@ -16,11 +17,12 @@ pub use action::{Action, UnknownAction};
 pub use budget::{BudgetExceeded, Budgets, Charge, SharedBudgets, Slot};
 pub use bundle::{ModelRef, PolicyBundle, PolicyError};
 pub use decide::{ClientMachine, DecisionContext, Denied, Granted, decide};
-pub use document::{Budget, POLICY_FORMAT, PolicyDocument, Team};
+pub use document::{Budget, MARK_EPOCH_MAX, POLICY_FORMAT, PolicyDocument, Team};
 pub use guard::{
     Ceiling, Climb, GuardMode, GuardPolicy, LeakBudgets, Owner, TeamAllowance, Workload,
 };
 pub use name::{ModelName, NameError, RuleId, TeamName, WorkloadName};
+pub use output::{OutputRules, Switch, Together};
 pub use principal::{Principal, PrincipalError, PrincipalPattern};
 pub use source::{PolicySource, SourceError};
 

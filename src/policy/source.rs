@@ -64,6 +64,12 @@ struct Tables {
     #[serde(default)]
     models: BTreeMap<ModelName, Sha256Digest>,
     guard: Option<GuardPolicy>,
+    #[serde(default = "first")]
+    mark_epoch: u32,
+}
+
+const fn first() -> u32 {
+    1
 }
 
 impl PolicySource {
@@ -87,6 +93,7 @@ impl PolicySource {
             teams: tables.team,
             models: tables.models,
             guard: tables.guard,
+            mark_epoch: tables.mark_epoch,
         };
         Rules::check(&document).map_err(|error| SourceError::Policy {
             file: if error.concerns_tables() {
@@ -110,7 +117,11 @@ impl PolicyError {
     fn concerns_tables(&self) -> bool {
         matches!(
             self,
-            Self::Limit { .. } | Self::Guard { .. } | Self::TeamsOverlap { .. } | Self::Format
+            Self::Limit { .. }
+                | Self::Guard { .. }
+                | Self::TeamsOverlap { .. }
+                | Self::MarkEpoch
+                | Self::Format
         )
     }
 }

@@ -37,6 +37,7 @@ fn team(name: &str, tokens: u64) -> (TeamName, Team) {
         share: 1,
         shared: budget(10, 10 * tokens, 4),
         each: budget(5, tokens, 2),
+        output: OutputRules::default(),
     };
     (name.parse().unwrap(), team)
 }
@@ -49,6 +50,7 @@ fn document(cedar: &str) -> PolicyDocument {
         teams: [team("writers", 1000), team("coders", 5000)].into(),
         models: [digest("small"), digest("large")].into(),
         guard: None,
+        mark_epoch: 1,
     }
 }
 

@@ -31,6 +31,8 @@ const RENEW_BEFORE_S: u64 = 8 * 3600;
 pub(super) struct InForce {
     pub(super) policy_number: u64,
     pub(super) revocation_number: u64,
+    /// Of which epoch the keys of marks are.
+    pub(super) mark_epoch: u32,
 }
 
 /// The broker's side of a running server.
@@ -94,6 +96,7 @@ impl Keeper {
         let InForce {
             policy_number,
             revocation_number,
+            ..
         } = self.in_force;
         match client.updates(policy_number, revocation_number).await {
             Ok(updates) => self.take(updates).await,
@@ -136,6 +139,8 @@ impl Keeper {
         let identity = ServingIdentity::new(released.leaf_chain, released.private_key, clients)?;
         self.identities.replace(identity);
         self.client = Some(client);
+        self.in_force.mark_epoch = released.mark.epoch();
+        self.service.replace_marks(released.mark);
         let updates = Updates {
             policy_bundle: Some(released.policy_bundle),
             revocations: Some(released.revocations),
@@ -185,6 +190,10 @@ impl Keeper {
             policy: bundle.digest(),
         };
         self.in_force.policy_number = bundle.number();
+        if bundle.document().mark_epoch != self.in_force.mark_epoch {
+            // The keys of another epoch come with a release. Until then nothing is marked.
+            self.client = None;
+        }
         self.service.replace_policy(bundle);
         self.ground.audit.note(now(), event);
         Ok(())

@@ -27,12 +27,14 @@ use tokio::sync::watch;
 
 pub use documents::DocumentError;
 pub use error::ServeError;
+pub use model::Served;
 pub use packages::LoadWatch;
 
 use crate::api::{Access, Machine, Parts, Service};
 use crate::audit::{AuditEvent, AuditLog, Part};
 use crate::broker::client::{BrokerAddress, OwnMachine, ReleaseClient, ReleaseRequest, Released};
 use crate::config::{ClientDemand, Loaded, ServerConfig};
+use crate::guard::Outlet;
 use crate::listener;
 use crate::policy::PolicyBundle;
 use crate::queue::Queue;
@@ -114,12 +116,15 @@ impl Server {
         let in_force = InForce {
             policy_number: bundle.number(),
             revocation_number: revocations.number(),
+            mark_epoch: released.mark.epoch(),
         };
         record_start(&ground.audit, &config, &bundle, &revocations).await?;
         let access = Access::new(bundle, machine(&config, released.tcb));
         let keys = (&released.ledger_key, &released.guard_floor);
         let sentry = guard::start(&config, &ground.audit, access.bundle().document(), keys).await?;
-        let service = ground.service(&config, context, access, (queue, sentry), revoked)?;
+        let outlet = Outlet::new(released.mark);
+        let parts = (access, outlet, queue, sentry);
+        let service = ground.service(&config, context, parts, revoked)?;
         service.revoke(&revocations);
         let identities = Arc::new(IdentitySlot::new(identity));
         let audit = ground.audit.clone();
@@ -248,8 +253,7 @@ impl Ground {
         &self,
         config: &ServerConfig,
         context: Context,
-        access: Access,
-        (queue, sentry): (Queue, Sentry),
+        (access, outlet, queue, sentry): (Access, Outlet, Queue, Sentry),
         revoked: Arc<Revoked>,
     ) -> Result<Arc<Service>, ServeError> {
         let waiting_max = config.limits.evidence_waiting as usize;
@@ -258,6 +262,7 @@ impl Ground {
         Ok(Service::new(Parts {
             attestor: attestor.with_devices(self.machine.devices.clone()),
             access,
+            outlet,
             queue,
             sentry,
             registry: Registry::new(config.limits.connections_per_principal as usize),

@@ -36,6 +36,10 @@ impl Generator for Served {
         self.0.engine().context_length()
     }
 
+    fn width(&self) -> usize {
+        self.0.text().width()
+    }
+
     fn encode_chat(&self, messages: &[Message]) -> Result<Prompt, PromptError> {
         let messages: Vec<ChatMessage> = messages.iter().map(chat_message).collect();
         let options = RenderOptions {
@@ -72,6 +76,8 @@ impl Generator for Served {
             seed: job.seed,
             grammar: job.grammar,
             logprobs: job.logprobs,
+            mark: job.mark,
+            repetition: job.repetition,
             deadline: Some(job.deadline),
         };
         let text = Arc::clone(self.0.text());
@@ -153,19 +159,22 @@ fn translated(event: engine::Event, tokenizer: &Tokenizer) -> Event {
                 .map(|told| token_logprobs(tokenizer, told))
                 .collect(),
         },
-        engine::Event::Finished { reason, usage } => {
-            let tokens = count(usage.completion_tokens);
-            match reason {
-                FinishReason::Stop => Event::End {
-                    finish: Finish::Stop,
-                    tokens,
-                },
-                FinishReason::Length => Event::End {
-                    finish: Finish::Length,
-                    tokens,
-                },
-                FinishReason::Deadline => Event::TimedOut,
-                FinishReason::Cancelled => Event::Failed,
+        engine::Event::Finished {
+            reason,
+            repeated,
+            usage,
+        } => {
+            let finish = match reason {
+                FinishReason::Stop => Finish::Stop,
+                FinishReason::Length => Finish::Length,
+                FinishReason::Repetition => Finish::Repetition,
+                FinishReason::Deadline => return Event::TimedOut,
+                FinishReason::Cancelled => return Event::Failed,
+            };
+            Event::End {
+                finish,
+                repeated,
+                tokens: count(usage.completion_tokens),
             }
         }
         engine::Event::Failed {

@@ -25,8 +25,10 @@ use std::sync::Arc;
 use casemate::broker::client::{
     OwnMachine, PackageRequest, ReleaseClient, ReleaseError, ReleaseRequest,
 };
-use casemate::keys::PackageId;
+use casemate::guard::mark::{MarkRoot, root_label};
+use casemate::keys::{KeyEncryption, PackageId};
 use casemate::org::{Organisation, authority, documents};
+use casemate::policy::PolicyDocument;
 use casemate_attestation::{
     FleetList, Issue, Measurement, Platform, ReferenceValues, Revocations, SignedDocument, UnixTime,
 };
@@ -67,6 +69,27 @@ fn an_attested_server_gets_leaf_documents_and_keys() {
     )
     .unwrap();
     assert_eq!(refused_update(&mut client), "evidence_rejected");
+}
+
+/// The key of marks is derived for the policy's epoch, and nobody else's.
+#[test]
+fn the_key_of_marks_is_that_of_the_policys_epoch() {
+    let place = Place::new();
+    let kek = place.organisation().kek().unwrap();
+    for epoch in [1, 2] {
+        let policy = PolicyDocument {
+            mark_epoch: epoch,
+            ..policy_for_all()
+        };
+        documents::sign_next(&place.organisation(), &policy, 90, now()).unwrap();
+        let broker = place.start();
+        let (released, _) = broker.release(place.chip.clone(), &place.request).unwrap();
+        let derived = kek.derive(&root_label(epoch)).unwrap();
+        let expected = MarkRoot::new(*derived.expose(), epoch);
+        assert_eq!(released.mark.epoch(), epoch);
+        let canary = |root: &MarkRoot| root.team("red").canary();
+        assert_eq!(canary(&released.mark), canary(&expected));
+    }
 }
 
 fn refused_update(client: &mut ReleaseClient) -> String {

@@ -91,6 +91,7 @@ pub fn policy_for_all() -> PolicyDocument {
         teams: BTreeMap::new(),
         models: pairs.map(named).collect(),
         guard: None,
+        mark_epoch: 1,
     }
 }
 

@@ -10,9 +10,10 @@ use std::time::Duration;
 use casemate::api::{self, Access, Machine, Parts, Service};
 use casemate::audit::{AuditLog, Durability};
 use casemate::devices::DeviceAsker;
-use casemate::guard::Step;
+use casemate::guard::mark::MarkRoot;
+use casemate::guard::{Outlet, Step};
 use casemate::listener::{self, serve};
-use casemate::policy::GuardPolicy;
+use casemate::policy::{GuardPolicy, OutputRules};
 use casemate::queue::{Generator, Queue};
 use casemate::sentry::{Decision, Floor, LedgerError, LedgerKey, Sentry, Store};
 use casemate::session::{Attestor, ClientEvidence, EvidenceBatcher, Registry};
@@ -29,6 +30,9 @@ use crate::script::Script;
 
 /// Planted in every prompt; found nowhere else.
 pub const PROMPT_MARKER: &str = "MARKER-PROMPT-7f3a";
+
+/// The key from which the marks of these tests come.
+pub const MARK_ROOT: [u8; 32] = [42; 32];
 
 /// How long a test waits for what must happen soon.
 const SOON: Duration = Duration::from_secs(5);
@@ -50,6 +54,10 @@ pub struct Setup {
     pub ledger: Arc<tempfile::TempDir>,
     /// How far the broker knows that to be.
     pub floor: Floor,
+    /// What may leave in the writers' answers.
+    pub output: OutputRules,
+    /// Another model than the scripted one.
+    pub generator: Option<Arc<dyn Generator>>,
 }
 
 impl Default for Setup {
@@ -67,6 +75,8 @@ impl Default for Setup {
             guard: None,
             ledger: Arc::new(tempfile::tempdir().unwrap()),
             floor: Floor::default(),
+            output: OutputRules::default(),
+            generator: None,
         }
     }
 }
@@ -101,10 +111,11 @@ impl Server {
         logs();
         let folder = tempfile::tempdir().unwrap();
         let audit = folder.path().join("audit");
-        let bundle = ORGANISATION.guarded_policy(1, setup.guard.clone());
+        let bundle = ORGANISATION.policy_for(1, setup.output.clone(), setup.guard.clone());
         let policy = bundle.digest();
         let scripted = Arc::new(Script::default());
-        let generator: Arc<dyn Generator> = scripted.clone();
+        let generator: Arc<dyn Generator> =
+            setup.generator.clone().unwrap_or_else(|| scripted.clone());
         let audit_log = AuditLog::open(&audit, Durability::System).unwrap();
         let sentry = sentry(&setup, audit_log.clone()).await;
         let batcher =
@@ -119,6 +130,7 @@ impl Server {
             attestor: Attestor::new(batcher, context(bundle.digest()), setup.clients)
                 .with_devices(setup.devices),
             access: Access::new(bundle, machine),
+            outlet: Outlet::new(MarkRoot::new(MARK_ROOT, 1)),
             queue: Queue::new(vec![(model(), generator)], setup.places),
             sentry,
             registry: Registry::new(setup.per_principal_max),

@@ -3,7 +3,9 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use casemate::policy::{Budget, GuardPolicy, POLICY_FORMAT, PolicyBundle, PolicyDocument, Team};
+use casemate::policy::{
+    Budget, GuardPolicy, OutputRules, POLICY_FORMAT, PolicyBundle, PolicyDocument, Team,
+};
 use casemate_attestation::test_chip::{PRODUCT, TCB, TestChip, TestGpu};
 use casemate_attestation::{
     Expectations, FleetChip, FleetDevice, FleetList, Issue, Payload, Platform, ReferenceValues,
@@ -189,11 +191,16 @@ impl Organisation {
 
     /// A policy by which writers may do everything with the model.
     pub fn policy(&self, number: u64) -> PolicyBundle {
-        self.guarded_policy(number, None)
+        self.policy_for(number, OutputRules::default(), None)
     }
 
-    /// The same, with a word about the guard.
-    pub fn guarded_policy(&self, number: u64, guard: Option<GuardPolicy>) -> PolicyBundle {
+    /// The same, with rules for what leaves in their answers, and a word about the guard.
+    pub fn policy_for(
+        &self,
+        number: u64,
+        output: OutputRules,
+        guard: Option<GuardPolicy>,
+    ) -> PolicyBundle {
         let budget = Budget {
             window_seconds: 3600,
             requests: 100_000,
@@ -207,11 +214,13 @@ impl Organisation {
             share: SHARE,
             shared: budget,
             each: budget,
+            output,
         };
         let document = PolicyDocument {
             format: POLICY_FORMAT.into(),
             cedar: "@id(\"writers\") permit (principal in Team::\"writers\", action, resource);\n\
-                @id(\"no-seed\") forbid (principal, action == Action::\"use_seed\", resource);\n\
+                @id(\"no-seed\") forbid (principal, action == Action::\"use_seed\", resource) \
+                unless { principal == Principal::\"spiffe://example/team/writers/seeded\" };\n\
                 @id(\"no-logprobs\") forbid (principal == Principal::\"spiffe://example/team/writers/plain\", \
                 action in [Action::\"use_logprobs\", Action::\"use_logit_bias\"], resource);\n\
                 @id(\"own-evidence\") forbid (principal == Principal::\"spiffe://example/team/writers/guarded\", \
@@ -220,6 +229,7 @@ impl Organisation {
             teams: [("writers".parse().unwrap(), team)].into(),
             models: [("story".parse().unwrap(), model())].into(),
             guard,
+            mark_epoch: 1,
         };
         let signed = self.sign(&document, number, DAY);
         PolicyBundle::open(&signed, &self.release.public().unwrap(), 0, now()).unwrap()

@@ -21,6 +21,8 @@ pub const LETTERS: u32 = 128;
 pub const ANSWER_MARKER: &str = "MARKER-ANSWER-c41d";
 /// Tokens of prompt and answer together.
 pub const CONTEXT: usize = 2000;
+/// Columns of the scripted model: enough for all values that policy may allow.
+const WIDTH: usize = 512;
 /// Between the pieces of a slow answer.
 const STEP: Duration = Duration::from_millis(20);
 
@@ -62,6 +64,10 @@ impl Script {
 impl Generator for Script {
     fn context_tokens(&self) -> usize {
         CONTEXT
+    }
+
+    fn width(&self) -> usize {
+        WIDTH
     }
 
     fn encode_chat(&self, messages: &[Message]) -> Result<Prompt, PromptError> {
@@ -107,7 +113,8 @@ impl Generator for Script {
             return Err(StartError::UnknownToken);
         }
         let (sender, receiver) = mpsc::channel(4);
-        tokio::spawn(play(word, prompt, job.logprobs, sender));
+        let top = job.logprobs.map(|reveal| reveal.top);
+        tokio::spawn(play(word, prompt, top, sender));
         Ok(Events::new(receiver, None))
     }
 }
@@ -161,8 +168,12 @@ async fn play(word: String, prompt: String, logprobs: Option<usize>, events: mps
                 }
             }
             let tokens = 1;
-            let finish = Finish::Stop;
-            drop(events.send(Event::End { finish, tokens }).await);
+            let end = Event::End {
+                finish: Finish::Stop,
+                repeated: false,
+                tokens,
+            };
+            drop(events.send(end).await);
         }
     }
 }

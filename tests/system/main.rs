@@ -18,6 +18,7 @@ mod enrolment;
 mod gpus;
 mod hostile;
 mod markers;
+mod marks;
 mod measure;
 mod openai;
 mod place;

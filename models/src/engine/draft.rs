@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::mark::{self, MarkKey};
 use super::sampler::{self, Draws, Past, SamplingParams};
 use super::{Engine, Opening, PAGE, SequenceId, StepError, Tenant, Work};
 
@@ -37,6 +38,8 @@ pub(super) struct Ask<'a> {
     pub(super) sampling: &'a SamplingParams,
     /// The random numbers that it will draw with.
     pub(super) draws: Draws,
+    /// Whose mark its tokens carry, and how many of them are the prompt's.
+    pub(super) mark: Option<(MarkKey, usize)>,
 }
 
 /// The draft, and what it has read of each sequence.
@@ -182,7 +185,8 @@ impl Guessing<'_> {
     /// Draws a guess as the sequence draws tokens. Where nothing can be drawn there are no more guesses.
     fn draw(&mut self, logits: &[f32]) {
         let point = self.ask.draws.next_point();
-        let context = match self.ask.sampling.looks_back() {
+        let looks_back = self.ask.sampling.looks_back() || self.ask.mark.is_some();
+        let context = match looks_back {
             true => [self.ask.tokens, &self.guesses].concat(),
             false => Vec::new(),
         };
@@ -191,7 +195,15 @@ impl Guessing<'_> {
             tokens: &context,
             breaks: &[],
         };
-        let Ok(token) = sampler::draw(logits, self.ask.sampling, past, point) else {
+        let marked = self.ask.mark.as_ref().and_then(|(key, prompt)| {
+            let answer = context.get(*prompt..)?;
+            mark::context(answer).map(|context| key.noise(context))
+        });
+        let drawn = match marked {
+            None => sampler::draw(logits, self.ask.sampling, past, point),
+            Some(noise) => mark::draw(logits, self.ask.sampling, past, &noise, point),
+        };
+        let Ok(token) = drawn else {
             return;
         };
         self.guesses.push(token);

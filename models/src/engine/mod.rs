@@ -7,9 +7,11 @@
 pub mod draft;
 pub mod gate;
 pub mod logprobs;
+pub mod mark;
 pub(crate) mod paged;
 pub(crate) mod pages;
 mod reference;
+mod repetition;
 mod request;
 pub mod runtime;
 pub mod sampler;
@@ -20,8 +22,10 @@ pub mod stop;
 
 pub use casemate_kernels::KvKind;
 pub use draft::Draft;
-pub use logprobs::{LOGPROBS_MAX, TokenLogprobs};
+pub use logprobs::{LOGPROB_FLOOR, LOGPROB_STEP, LOGPROBS_MAX, Reveal, TokenLogprobs};
+pub use mark::MarkKey;
 pub use reference::ReferenceEngine;
+pub use repetition::{RepetitionRule, Repetitions};
 pub use request::{
     DeviceChoice, EngineLimits, Event, Executor, Failure, FinishReason, GenerateRequest, Sink,
     SubmitError, Tenant, Usage,

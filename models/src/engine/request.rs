@@ -6,7 +6,9 @@ use std::time::Instant;
 use casemate_kernels::KvKind;
 
 use super::PAGE;
-use super::logprobs::TokenLogprobs;
+use super::logprobs::{Reveal, TokenLogprobs};
+use super::mark::MarkKey;
+use super::repetition::RepetitionRule;
 use super::sampler::{SamplingError, SamplingParams};
 use crate::grammar::Grammar;
 
@@ -109,9 +111,12 @@ pub struct GenerateRequest {
     pub seed: Option<u64>,
     /// Which tokens may follow; without it all.
     pub grammar: Option<Box<Grammar>>,
-    /// Of how many of the likeliest tokens the probabilities are told beside each token's own, at most
-    /// [`super::LOGPROBS_MAX`]; without it none are computed.
-    pub logprobs: Option<usize>,
+    /// What is told of probabilities; without it none are computed.
+    pub logprobs: Option<Reveal>,
+    /// Whose mark the answer carries; without it none.
+    pub mark: Option<MarkKey>,
+    /// When an answer that repeats itself ends; without it never.
+    pub repetition: Option<RepetitionRule>,
     /// When the answer ends even if it is not complete.
     pub deadline: Option<Instant>,
 }
@@ -132,6 +137,8 @@ pub enum Event {
     Finished {
         /// Why it ended.
         reason: FinishReason,
+        /// Whether its tokens repeated as often as [`GenerateRequest::repetition`] says, stopped there or not.
+        repeated: bool,
         /// How many tokens it took.
         usage: Usage,
     },
@@ -162,6 +169,8 @@ pub enum FinishReason {
     Stop,
     /// The bound on tokens was reached, or the context is full.
     Length,
+    /// It repeated the same one or two tokens.
+    Repetition,
     /// Nobody listens any more.
     Cancelled,
     /// The deadline has passed.
@@ -208,6 +217,10 @@ pub enum SubmitError {
         /// How long one may be, in bytes.
         len_max: usize,
     },
+    /// A mark where its noise would be frozen noise: beside a seed, a bias, a grammar or probabilities it would read the
+    /// model's own numbers (attack S18).
+    #[error("an answer with a seed, a bias, a grammar or probabilities cannot be marked")]
+    MarkBeside,
     /// A sampling parameter out of its range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),

@@ -12,7 +12,6 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::draft::{Ask, Draft, Drafter};
 use super::gate::Gate;
-use super::logprobs::LOGPROBS_MAX;
 use super::request::{EngineLimits, Failure, FinishReason, GenerateRequest, Sink, SubmitError};
 use super::sampler::SamplingError;
 use super::scheduler::{Arrival, Planned, Scheduler};
@@ -136,9 +135,16 @@ impl EngineHandle {
     /// Checks a request; answers how many tokens it may generate.
     fn check(&self, request: &GenerateRequest) -> Result<usize, SubmitError> {
         request.sampling.check()?;
-        if request.logprobs > Some(LOGPROBS_MAX) {
+        if request.logprobs.is_some_and(|reveal| !reveal.is_sound()) {
             let (name, range) = ("logprobs", "0 to 20");
             return Err(SamplingError::OutOfRange { name, range }.into());
+        }
+        let oracle = request.seed.is_some()
+            || request.grammar.is_some()
+            || request.logprobs.is_some()
+            || !request.sampling.logit_bias.is_empty();
+        if request.mark.is_some() && oracle {
+            return Err(SubmitError::MarkBeside);
         }
         let (prompt, limit) = (request.prompt.len(), self.inner.context);
         if prompt == 0 || request.tokens_max == Some(0) {
@@ -333,6 +339,7 @@ impl Worker {
                 count,
                 sampling: sequence.sampling(),
                 draws,
+                mark: sequence.mark(),
             })
         });
         let asks = asks.collect();

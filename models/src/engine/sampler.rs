@@ -5,6 +5,7 @@
 //! A grammar's mask comes before all of it: what it forbids has no finite logit.
 
 pub mod dry;
+mod likeliest;
 mod params;
 mod typical;
 
@@ -13,6 +14,7 @@ use std::collections::HashMap;
 
 use casemate_kernels::{Isa, elementwise};
 
+pub use likeliest::{Likeliest, likeliest};
 pub use params::{SamplingError, SamplingParams, TemperatureOrder};
 use typical::keep_typical;
 

@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use super::draft::Drafter;
 use super::gate::Place;
-use super::logprobs::{TokenLogprobs, Untold};
+use super::logprobs::{Reveal, TokenLogprobs, Untold};
+use super::mark::{self, MarkKey};
+use super::repetition::{RepetitionRule, Repetitions};
 use super::request::{Event, Failure, FinishReason, GenerateRequest, Sink, Usage};
 use super::sampler::dry::Breaks;
 use super::sampler::{self, Draws, Past, SamplingError, SamplingParams};
@@ -36,8 +38,13 @@ pub(super) struct Sequence {
     drafted: bool,
     stream: TextStream,
     stop: StopFilter,
-    /// How many of the likeliest tokens are told of, where they are.
-    logprobs: Option<usize>,
+    /// What is told of probabilities.
+    logprobs: Option<Reveal>,
+    mark: Option<MarkKey>,
+    repetition: Option<RepetitionRule>,
+    repetitions: Repetitions,
+    /// Whether it repeated as often as its rule says.
+    repeated: bool,
     untold: Untold,
     unsaid: Vec<u32>,
     sink: Sink,
@@ -106,6 +113,10 @@ impl Sequence {
             stream: TextStream::default(),
             stop: StopFilter::new(request.stop),
             logprobs: request.logprobs,
+            mark: request.mark,
+            repetition: request.repetition,
+            repetitions: Repetitions::default(),
+            repeated: false,
             untold: Untold::default(),
             unsaid: Vec::new(),
             sink,
@@ -130,6 +141,11 @@ impl Sequence {
         let max = max.min(self.left());
         let guesses = self.lookup.guess(&self.tokens, max, rows);
         self.put(guesses, false);
+    }
+
+    /// Whose mark its tokens carry, and how many of them are the prompt's.
+    pub(super) fn mark(&self) -> Option<(MarkKey, usize)> {
+        self.mark.clone().map(|key| (key, self.prompt))
     }
 
     /// Asks a draft what follows, unless the text itself has said what is more likely right.
@@ -198,10 +214,10 @@ impl Sequence {
         let mut accepted = Accepted::default();
         for (at, logits) in logits.chunks_exact(vocabulary_len).enumerate() {
             let token = self.draw(logits, vocabulary)?;
-            if let Some(count) = self.logprobs
+            if let Some(reveal) = self.logprobs
                 && !vocabulary.is_end(token)
             {
-                let told = TokenLogprobs::new(logits, token, count);
+                let told = TokenLogprobs::new(logits, token, reveal);
                 self.untold.push(told, vocabulary.token_bytes(token).len());
             }
             accepted.drawn += 1;
@@ -253,7 +269,7 @@ impl Sequence {
 
     /// By which rules its tokens may be drawn where the logits are, if nothing but tokens is asked for.
     pub(super) fn rules(&self) -> Option<&SamplingParams> {
-        let tokens_alone = self.grammar.is_none() && self.logprobs.is_none();
+        let tokens_alone = self.grammar.is_none() && self.logprobs.is_none() && self.mark.is_none();
         tokens_alone.then_some(&self.sampling)
     }
 
@@ -296,7 +312,14 @@ impl Sequence {
         };
         let tokens = &self.tokens;
         let past = Past { tokens, breaks };
-        Ok(sampler::draw(logits, &self.sampling, past, point)?)
+        let answer = tokens.get(self.prompt..).unwrap_or_default();
+        let marked = self.mark.as_ref().zip(mark::context(answer));
+        Ok(match marked {
+            None => sampler::draw(logits, &self.sampling, past, point)?,
+            Some((key, context)) => {
+                mark::draw(logits, &self.sampling, past, &key.noise(context), point)?
+            }
+        })
     }
 
     /// Takes the grammar further. True when it allows nothing after this token.
@@ -324,10 +347,22 @@ impl Sequence {
             self.stream = TextStream::default();
             return Next::Finish(FinishReason::Stop);
         }
+        if self.repeats(token) {
+            return Next::Finish(FinishReason::Repetition);
+        }
         match self.tokens.len() - self.prompt >= self.tokens_max {
             true => Next::Finish(FinishReason::Length),
             false => Next::GoOn,
         }
+    }
+
+    /// Whether it ends here because it repeats itself.
+    fn repeats(&mut self, token: u32) -> bool {
+        let Some(rule) = self.repetition else {
+            return false;
+        };
+        self.repeated |= self.repetitions.push(token) >= rule.times_max;
+        self.repeated && rule.stops
     }
 
     /// Says the rest and that it is over.
@@ -338,7 +373,11 @@ impl Sequence {
         let held = self.stop.finish();
         let usage = self.usage();
         if self.say(released.text + &held).is_continue() {
-            let _ = (self.sink)(Event::Finished { reason, usage });
+            let _ = (self.sink)(Event::Finished {
+                reason,
+                repeated: self.repeated,
+                usage,
+            });
         }
     }
 

@@ -17,6 +17,7 @@ pub struct Answer {
     pub tokens: Vec<u32>,
     pub logprobs: Vec<TokenLogprobs>,
     pub reason: Option<FinishReason>,
+    pub repeated: bool,
     pub failed: Option<(Failure, String)>,
 }
 
@@ -32,6 +33,8 @@ pub fn request(seed: u32, prompt: Vec<u32>, tokens_max: usize) -> GenerateReques
         seed: Some(seed.into()),
         grammar: None,
         logprobs: None,
+        mark: None,
+        repetition: None,
         deadline: None,
     }
 }
@@ -59,8 +62,11 @@ fn collect(events: &Receiver<Event>) -> Answer {
                 answer.tokens.extend(tokens);
                 answer.logprobs.extend(logprobs);
             }
-            Event::Finished { reason, .. } => {
+            Event::Finished {
+                reason, repeated, ..
+            } => {
                 answer.reason = Some(reason);
+                answer.repeated = repeated;
                 return answer;
             }
             Event::Failed {

@@ -71,6 +71,8 @@ pub fn request(seed: u32, prompt: Vec<u32>, tokens_max: usize) -> GenerateReques
         seed: Some(seed.into()),
         grammar: None,
         logprobs: None,
+        mark: None,
+        repetition: None,
         deadline: None,
     }
 }

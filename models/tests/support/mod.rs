@@ -1,5 +1,7 @@
 //! Where the shared test data lies. A test that needs it is skipped, and says so, where it is missing.
 
+#![allow(dead_code, reason = "each test file uses its part of this")]
+
 use std::path::PathBuf;
 
 /// `relative` inside the shared folder, or `None` (with a line) where there is no such folder.

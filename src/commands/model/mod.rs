@@ -15,6 +15,7 @@ use super::{CommandError, ExitCode};
 use crate::org::Organisation;
 
 pub use seal::NewPackage;
+pub(super) use verify::open;
 
 /// Arguments of `casemate model`.
 #[derive(Debug, Args)]

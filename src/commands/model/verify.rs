@@ -1,5 +1,7 @@
 //! The full check of a package, as check lines or as JSON.
 
+use std::path::Path;
+
 use casemate_models::package::{SealedPackage, UnlockedPackage};
 use casemate_models::weights::WeightSource;
 use serde_json::json;
@@ -63,6 +65,17 @@ pub(super) fn run(arguments: &VerifyArguments) -> Result<(), CommandError> {
         header.epoch()
     );
     Ok(())
+}
+
+/// Opens a package of the organisation for whoever has its keys. Says nothing about its chunks that are not read.
+pub(in crate::commands) fn open(
+    organisation: &Organisation,
+    path: &Path,
+) -> Result<UnlockedPackage, CommandError> {
+    unlock(
+        organisation,
+        SealedPackage::open(path).map_err(package_error)?,
+    )
 }
 
 /// Finds the package's key in the organisation's folder and unlocks with it.

@@ -1,0 +1,296 @@
+//! The mark of an answer (GUARD section 3): which token is drawn is decided by noise that a key makes of the last four tokens,
+//! and whoever has the key finds the noise again in the text.
+//!
+//! The rule is the exponential race (Gumbel; Aaronson 2022): of candidates with probabilities `p` and noise `u` in (0, 1) the one
+//! with the largest `ln(u) / p` is drawn. For uniform noise that is a draw from `p`, so no single answer reads otherwise than
+//! without a mark. In marked text `u` of the drawn tokens is near 1; in other text it is uniform.
+//!
+//! The noise of a context is the same whenever the context comes again. So a context is marked once in an answer, the first
+//! four tokens are not marked at all (their context is not in the text), and an answer with a seed, a bias, a grammar or
+//! probabilities is never marked: there frozen noise would turn draws into comparisons of logits (attack S18).
+
+use std::fmt;
+
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::sampler::{self, Past, SamplingError, SamplingParams};
+
+/// Tokens that the noise of a place depends on.
+pub const CONTEXT: usize = 4;
+/// The likeliest tokens that have noise of their own; all others share one.
+pub const CANDIDATES: usize = 256;
+/// How many of an answer's last contexts are compared before one is marked.
+const HISTORY: usize = 1024;
+/// Stands for all tokens that are not among the candidates. No vocabulary has such a token.
+const REST: u32 = u32::MAX;
+
+/// A key for marks. Wiped when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct MarkKey([u64; 2]);
+
+impl fmt::Debug for MarkKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MarkKey(..)")
+    }
+}
+
+impl MarkKey {
+    /// The key of these bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        let number = u128::from_le_bytes(bytes);
+        Self([number as u64, (number >> 64) as u64])
+    }
+
+    /// The noise of a context.
+    pub fn noise(&self, context: [u32; CONTEXT]) -> ContextNoise {
+        let [first, second, third, fourth] = context.map(u64::from);
+        let mut state = SipState::new(self.0);
+        state.absorb(first | second << 32);
+        state.absorb(third | fourth << 32);
+        ContextNoise(state)
+    }
+}
+
+/// The noise of one context: a number for each token that might follow.
+#[derive(Clone)]
+pub struct ContextNoise(SipState);
+
+impl ContextNoise {
+    /// The noise of a token: uniform in (0, 1) for whoever does not know the key.
+    pub fn of(&self, token: u32) -> f64 {
+        let mut state = self.0.clone();
+        // SipHash of the 20 bytes of five tokens: the last word has what is left of them and their number.
+        state.absorb(u64::from(token) | ((CONTEXT as u64 + 1) * 4) << 56);
+        ((state.finish() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+    }
+}
+
+/// SipHash-2-4 (Aumasson and Bernstein 2012) over whole words: some 20 ns for a token.
+#[derive(Clone)]
+struct SipState([u64; 4]);
+
+impl SipState {
+    fn new(key: [u64; 2]) -> Self {
+        let [low, high] = key;
+        Self([
+            low ^ 0x736f_6d65_7073_6575,
+            high ^ 0x646f_7261_6e64_6f6d,
+            low ^ 0x6c79_6765_6e65_7261,
+            high ^ 0x7465_6462_7974_6573,
+        ])
+    }
+
+    fn round(&mut self) {
+        let [mut a, mut b, mut c, mut d] = self.0;
+        a = a.wrapping_add(b);
+        c = c.wrapping_add(d);
+        b = b.rotate_left(13) ^ a;
+        d = d.rotate_left(16) ^ c;
+        a = a.rotate_left(32);
+        c = c.wrapping_add(b);
+        a = a.wrapping_add(d);
+        b = b.rotate_left(17) ^ c;
+        d = d.rotate_left(21) ^ a;
+        c = c.rotate_left(32);
+        self.0 = [a, b, c, d];
+    }
+
+    fn absorb(&mut self, word: u64) {
+        self.0[3] ^= word;
+        self.round();
+        self.round();
+        self.0[0] ^= word;
+    }
+
+    fn finish(mut self) -> u64 {
+        self.0[2] ^= 0xff;
+        for _ in 0..4 {
+            self.round();
+        }
+        self.0.into_iter().fold(0, |all, word| all ^ word)
+    }
+}
+
+/// What the noise at the end of `answer` depends on: its last tokens, if there are enough of them and they did not stand in
+/// it before. The prompt is not part of it: whoever looks for the mark does not have it.
+pub fn context(answer: &[u32]) -> Option<[u32; CONTEXT]> {
+    let last: [u32; CONTEXT] = *answer.last_chunk()?;
+    let recent = answer.len().saturating_sub(HISTORY + CONTEXT);
+    // The last window is the context itself.
+    let before = answer.get(recent..answer.len() - 1)?;
+    let repeated = before.windows(CONTEXT).any(|window| window == last);
+    (!repeated).then_some(last)
+}
+
+/// Draws a token by `noise`. `point`, a random number from 0 to below 1, decides among tokens that are not candidates; and
+/// everything where there is no choice to mark, at temperature 0.
+///
+/// # Errors
+/// As [`sampler::draw`].
+pub fn draw(
+    logits: &[f32],
+    params: &SamplingParams,
+    past: Past<'_>,
+    noise: &ContextNoise,
+    point: f64,
+) -> Result<u32, SamplingError> {
+    if params.temperature == 0.0 {
+        return sampler::draw(logits, params, past, point);
+    }
+    let likeliest = sampler::likeliest(logits, params, past, CANDIDATES)?;
+    let candidates = likeliest.tokens.iter().map(|(id, p)| (Some(*id), *id, *p));
+    let rest = (None, REST, likeliest.rest());
+    let race = candidates.chain([rest]).filter(|(_, _, p)| *p > 0.0);
+    let best = race
+        .map(|(winner, id, p)| (winner, noise.of(id).ln() / p))
+        .max_by(|a, b| a.1.total_cmp(&b.1));
+    match best {
+        Some((Some(token), _)) => Ok(token),
+        _ => likeliest.draw_rest(point),
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should stop"
+)]
+mod tests {
+    use super::*;
+    use std::hash::Hasher;
+
+    fn key(byte: u8) -> MarkKey {
+        MarkKey::from_bytes(std::array::from_fn(|at| at as u8 ^ byte))
+    }
+
+    #[test]
+    #[expect(
+        deprecated,
+        reason = "the standard library's SipHash-2-4 is what it is compared with"
+    )]
+    fn noise_is_siphash_of_five_tokens() {
+        let bytes: [u8; 16] = std::array::from_fn(|at| at as u8);
+        let number = u128::from_le_bytes(bytes);
+        for (context, token) in [([1, 2, 3, 4], 5), ([u32::MAX, 0, 7, 1 << 31], 151_000)] {
+            let mut other =
+                std::hash::SipHasher::new_with_keys(number as u64, (number >> 64) as u64);
+            for word in context.into_iter().chain([token]) {
+                other.write(&word.to_le_bytes());
+            }
+            let expected = ((other.finish() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+            assert_eq!(key(0).noise(context).of(token), expected);
+        }
+        assert_eq!(format!("{:?}", key(65)), "MarkKey(..)");
+    }
+
+    #[test]
+    fn a_context_is_marked_once_and_not_before_it_is_in_the_text() {
+        assert_eq!(context(&[1, 2, 3]), None);
+        assert_eq!(context(&[1, 2, 3, 4]), Some([1, 2, 3, 4]));
+        assert_eq!(context(&[1, 2, 3, 4, 1, 2, 3]), Some([4, 1, 2, 3]));
+        assert_eq!(context(&[1, 2, 3, 4, 1, 2, 3, 4]), None);
+        assert_eq!(context(&[9; 5]), None, "windows overlap");
+        let long: Vec<u32> = [1, 2, 3, 4]
+            .into_iter()
+            .chain(10..10 + HISTORY as u32)
+            .chain([1, 2, 3, 4])
+            .collect();
+        assert_eq!(
+            context(&long),
+            Some([1, 2, 3, 4]),
+            "as far back as is looked"
+        );
+    }
+
+    /// Over many contexts, which stand in for many keys, draws follow the distribution: with few tokens and with more than
+    /// there are candidates, with cuts and without.
+    #[test]
+    fn marked_draws_follow_the_distribution() {
+        let few: Vec<f32> = vec![0.0, 1.0, 2.0, f32::NEG_INFINITY, 0.5];
+        let many: Vec<f32> = (0..600).map(|at| (at % 30) as f32 / 15.0).collect();
+        let cut = SamplingParams {
+            top_p: 0.8,
+            presence_penalty: 0.5,
+            ..SamplingParams::default()
+        };
+        let warm = SamplingParams {
+            temperature: 0.7,
+            ..SamplingParams::default()
+        };
+        for (logits, params) in [
+            (&few, SamplingParams::default()),
+            (&few, cut.clone()),
+            (&few, warm),
+            (&many, SamplingParams::default()),
+            (&many, cut),
+        ] {
+            let past = Past {
+                tokens: &[1, 2, 2],
+                breaks: &[],
+            };
+            let exact = sampler::Distribution::new(logits, &params, past).unwrap();
+            const DRAWS: u32 = 40_000;
+            let mut counts = vec![0_u32; logits.len()];
+            let mut points = sampler::Draws::new(3);
+            for at in 0..DRAWS {
+                let noise = key(9).noise([at, 1, 2, 3]);
+                let token = draw(logits, &params, past, &noise, points.next_point()).unwrap();
+                counts[token as usize] += 1;
+            }
+            let drawn: u32 = exact
+                .tokens
+                .iter()
+                .map(|(id, _)| counts[*id as usize])
+                .sum();
+            assert_eq!(drawn, DRAWS, "nothing else is drawn");
+            // Chi-squared over tokens, scaled to a normal number: five deviations are a chance of one in three million.
+            let square = |(id, p): &(u32, f64)| {
+                let expected = p * f64::from(DRAWS);
+                (f64::from(counts[*id as usize]) - expected).powi(2) / expected
+            };
+            let chi: f64 = exact.tokens.iter().map(square).sum();
+            let freedom = (exact.tokens.len() - 1) as f64;
+            let deviations = (chi - freedom) / (2.0 * freedom).sqrt();
+            assert!(deviations < 5.0, "{deviations} deviations, {params:?}");
+        }
+    }
+
+    #[test]
+    fn drawn_tokens_have_high_noise_under_the_key_alone() {
+        let logits: Vec<f32> = (0..300).map(|at| -(at as f32) / 40.0).collect();
+        let params = SamplingParams::default();
+        let mean = |own: u8, other: u8| {
+            let total: f64 = (0..400)
+                .map(|at| {
+                    let context = [at, 7, 8, 9];
+                    let noise = key(own).noise(context);
+                    let token = draw(&logits, &params, Past::default(), &noise, 0.5).unwrap();
+                    -(1.0 - key(other).noise(context).of(token)).ln()
+                })
+                .sum();
+            total / 400.0
+        };
+        assert!(mean(1, 1) > 3.0, "{}", mean(1, 1));
+        assert!((mean(1, 2) - 1.0).abs() < 0.25, "{}", mean(1, 2));
+    }
+
+    #[test]
+    fn without_a_choice_there_is_no_mark() {
+        let greedy = SamplingParams {
+            temperature: 0.0,
+            ..SamplingParams::default()
+        };
+        let noise = key(1).noise([1, 2, 3, 4]);
+        let drawn = draw(&[0.0, 3.0, 1.0], &greedy, Past::default(), &noise, 0.9);
+        assert_eq!(drawn, Ok(1));
+        let nothing = draw(
+            &[f32::NAN],
+            &SamplingParams::default(),
+            Past::default(),
+            &noise,
+            0.9,
+        );
+        assert_eq!(nothing, Err(SamplingError::NoFiniteLogit));
+    }
+}

@@ -1,0 +1,12 @@
+//! What is kept in: system prompts, whatever they are disguised as ([`Scan`]), and canaries. The text of an answer passes
+//! through a [`Keeper`], which holds back what may become a leak and never gives it out once it is one.
+
+mod grams;
+mod keeper;
+mod normal;
+mod scan;
+mod views;
+
+pub use keeper::{Keeper, Leaked, TooLong};
+pub use normal::{is_kept, normal};
+pub use scan::Scan;

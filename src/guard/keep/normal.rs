@@ -1,0 +1,38 @@
+//! The form in which texts are compared: letters and digits, in lower case, and nothing between them.
+
+/// The one character that stands for `c`; none for spaces, punctuation, and marks that nobody sees.
+#[must_use]
+pub fn normal(c: char) -> Option<char> {
+    // Full-width forms of East Asian keyboards say the same as ASCII's.
+    let c = match u32::from(c) {
+        wide @ 0xff01..=0xff5e => char::from_u32(wide - 0xfee0).unwrap_or(c),
+        _ => c,
+    };
+    if c.is_ascii() {
+        return is_kept(c).then_some(c.to_ascii_lowercase());
+    }
+    is_kept(c).then(|| c.to_lowercase().next().unwrap_or(c))
+}
+
+/// Whether a character is compared at all.
+#[must_use]
+pub fn is_kept(c: char) -> bool {
+    match c.is_ascii() {
+        true => c.is_ascii_alphanumeric(),
+        false => c.is_alphanumeric(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_and_digits_are_left() {
+        let text = |text: &str| text.chars().filter_map(normal).collect::<String>();
+        assert_eq!(text("Pier Nine, OM-7!\n"), "piernineom7");
+        assert_eq!(text("Ｐｉｅｒ　９"), "pier9");
+        assert_eq!(text("Ünï\u{200b}çode 密码"), "ünïçode密码");
+        assert_eq!(text("*-_ \u{200d}"), "");
+    }
+}
