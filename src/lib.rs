@@ -2,9 +2,11 @@
 
 pub mod api;
 pub mod devices;
+pub mod guard;
 pub mod listener;
 pub mod policy;
 pub mod queue;
+pub mod sentry;
 pub mod serve;
 pub mod session;
 pub mod tls;

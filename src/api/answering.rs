@@ -12,6 +12,7 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::access::Caller;
 use super::body::{Answer, Piece};
+use super::guarding::Watched;
 use super::sse::{DONE, Head, Usage, event};
 use super::{ApiError, Service};
 use crate::audit::{AuditEvent, SessionId};
@@ -35,6 +36,8 @@ pub(super) struct Answering {
     pub(super) slot: Slot,
     pub(super) prompt_tokens: u64,
     pub(super) answer_tokens: u64,
+    /// What the guard counts of it; nothing where policy has it off.
+    pub(super) watched: Option<Watched>,
     /// Whether probabilities are told.
     pub(super) logprobs: bool,
     /// How it ended, as the audit log says it.
@@ -63,6 +66,9 @@ impl Answering {
     }
 
     async fn next_step(&mut self) -> Result<Step, ApiError> {
+        if self.watched.as_ref().is_some_and(|watched| watched.spent) {
+            return Ok(Step::End(Finish::Length));
+        }
         let mut check = interval(DEADLINE_CHECK);
         loop {
             let event = tokio::select! {
@@ -79,11 +85,11 @@ impl Answering {
                     tokens,
                     logprobs,
                 }) => {
-                    self.count(tokens);
+                    self.count(tokens, &logprobs);
                     Ok(Step::Text(text, logprobs))
                 }
                 Some(Event::End { finish, tokens }) => {
-                    self.count(tokens.saturating_sub(self.answer_tokens));
+                    self.count(tokens.saturating_sub(self.answer_tokens), &[]);
                     Ok(Step::End(finish))
                 }
                 Some(Event::TimedOut) => Err(ApiError::AnswerTooSlow {
@@ -95,9 +101,12 @@ impl Answering {
         }
     }
 
-    fn count(&mut self, tokens: u64) {
+    fn count(&mut self, tokens: u64, told: &[TokenLogprobs]) {
         self.answer_tokens = self.answer_tokens.saturating_add(tokens);
         self.slot.count(tokens);
+        if let Some(watched) = &mut self.watched {
+            watched.charge(&self.service, tokens, told);
+        }
     }
 
     fn still_attested(&self) -> Result<(), ApiError> {
@@ -113,6 +122,9 @@ impl Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
+        if let Some(watched) = &mut self.watched {
+            watched.end(&self.service, &self.granted, self.answer_tokens);
+        }
         let event = AuditEvent::Answer {
             session: SessionId(self.caller.session.id()),
             principal: self.granted.principal().clone(),

@@ -7,7 +7,9 @@ mod body;
 mod error;
 mod fields;
 mod generate;
+mod guarding;
 mod logprobs;
+mod oversight;
 mod record;
 mod response_format;
 mod sampling;
@@ -31,6 +33,7 @@ use tokio::sync::Semaphore;
 pub use access::{Access, Caller, Machine};
 pub use body::{Answer, CutOff, Piece};
 pub use error::ApiError;
+pub use oversight::{ExplainRequest, ReleaseRequest};
 pub use record::Attended;
 pub use sse::{Endpoint, Head, Usage};
 pub use wire::{
@@ -43,6 +46,7 @@ use crate::audit::AuditLog;
 use crate::listener::{Handler, Peer};
 use crate::policy::{Action, Denied, Granted, ModelRef, PolicyBundle, Principal};
 use crate::queue::{Generator, Queue};
+use crate::sentry::Sentry;
 use crate::session::{
     Attestor, CHALLENGE_BYTES_MAX, CONFIRMATION_BYTES_MAX, Connection, Registry, SessionError, now,
     parse_challenge, parse_confirmation,
@@ -90,6 +94,8 @@ pub struct Parts {
     pub access: Access,
     /// The served models.
     pub queue: Queue,
+    /// The extraction guard.
+    pub sentry: Sentry,
     /// Open connections.
     pub registry: Arc<Registry>,
     /// What was revoked; the handshake asks the same list.
@@ -105,6 +111,7 @@ pub struct Service {
     attestor: Attestor,
     access: Access,
     queue: Queue,
+    sentry: Sentry,
     registry: Arc<Registry>,
     revoked: Arc<Revoked>,
     revocations_expire: AtomicU64,
@@ -121,6 +128,7 @@ impl Service {
             attestor,
             access,
             queue,
+            sentry,
             registry,
             revoked,
             audit,
@@ -132,6 +140,7 @@ impl Service {
             attestor,
             access,
             queue,
+            sentry,
             registry,
             revoked,
             revocations_expire: AtomicU64::new(0),
@@ -168,6 +177,11 @@ impl Service {
     /// Connections that are open now.
     pub fn open_connections(&self) -> usize {
         self.registry.open()
+    }
+
+    /// The extraction guard.
+    pub const fn sentry(&self) -> &Sentry {
+        &self.sentry
     }
 
     fn names(&self, principal: &str, leaf: &Sha256Digest) -> bool {
@@ -253,6 +267,19 @@ impl Service {
             "/v1/completions" => {
                 let body = self.read_json(&head.method, &head.headers, body).await?;
                 generate::complete(self, caller, parse_completion(&body)?).await
+            }
+            "/guard/status" => {
+                method(&head.method, "GET")?;
+                self.guard_status(&caller).await
+            }
+            "/guard/explain" | "/guard/release" => {
+                method(&head.method, "POST")?;
+                let limits = (oversight::QUESTION_BYTES_MAX, self.limits.body_s_max);
+                let question = body::read(body, limits.0, limits.1).await?;
+                match path {
+                    "/guard/explain" => self.guard_explain(&caller, &question).await,
+                    _ => self.guard_release(&caller, &question).await,
+                }
             }
             _ => {
                 let name = path

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::bundle::{PolicyError, Rules};
 use super::document::{POLICY_FORMAT, PolicyDocument, Team};
+use super::guard::GuardPolicy;
 use super::name::{ModelName, TeamName};
 
 /// Tables, as a file in the folder.
@@ -62,6 +63,7 @@ struct Tables {
     team: BTreeMap<TeamName, Team>,
     #[serde(default)]
     models: BTreeMap<ModelName, Sha256Digest>,
+    guard: Option<GuardPolicy>,
 }
 
 impl PolicySource {
@@ -84,6 +86,7 @@ impl PolicySource {
             cedar,
             teams: tables.team,
             models: tables.models,
+            guard: tables.guard,
         };
         Rules::check(&document).map_err(|error| SourceError::Policy {
             file: if error.concerns_tables() {
@@ -107,7 +110,7 @@ impl PolicyError {
     fn concerns_tables(&self) -> bool {
         matches!(
             self,
-            Self::Limit { .. } | Self::TeamsOverlap { .. } | Self::Format
+            Self::Limit { .. } | Self::Guard { .. } | Self::TeamsOverlap { .. } | Self::Format
         )
     }
 }

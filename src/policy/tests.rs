@@ -48,6 +48,7 @@ fn document(cedar: &str) -> PolicyDocument {
         cedar: cedar.to_owned(),
         teams: [team("writers", 1000), team("coders", 5000)].into(),
         models: [digest("small"), digest("large")].into(),
+        guard: None,
     }
 }
 

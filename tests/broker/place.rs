@@ -90,6 +90,7 @@ pub fn policy_for_all() -> PolicyDocument {
         cedar: String::new(),
         teams: BTreeMap::new(),
         models: pairs.map(named).collect(),
+        guard: None,
     }
 }
 

@@ -10,8 +10,11 @@ use std::time::Duration;
 use casemate::api::{self, Access, Machine, Parts, Service};
 use casemate::audit::{AuditLog, Durability};
 use casemate::devices::DeviceAsker;
+use casemate::guard::Step;
 use casemate::listener::{self, serve};
+use casemate::policy::GuardPolicy;
 use casemate::queue::{Generator, Queue};
+use casemate::sentry::{Decision, Floor, LedgerError, LedgerKey, Sentry, Store};
 use casemate::session::{Attestor, ClientEvidence, EvidenceBatcher, Registry};
 use casemate::tls::{ClientAuthority, IdentitySlot, Revoked, ServingIdentity};
 use casemate_attestation::test_chip::TCB;
@@ -21,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::organisation::{DAY, Leaf, NODE_A, ORGANISATION, model, nobody};
+use crate::organisation::{DAY, Leaf, NODE_A, ORGANISATION, model, nobody, principal};
 use crate::script::Script;
 
 /// Planted in every prompt; found nowhere else.
@@ -41,6 +44,12 @@ pub struct Setup {
     pub places: usize,
     pub api: api::Limits,
     pub listener: listener::Limits,
+    /// What policy says of the guard.
+    pub guard: Option<GuardPolicy>,
+    /// Where the guard keeps what must outlive a server.
+    pub ledger: Arc<tempfile::TempDir>,
+    /// How far the broker knows that to be.
+    pub floor: Floor,
 }
 
 impl Default for Setup {
@@ -55,6 +64,9 @@ impl Default for Setup {
             places: 64,
             api: api::Limits::default(),
             listener: listener::Limits::default(),
+            guard: None,
+            ledger: Arc::new(tempfile::tempdir().unwrap()),
+            floor: Floor::default(),
         }
     }
 }
@@ -67,6 +79,8 @@ pub struct Server {
     pub leaf: Leaf,
     /// Digest of the policy in force at the start.
     pub policy: Sha256Digest,
+    guard: GuardPolicy,
+    ledger: Arc<tempfile::TempDir>,
     audit: PathBuf,
     _folder: tempfile::TempDir,
     _stop: watch::Sender<bool>,
@@ -87,11 +101,15 @@ impl Server {
         logs();
         let folder = tempfile::tempdir().unwrap();
         let audit = folder.path().join("audit");
-        let bundle = ORGANISATION.policy(1);
+        let bundle = ORGANISATION.guarded_policy(1, setup.guard.clone());
         let policy = bundle.digest();
         let scripted = Arc::new(Script::default());
         let generator: Arc<dyn Generator> = scripted.clone();
-        let batcher = EvidenceBatcher::start(setup.provider, setup.evidence_waiting_max).unwrap();
+        let audit_log = AuditLog::open(&audit, Durability::System).unwrap();
+        let sentry = sentry(&setup, audit_log.clone()).await;
+        let batcher =
+            EvidenceBatcher::start(Arc::clone(&setup.provider), setup.evidence_waiting_max)
+                .unwrap();
         let machine = Machine {
             platform: batcher.platform(),
             tcb: Some(TCB),
@@ -102,9 +120,10 @@ impl Server {
                 .with_devices(setup.devices),
             access: Access::new(bundle, machine),
             queue: Queue::new(vec![(model(), generator)], setup.places),
+            sentry,
             registry: Registry::new(setup.per_principal_max),
             revoked: Arc::clone(&revoked),
-            audit: AuditLog::open(&audit, Durability::System).unwrap(),
+            audit: audit_log,
             limits: setup.api,
         });
         service.revoke(&ORGANISATION.revocations(&nobody(), DAY));
@@ -120,6 +139,8 @@ impl Server {
             model: scripted,
             leaf: setup.leaf,
             policy,
+            guard: setup.guard.unwrap_or_default(),
+            ledger: setup.ledger,
             audit,
             _folder: folder,
             _stop: stop,
@@ -132,6 +153,22 @@ impl Server {
 
     pub fn revoke(&self, list: &Revocations) -> usize {
         self.service.revoke(&ORGANISATION.revocations(list, DAY))
+    }
+
+    /// Ends as on a signal: what was given last is written down. When this returns the ledger's file is closed.
+    pub async fn stop(self) {
+        self.service.sentry().flush().await.unwrap();
+        self.service.end_all("stopped");
+        let ledger = Arc::clone(&self.ledger);
+        drop(self);
+        let key = LedgerKey::new([3; 32]);
+        let deadline = Instant::now() + SOON;
+        while let Err(LedgerError::InUse(_)) =
+            Store::open(ledger.path(), &key, NODE_A, &Floor::default(), 0)
+        {
+            assert!(Instant::now() < deadline, "the ledger stays open");
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// The audit log as it is now.
@@ -147,6 +184,29 @@ impl Server {
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
+    }
+
+    /// Puts a member on a step, as an officer would.
+    pub async fn place(&self, member: &str, step: Step) {
+        let terms = self.guard.terms(&"writers".parse().unwrap());
+        let decision = Decision {
+            principal: principal(member).parse().unwrap(),
+            to: step,
+            officer: principal("olga").parse().unwrap(),
+            terms,
+            now: crate::organisation::now().secs(),
+        };
+        let decided = self.service.sentry().decide(decision).await;
+        assert_eq!(decided.unwrap().unwrap().to, step);
+    }
+
+    /// On which step a member stands.
+    pub fn standing(&self, member: &str) -> Step {
+        let member = principal(member).parse().unwrap();
+        self.service
+            .sentry()
+            .standing(self.guard.mode, &member)
+            .step
     }
 
     /// Waits for the first record of `kind` with `reason`.
@@ -187,6 +247,33 @@ impl Server {
     pub fn saw_nothing(&self) {
         assert_eq!(self.model.seen(), Vec::<String>::new());
     }
+}
+
+/// The guard as `casemate serve` starts it. A server that was just stopped closes its ledger a moment later.
+async fn sentry(setup: &Setup, audit: AuditLog) -> Sentry {
+    let key = LedgerKey::new([3; 32]);
+    let now = crate::organisation::now().secs();
+    let deadline = Instant::now() + SOON;
+    let (ledger, found) = loop {
+        match Store::open(setup.ledger.path(), &key, NODE_A, &setup.floor, now) {
+            Err(LedgerError::InUse(_)) if Instant::now() < deadline => {
+                sleep(Duration::from_millis(10)).await;
+            }
+            opened => break opened.unwrap(),
+        }
+    };
+    let policy = setup.guard.clone().unwrap_or_default();
+    Sentry::start(casemate::sentry::Setup {
+        ledger: Box::new(ledger),
+        found,
+        principals_max: 100,
+        background: Vec::new(),
+        instructions: Vec::new(),
+        pace: policy.pace(),
+        audit,
+        now,
+    })
+    .unwrap()
 }
 
 /// An acceptor's settings with `leaf`, for clients of the organisation.

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use casemate::policy::{Budget, POLICY_FORMAT, PolicyBundle, PolicyDocument, Team};
+use casemate::policy::{Budget, GuardPolicy, POLICY_FORMAT, PolicyBundle, PolicyDocument, Team};
 use casemate_attestation::test_chip::{PRODUCT, TCB, TestChip, TestGpu};
 use casemate_attestation::{
     Expectations, FleetChip, FleetDevice, FleetList, Issue, Payload, Platform, ReferenceValues,
@@ -189,6 +189,11 @@ impl Organisation {
 
     /// A policy by which writers may do everything with the model.
     pub fn policy(&self, number: u64) -> PolicyBundle {
+        self.guarded_policy(number, None)
+    }
+
+    /// The same, with a word about the guard.
+    pub fn guarded_policy(&self, number: u64, guard: Option<GuardPolicy>) -> PolicyBundle {
         let budget = Budget {
             window_seconds: 3600,
             requests: 100_000,
@@ -214,6 +219,7 @@ impl Organisation {
                 .into(),
             teams: [("writers".parse().unwrap(), team)].into(),
             models: [("story".parse().unwrap(), model())].into(),
+            guard,
         };
         let signed = self.sign(&document, number, DAY);
         PolicyBundle::open(&signed, &self.release.public().unwrap(), 0, now()).unwrap()

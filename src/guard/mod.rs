@@ -1,0 +1,32 @@
+//! The extraction guard: what it can tell of a principal from wording alone, in bounded memory and without keeping text.
+//!
+//! Pure: time, keys and chance are arguments, nothing here reads a clock or a file. [`crate::sentry`] asks it for a server.
+//! What it cannot see stands in docs/GUARD.md.
+
+pub mod background;
+pub mod families;
+pub mod filter;
+pub mod hash;
+mod layout;
+pub mod meter;
+pub mod people;
+pub mod shingle;
+pub mod sketch;
+pub mod template;
+pub mod verdict;
+pub mod wager;
+pub mod watch;
+pub mod withheld;
+
+pub use background::Background;
+pub use families::{Families, Family, Principals};
+pub use hash::GuardKey;
+pub use meter::{AccountId, Accounts, Allowance, Holder, Meter, MeterError, Tally};
+pub use people::{Note, People, Person};
+pub use shingle::Prompt;
+pub use sketch::{Score, Sketch};
+pub use template::{Template, TemplateError, Wording};
+pub use verdict::{Change, Ladder, Pace, Reason, Step, e_bh};
+pub use wager::{Honest, Wager, WagerError};
+pub use watch::{Sighting, Terms, Watch};
+pub use withheld::{Asked, Conditions, Measures, Refusal, WithheldOption};
