@@ -56,7 +56,7 @@ pub use digest::{ChipId, HexError, Measurement, Nonce, Sha256Digest, UnixTime};
 pub use envelope::{ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, EnvelopeParts};
 pub use expectations::{Expectations, ExpectationsError, tpm_policies};
 pub use hardware::{HardwareEvidence, TpmBoot};
-pub use provider::{EvidenceProvider, Platform, ProviderError};
+pub use provider::{DeviceProvider, EvidenceProvider, Platform, ProviderError};
 pub use reference::{
     NvidiaReference, ReferenceValues, SnpMeasurement, SnpReference, TdxMachine, TdxReference,
     TpmMachine, TpmReference,

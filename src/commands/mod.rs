@@ -7,9 +7,11 @@ pub mod collateral;
 pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
+mod enrol;
 mod enrolment;
 mod error;
 mod fetch;
+mod gpus;
 pub mod guard;
 pub mod machine;
 pub mod measure;

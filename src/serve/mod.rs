@@ -2,6 +2,7 @@
 //! attested sessions. What is out of date or altered stops it before the first client is accepted.
 
 mod collateral;
+pub(crate) mod devices;
 mod documents;
 mod error;
 mod guard;
@@ -14,10 +15,9 @@ pub(crate) mod provider;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use casemate_attestation::{
-    Context, EvidenceProvider, ReleasePublicKey, Revocations, TcbVersion, Verified,
-};
+use casemate_attestation::{Context, ReleasePublicKey, Revocations, TcbVersion, Verified};
 use casemate_client::floors::FloorsFile;
 use casemate_client::trust::{FleetFiles, Trust};
 use rustls_pki_types::CertificateDer;
@@ -31,7 +31,7 @@ pub use packages::LoadWatch;
 
 use crate::api::{Access, Machine, Parts, Service};
 use crate::audit::{AuditEvent, AuditLog, Part};
-use crate::broker::client::{BrokerAddress, ReleaseClient, ReleaseRequest, Released};
+use crate::broker::client::{BrokerAddress, OwnMachine, ReleaseClient, ReleaseRequest, Released};
 use crate::config::{ClientDemand, Loaded, ServerConfig};
 use crate::listener;
 use crate::policy::PolicyBundle;
@@ -69,7 +69,7 @@ struct Ground {
     key: ReleasePublicKey,
     clients: Vec<CertificateDer<'static>>,
     broker: BrokerAddress,
-    provider: Arc<dyn EvidenceProvider>,
+    machine: OwnMachine,
     documents: Documents,
     audit: AuditLog,
 }
@@ -94,8 +94,7 @@ impl Server {
             packages: packages.requests(),
             configuration: config.digest(),
         };
-        let provider = Arc::clone(&ground.provider);
-        let (released, client) = release(&ground, provider, &request).await?;
+        let (released, client) = release(&ground, &request).await?;
         let bundle = ground.documents.policy(&released.policy_bundle, now())?;
         let revocations = ground.documents.revocations(&released.revocations, now())?;
         let revoked = Arc::new(Revoked::default());
@@ -133,6 +132,11 @@ impl Server {
             in_force,
             client: Some(client),
             witnessed: Floor::default(),
+            watch_every: config
+                .attestation
+                .devices
+                .as_ref()
+                .map(|devices| Duration::from_secs(devices.watch_seconds.into())),
         };
         Ok(Self {
             socket,
@@ -155,7 +159,8 @@ impl Server {
     /// Serves until `stop` completes, then lets answers under way finish within the drain limit.
     ///
     /// # Errors
-    /// When the broker refuses this machine's evidence while it serves. Every connection has ended then.
+    /// When the broker refuses this machine's evidence while it serves, or other GPUs answer than were attested. Every connection has
+    /// ended then.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         let (stopped, watch) = watch::channel(false);
         let limits = self.config.limits.listener();
@@ -172,21 +177,18 @@ impl Server {
             () = stop => None,
             kept = &mut keeping => Some(kept),
         };
-        let dismissed = match &kept {
+        let ended = match &kept {
             Some(Ok(Err(error))) => {
-                tracing::error!(%error, "the broker counts on this machine no more; ending every connection");
-                true
+                tracing::error!(%error, "this machine no longer counts; ending every connection");
+                Some(error.ends_connections_as())
             }
-            _ => false,
+            _ => None,
         };
         // Before the listener stops, which closes idle connections without a reason; and after it, for those that came between.
-        if dismissed {
-            service.end_all("dismissed_by_broker");
-        }
+        let end_all = || ended.map_or(0, |reason| service.end_all(reason));
+        end_all();
         stopped.send_replace(true);
-        if dismissed {
-            service.end_all("dismissed_by_broker");
-        }
+        end_all();
         if !served {
             serving.await;
         }
@@ -230,7 +232,10 @@ impl Ground {
             key,
             clients: certificates(&config.trust.client_authority)?,
             broker,
-            provider: provider::provider(&config.attestation, key, now())?,
+            machine: OwnMachine {
+                provider: provider::provider(&config.attestation, key, now())?,
+                devices: devices::asker(&config.attestation, key)?,
+            },
             documents: Documents::new(key, floors),
             audit: AuditLog::open(&config.audit.file, config.audit.durability)?,
         })
@@ -248,9 +253,10 @@ impl Ground {
         revoked: Arc<Revoked>,
     ) -> Result<Arc<Service>, ServeError> {
         let waiting_max = config.limits.evidence_waiting as usize;
-        let batcher = EvidenceBatcher::start(Arc::clone(&self.provider), waiting_max)?;
+        let batcher = EvidenceBatcher::start(Arc::clone(&self.machine.provider), waiting_max)?;
+        let attestor = Attestor::new(batcher, context, client_evidence(config, &self.key)?);
         Ok(Service::new(Parts {
-            attestor: Attestor::new(batcher, context, client_evidence(config, &self.key)?),
+            attestor: attestor.with_devices(self.machine.devices.clone()),
             access,
             queue,
             sentry,
@@ -279,6 +285,8 @@ fn client_evidence(
             .test_chip_root
             .as_ref()
             .map(|path| path.to_path_buf()),
+        // Laptops have no GPUs that prove themselves.
+        test_gpu_root: None,
     };
     let floors = config.state.folder.join(CLIENT_FLOORS);
     let trust = Trust::of_fleet(files, |key| FloorsFile::at(floors, key.id()))?;
@@ -304,10 +312,9 @@ fn machine(config: &ServerConfig, tcb: Option<TcbVersion>) -> Machine {
 /// Asks the broker; its refusal is recorded here too.
 async fn release(
     ground: &Ground,
-    provider: Arc<dyn EvidenceProvider>,
     request: &ReleaseRequest,
 ) -> Result<(Released, ReleaseClient), ServeError> {
-    match ReleaseClient::release(&ground.broker, provider, request).await {
+    match ReleaseClient::release(&ground.broker, &ground.machine, request).await {
         Ok(released) => Ok(released),
         Err(error) => {
             ground.audit.note(now(), keeper::release_refused(&error));

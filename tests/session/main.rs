@@ -27,6 +27,7 @@ mod errors;
 mod evidence;
 mod flood;
 mod freshness;
+mod gpus;
 mod guard;
 mod guard_budgets;
 mod guard_officer;

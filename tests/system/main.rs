@@ -15,6 +15,7 @@ mod clients;
 mod demo;
 mod draft;
 mod enrolment;
+mod gpus;
 mod hostile;
 mod markers;
 mod measure;

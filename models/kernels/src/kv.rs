@@ -22,7 +22,7 @@ use crate::pool::{Pool, Start};
 
 /// Tokens of a page.
 pub const PAGE: usize = 32;
-/// Pages that lie interleaved.
+/// Pages that lie interleaved, where there are so many.
 const EXTENT: usize = 16;
 /// Columns of the widest head.
 pub(crate) const HEAD_MAX: usize = 512;
@@ -107,6 +107,8 @@ impl KvShape {
 /// Where keys and values stand in the buffer.
 #[derive(Debug, Clone, Copy)]
 struct Places {
+    /// Pages that lie interleaved.
+    extent: usize,
     layers: usize,
     heads: usize,
     /// Bytes of a head's keys in a page, and of its values.
@@ -115,8 +117,9 @@ struct Places {
 }
 
 impl Places {
-    fn of(shape: &KvShape) -> Self {
+    fn of(shape: &KvShape, pages: usize) -> Self {
         Self {
+            extent: EXTENT.min(pages.max(1)),
             layers: shape.layers,
             heads: shape.heads,
             keys: shape.key_bytes(),
@@ -126,10 +129,10 @@ impl Places {
 
     /// A head's keys of a page, and its values.
     fn of_head(&self, page: u32, layer: usize, head: usize) -> (Range<usize>, Range<usize>) {
-        let (extent, at) = (page as usize / EXTENT, page as usize % EXTENT);
+        let (extent, at) = (page as usize / self.extent, page as usize % self.extent);
         let heads_before = (extent * self.layers + layer) * self.heads + head;
-        let keys = heads_before * EXTENT * (self.keys + self.values) + at * self.keys;
-        let values = keys + (EXTENT - at) * self.keys + at * self.values;
+        let keys = heads_before * self.extent * (self.keys + self.values) + at * self.keys;
+        let values = keys + (self.extent - at) * self.keys + at * self.values;
         (keys..keys + self.keys, values..values + self.values)
     }
 }
@@ -159,15 +162,15 @@ impl KvPages {
     /// # Errors
     /// [`OutOfMemory`], or the same when heads have a width that is not supported.
     pub fn new(shape: KvShape, pages: usize) -> Result<Self, OutOfMemory> {
-        let len = shape
-            .page_bytes()
-            .saturating_mul(pages.next_multiple_of(EXTENT));
+        let places = Places::of(&shape, pages);
+        let whole = pages.next_multiple_of(places.extent);
+        let len = shape.page_bytes().saturating_mul(whole);
         if !KvShape::supports(shape.head_width) {
             return Err(OutOfMemory::of(usize::MAX));
         }
         Ok(Self {
             shape,
-            places: Places::of(&shape),
+            places,
             pages,
             buffer: Buffer::zeroed(len)?,
         })
