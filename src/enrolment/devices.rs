@@ -175,7 +175,7 @@ mod tests {
         let evidence = |number| TestGpu::of_seed(&SEED, number).evidence(&device_nonce(None));
         let (one, two) = (evidence(1), evidence(2));
         assert_eq!(processor_data(&[]), PROCESSOR_DATA);
-        let named = processor_data(&[one.clone()]);
+        let named = processor_data(std::slice::from_ref(&one));
         assert_ne!(named, PROCESSOR_DATA);
         assert_ne!(named, processor_data(&[one, two]));
     }
