@@ -87,7 +87,8 @@ impl Service {
             terms,
             now: now().secs(),
         };
-        let released = self.sentry.decide(decision).await.ok_or(ApiError::Busy)?;
+        let released = self.sentry.decide(decision).await;
+        let released = released.map_err(|_| ApiError::Internal)?;
         let unchanged = || ApiError::Invalid {
             param: "to".into(),
             expected: "another step than where the principal stands; see /guard/explain".into(),

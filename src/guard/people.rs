@@ -115,6 +115,15 @@ impl Person {
         self.shadow = shadow;
     }
 
+    /// Puts a ladder back to where a note says that it was.
+    pub(super) fn put_back(&mut self, note: &Note) {
+        self.ladder = Ladder::resumed(note.step, note.quiet_since);
+        self.since = note.since;
+        self.reason = note.reason;
+        self.reference.clone_from(&note.reference);
+        self.shadow = note.shadow;
+    }
+
     /// A step that was taken while the guard only watched means nothing once it acts.
     pub(super) fn leave_shadow(&mut self, now: u64) {
         if self.shadow {

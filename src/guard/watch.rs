@@ -134,6 +134,13 @@ impl Watch {
         Some(change)
     }
 
+    /// Takes a decision back that could not be recorded.
+    pub fn put_back(&mut self, principal: &str, note: &Note) {
+        if let Some(person) = self.people.known(principal) {
+            person.put_back(note);
+        }
+    }
+
     /// Principals to look at: their evidence is strong for so many of them (e-BH), strongest first.
     #[must_use]
     pub fn to_look_at(&self) -> Vec<(&str, &Person)> {
@@ -330,6 +337,12 @@ mod tests {
             watch.decide("mallory", Step::Slowed, &TERMS, (0, 1), none),
             None
         );
+        let before = watch.people().of("mallory").unwrap().note();
+        watch
+            .decide("mallory", Step::Open, &TERMS, (5, 1), none)
+            .unwrap();
+        watch.put_back("mallory", &before);
+        assert_eq!(watch.people().of("mallory").unwrap().note(), before);
     }
 
     #[test]

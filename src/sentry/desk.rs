@@ -10,7 +10,7 @@ use casemate_attestation::UnixTime;
 
 use super::ledger::{Changes, Found, Ledger, LedgerError, Loss};
 use super::report::{Explanation, Released, Spent, Standing as Reported, Status};
-use super::{Decision, Order, Seen, Shared, Standing, lock, random};
+use super::{Decision, Order, Seen, Shared, Standing, Unrecorded, lock, random};
 use crate::audit::{AuditEvent, AuditLog};
 use crate::guard::{Change, Note, Pace, Sighting, Step, Terms, Watch};
 use crate::policy::{Principal, TeamName};
@@ -336,7 +336,7 @@ impl Desk {
         }
     }
 
-    fn decide(&mut self, decision: Decision) -> Option<Released> {
+    fn decide(&mut self, decision: Decision) -> Result<Option<Released>, Unrecorded> {
         let Decision {
             principal,
             to,
@@ -344,13 +344,17 @@ impl Desk {
             terms,
             now,
         } = decision;
-        let chance = chance()?;
-        let known = known(&self.notes, &self.unknown, &principal);
-        let change = self
-            .watch
-            .decide(principal.as_str(), to, &terms, (now, chance), known)?;
-        self.touched.insert(principal.as_str().to_owned());
-        let reference = self.watch.people().of(principal.as_str())?.note().reference;
+        let name = principal.as_str();
+        let chance = chance().ok_or(Unrecorded)?;
+        let known = || known(&self.notes, &self.unknown, &principal)();
+        let here = self.watch.people().of(name).map(|person| person.note());
+        let before = here.or_else(known).unwrap_or_else(|| Note::blank(now));
+        let change = self.watch.decide(name, to, &terms, (now, chance), known);
+        let Some(change) = change else {
+            return Ok(None);
+        };
+        let after = self.watch.people().of(name).map(|person| person.note());
+        let reference = after.map(|note| note.reference).unwrap_or_default();
         let event = AuditEvent::GuardDecided {
             principal: principal.clone(),
             officer,
@@ -358,27 +362,23 @@ impl Desk {
             to: change.to.code(),
             reference: reference.clone(),
         };
-        // Nobody is released, or closed, whose record is not on disk.
+        // Nobody is released, or closed, whose record is not written.
         let recorded = self.audit.record_blocking(UnixTime::from_secs(now), event);
-        if recorded.is_err() {
-            let undone = |chance| (now, chance);
-            self.watch.decide(
-                principal.as_str(),
-                change.from,
-                &terms,
-                undone(chance),
-                || None,
-            );
-            return None;
+        if let Err(error) = recorded {
+            tracing::error!(%error, "an officer's decision is taken back, because it cannot be recorded");
+            self.watch.put_back(name, &before);
+            return Err(Unrecorded);
         }
+        self.touched.insert(name.to_owned());
         self.stand(&principal);
+        // What is not written now is tried again each second.
         let _ = self.write();
-        Some(Released {
-            principal: principal.as_str().to_owned(),
+        Ok(Some(Released {
+            principal: name.to_owned(),
             from: change.from,
             to: change.to,
             reference,
-        })
+        }))
     }
 }
 

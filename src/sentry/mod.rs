@@ -101,10 +101,18 @@ enum Order {
     Knock(Principal, TeamName, Terms, u64),
     Status(u64, oneshot::Sender<Status>),
     Explain(Principal, oneshot::Sender<Explanation>),
-    Decide(Box<Decision>, oneshot::Sender<Option<Released>>),
+    Decide(
+        Box<Decision>,
+        oneshot::Sender<Result<Option<Released>, Unrecorded>>,
+    ),
     /// Write what must outlive the server now.
     Flush(oneshot::Sender<Result<(), LedgerError>>),
 }
+
+/// An officer's decision that could not be recorded, and therefore does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the decision could not be recorded and does not hold")]
+pub struct Unrecorded;
 
 /// An officer's word about a principal.
 pub struct Decision {
@@ -303,13 +311,16 @@ impl Sentry {
         answer.await.ok()
     }
 
-    /// Puts a principal where an officer says. Recorded and written before this returns; nothing where it stood there already.
-    pub async fn decide(&self, decision: Decision) -> Option<Option<Released>> {
+    /// Puts a principal where an officer says, and records it before it holds. `None` where it stood there already.
+    ///
+    /// # Errors
+    /// [`Unrecorded`], also where the guard is too busy to decide.
+    pub async fn decide(&self, decision: Decision) -> Result<Option<Released>, Unrecorded> {
         let (reply, answer) = oneshot::channel();
         self.orders
             .try_send(Order::Decide(Box::new(decision), reply))
-            .ok()?;
-        answer.await.ok()
+            .map_err(|_| Unrecorded)?;
+        answer.await.map_err(|_| Unrecorded)?
     }
 
     /// Writes what must outlive the server. For an orderly end.

@@ -40,7 +40,7 @@ struct Place {
     sentry: Sentry,
     refuses: Arc<AtomicBool>,
     tokens: Arc<AtomicU64>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 fn place() -> Place {
@@ -64,7 +64,7 @@ fn place() -> Place {
         sentry: Sentry::start(setup).unwrap(),
         refuses,
         tokens,
-        _folder: folder,
+        folder,
     }
 }
 
@@ -191,4 +191,32 @@ async fn a_thread_that_is_gone_gives_nothing_more() {
     place.sentry.knock(&ada, &writers, terms, 0);
     assert!(!place.sentry.writes(session::now().secs()));
     assert!(place.sentry.status(0).await.is_none());
+}
+
+#[tokio::test]
+async fn a_decision_that_cannot_be_recorded_does_not_hold() {
+    let place = place();
+    let writers = "writers".parse().unwrap();
+    let ada: Principal = "dns:ada.example".parse().unwrap();
+    let decide = |to| {
+        place.sentry.decide(Decision {
+            principal: ada.clone(),
+            to,
+            officer: "dns:olga.example".parse().unwrap(),
+            terms: crate::policy::GuardPolicy::unspoken().terms(&writers),
+            now: 5,
+        })
+    };
+    assert_eq!(
+        decide(Step::Slowed).await.unwrap().unwrap().to,
+        Step::Slowed
+    );
+    assert_eq!(decide(Step::Slowed).await, Ok(None));
+    let explained = async || place.sentry.explain(ada.clone()).await.unwrap();
+    let before = explained().await;
+    let log = place.folder.path().join("audit");
+    std::fs::rename(&log, log.with_extension("1")).unwrap();
+    std::fs::create_dir(&log).unwrap();
+    assert_eq!(decide(Step::Open).await, Err(Unrecorded));
+    assert_eq!(explained().await, before);
 }
