@@ -15,6 +15,8 @@ pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
 pub mod enrolment;
+pub mod host;
+pub mod image;
 pub mod keys;
 pub mod org;
 pub mod rim;

@@ -10,6 +10,8 @@ pub mod demo;
 mod enrolment;
 mod error;
 mod fetch;
+pub mod host;
+pub mod image;
 pub mod machine;
 pub mod measure;
 pub mod model;
@@ -91,6 +93,10 @@ enum Command {
     Collateral(collateral::Arguments),
     /// Predict what a machine will measure, before it exists.
     Measure(measure::Arguments),
+    /// Build the guest image, and boot it.
+    Image(image::Arguments),
+    /// Look at the host that starts guests.
+    Host(host::Arguments),
     /// Convert what NVIDIA publishes for GPUs and switches.
     Nvidia(nvidia::Arguments),
     /// Look at configuration files before they are used.
@@ -129,6 +135,8 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Policy(arguments) => policy::run(arguments),
         Command::Collateral(arguments) => collateral::run(arguments),
         Command::Measure(arguments) => measure::run(arguments),
+        Command::Image(arguments) => image::run(arguments),
+        Command::Host(arguments) => host::run(arguments),
         Command::Nvidia(arguments) => nvidia::run(arguments),
         Command::Config(arguments) => config::run(arguments),
     };
