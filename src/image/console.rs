@@ -6,6 +6,7 @@ use casemate_client::exit::ExitCode;
 /// Longest line that is shown.
 const LINE_BYTES_MAX: usize = 4096;
 const OURS: &str = "casemate: ";
+const ESCAPE: char = '\u{1b}';
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +71,17 @@ impl Console {
     fn take(&mut self) -> String {
         let bytes = std::mem::take(&mut self.rest);
         let text = String::from_utf8_lossy(&bytes);
-        text.chars().filter(|c| !c.is_control()).collect()
+        let mut shown = String::with_capacity(text.len());
+        let mut characters = text.chars().peekable();
+        while let Some(character) = characters.next() {
+            // What firmware paints its screen with: ESC [ up to a letter.
+            if character == ESCAPE && characters.next_if_eq(&'[').is_some() {
+                let _ = characters.find(char::is_ascii_alphabetic);
+            } else if !character.is_control() {
+                shown.push(character);
+            }
+        }
+        shown
     }
 }
 
@@ -106,7 +117,11 @@ mod tests {
         let mut console = Console::default();
         assert!(console.lines(b"\x1b[2Jcase").is_empty());
         let lines = console.lines(b"mate: READY 0.0.0.0:8443\r\nx\xff\n");
-        assert_eq!(lines, ["[2Jcasemate: READY 0.0.0.0:8443", "x\u{fffd}"]);
+        assert_eq!(lines, ["casemate: READY 0.0.0.0:8443", "x\u{fffd}"]);
+        assert_eq!(
+            console.lines(b"\x1b[01;01Ha\x1b[\x1bb\n\x1b[12\n"),
+            ["a", ""]
+        );
         assert_eq!(Said::by(&lines[0]), Said::Ready("0.0.0.0:8443".into()));
         assert_eq!(console.lines(&[b'a'; 10_000]), Vec::<String>::new());
         assert_eq!(console.rest().map(|line| line.len()), Some(LINE_BYTES_MAX));
