@@ -7,6 +7,7 @@ pub mod collateral;
 pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
+pub mod doctor;
 mod enrolment;
 mod error;
 mod fetch;
@@ -18,6 +19,7 @@ pub mod org;
 mod own;
 pub mod policy;
 pub mod serve;
+mod upgrade;
 
 use casemate_attestation::Platform;
 use casemate_client::command::{
@@ -91,6 +93,8 @@ enum Command {
     Collateral(collateral::Arguments),
     /// Predict what a machine will measure, before it exists.
     Measure(measure::Arguments),
+    /// Look whether a machine is closed as an image should be.
+    Doctor(doctor::Arguments),
     /// Convert what NVIDIA publishes for GPUs and switches.
     Nvidia(nvidia::Arguments),
     /// Look at configuration files before they are used.
@@ -129,6 +133,7 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Policy(arguments) => policy::run(arguments),
         Command::Collateral(arguments) => collateral::run(arguments),
         Command::Measure(arguments) => measure::run(arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Nvidia(arguments) => nvidia::run(arguments),
         Command::Config(arguments) => config::run(arguments),
     };
