@@ -14,7 +14,9 @@ pub mod commands;
 pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
+pub mod doctor;
 pub mod enrolment;
+pub mod harden;
 pub mod host;
 pub mod image;
 pub mod keys;

@@ -7,6 +7,7 @@ mod channel;
 pub mod client;
 pub mod config;
 mod documents;
+mod images;
 mod possession;
 mod record;
 mod refusal;
@@ -119,6 +120,7 @@ impl Broker {
 
         let desk = Desk::new(organisation, anchors, kek, store);
         desk.ready(service::now()).map_err(BrokerError::NotReady)?;
+        recorder.note_news(desk.news());
         let request_timeout = Duration::from_secs(config.limits.request_seconds.into());
         let shared = Arc::new(Shared {
             desk,

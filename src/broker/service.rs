@@ -156,7 +156,9 @@ impl Connection {
             request,
             client_leaf,
         };
-        let decision = self.shared.desk.release(&asked, now())?;
+        let decision = self.shared.desk.release(&asked, now());
+        self.shared.recorder.news(self.shared.desk.news())?;
+        let decision = decision?;
         // No record, no release.
         self.shared
             .recorder
@@ -168,7 +170,9 @@ impl Connection {
     fn updates(&self, have: &wire::UpdatesRequest) -> Result<wire::UpdatesAnswer, Refusal> {
         let attested = self.state().attested.clone();
         let evidence = still_attested(attested, Instant::now())?;
-        self.shared.desk.updates(&evidence, have, now())
+        let answer = self.shared.desk.updates(&evidence, have, now());
+        self.shared.recorder.note_news(self.shared.desk.news());
+        answer
     }
 
     async fn read<T: DeserializeOwned>(&self, request: Request<Incoming>) -> Result<T, Refusal> {

@@ -158,6 +158,7 @@ fn booted(redeemed: &Redeemed, label: &str) -> TpmMachine {
     TpmMachine {
         registers: redeemed.registers.clone(),
         label: label.to_owned(),
+        until: None,
     }
 }
 

@@ -258,9 +258,11 @@ fn snp(it: &Snp) -> Result<ReferenceValues, CommandError> {
                 .iter()
                 .any(|it| it.measurement == measurement)
             {
-                section
-                    .measurements
-                    .push(SnpMeasurement { measurement, label });
+                section.measurements.push(SnpMeasurement {
+                    measurement,
+                    label,
+                    until: None,
+                });
             }
         }
     }
@@ -326,6 +328,7 @@ fn tpm(it: &Tpm) -> Result<ReferenceValues, CommandError> {
     let machine = TpmMachine {
         registers: registers.map_err(refused)?,
         label: format!("{}: {sources}", it.origin.release),
+        until: None,
     };
     let mut section = base(&it.origin)?.tpm.unwrap_or_else(|| TpmReference {
         bank: Bank::Sha256,

@@ -7,6 +7,7 @@ pub mod collateral;
 pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
+pub mod doctor;
 mod enrolment;
 mod error;
 mod fetch;
@@ -20,6 +21,7 @@ pub mod org;
 mod own;
 pub mod policy;
 pub mod serve;
+mod upgrade;
 
 use casemate_attestation::Platform;
 use casemate_client::command::{
@@ -97,6 +99,8 @@ enum Command {
     Image(image::Arguments),
     /// Look at the host that starts guests.
     Host(host::Arguments),
+    /// Look whether a machine is closed as an image should be.
+    Doctor(doctor::Arguments),
     /// Convert what NVIDIA publishes for GPUs and switches.
     Nvidia(nvidia::Arguments),
     /// Look at configuration files before they are used.
@@ -137,6 +141,7 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Measure(arguments) => measure::run(arguments),
         Command::Image(arguments) => image::run(arguments),
         Command::Host(arguments) => host::run(arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Nvidia(arguments) => nvidia::run(arguments),
         Command::Config(arguments) => config::run(arguments),
     };

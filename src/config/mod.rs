@@ -2,15 +2,22 @@
 //! every default, has one digest; a server's binding carries it (P-20).
 
 mod engine;
+mod guest;
 mod load;
 mod server;
 
 pub use engine::{CacheKind, EngineSection};
+pub use guest::{
+    ClockSection, DISKS, Date, DiskName, DiskSerial, FOLDER as GUEST_FOLDER, GuestConfig,
+    InterfaceAddress, NetworkMode, NetworkSection, WRITABLE as GUEST_WRITABLE,
+};
 pub use load::{ConfigError, ConfigPath, Loaded, Role};
 pub use server::{
     AttestationSection, AuditSection, BrokerSection, ClientDemand, ClientsSection, LimitsSection,
     ModelSection, ServerConfig, ServerSection, StateSection, TpmSection, TrustSection,
 };
 
+#[cfg(test)]
+mod guest_tests;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@
 mod connection;
 mod place;
 mod raw;
+mod upgrade;
 
 use std::fs;
 use std::io::Read as _;
