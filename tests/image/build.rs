@@ -226,8 +226,12 @@ fn a_program_or_configuration_that_cannot_be_a_guest_is_refused() {
             "no table [clock]",
         ),
         (
-            CONFIGURATION.replace("trust/release.pub", "trust/none.pub"),
-            "trust/none.pub: the configuration names it",
+            CONFIGURATION.replace("10.0.2.2:7440", "broker:7440"),
+            "an image asks nobody for names",
+        ),
+        (
+            CONFIGURATION.replace("trust/release.key", "trust/none.key"),
+            "trust/none.key: the configuration names it",
         ),
     ] {
         fs::write(place.path("guest.toml"), text).unwrap();
@@ -236,7 +240,7 @@ fn a_program_or_configuration_that_cannot_be_a_guest_is_refused() {
     }
     fs::write(place.path("guest.toml"), CONFIGURATION).unwrap();
     fs::write(
-        place.path("trust/release.pub"),
+        place.path("trust/release.key"),
         "-----BEGIN PRIVATE KEY-----",
     )
     .unwrap();

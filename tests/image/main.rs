@@ -12,4 +12,6 @@ mod build;
 mod host;
 mod machine;
 mod place;
+mod served;
 mod started;
+mod team;

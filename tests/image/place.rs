@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-pub const CONFIGURATION: &str = "[network]\nmode = \"dhcp\"\n\n[disk]\n\n[clock]\nnot_before = \"2026-01-01\"\n\n\
-    [server.trust]\nrelease_key = \"trust/release.pub\"\n";
+/// A configuration whose machine has a TPM; its public files are beside it.
+pub const CONFIGURATION: &str = include_str!("guest.toml");
 
 /// `casemate` with these arguments.
 pub fn casemate(arguments: &[&str]) -> Output {
@@ -62,7 +62,9 @@ impl Place {
     pub fn new(program: &[u8]) -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         fs::create_dir(place.path("trust")).unwrap();
-        fs::write(place.path("trust/release.pub"), "00").unwrap();
+        for name in ["broker-ca.pem", "client-ca.pem", "release.key"] {
+            fs::write(place.path("trust").join(name), name).unwrap();
+        }
         fs::write(place.path("guest.toml"), CONFIGURATION).unwrap();
         fs::write(place.path("program"), program).unwrap();
         place

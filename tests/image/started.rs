@@ -14,13 +14,13 @@ use serde_json::Value;
 use crate::place::{Place, casemate_in, ended, inputs};
 
 /// How long a machine may take on a busy computer; alone it takes ten seconds.
-const LIMIT_SECONDS: &str = "400";
+pub const LIMIT_SECONDS: &str = "400";
 
 /// Held while a machine runs, by whichever test process has it.
-struct OnlyOne(#[expect(dead_code, reason = "the lock goes with the file")] File);
+pub struct OnlyOne(#[expect(dead_code, reason = "the lock goes with the file")] File);
 
 impl OnlyOne {
-    fn wait(inputs: &Path) -> Self {
+    pub fn wait(inputs: &Path) -> Self {
         let file = File::create(inputs.join("one-machine")).unwrap();
         file.lock().unwrap();
         Self(file)
@@ -28,12 +28,26 @@ impl OnlyOne {
 }
 
 /// QEMU of scripts/image-inputs.
-fn qemu(inputs: &Path) -> Option<PathBuf> {
+pub fn qemu(inputs: &Path) -> Option<PathBuf> {
     let program = inputs.join("qemu/bin/qemu-system-x86_64");
     if !program.exists() {
         println!("SKIP no QEMU: scripts/image-inputs could not get one");
     }
     program.exists().then_some(program)
+}
+
+/// Whether there is a software TPM, said aloud where not.
+pub fn has_swtpm() -> bool {
+    let mut command = Command::new("swtpm_setup");
+    let asked = command
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if asked.is_err() {
+        println!("SKIP swtpm is missing: apt-get install swtpm swtpm-tools");
+    }
+    asked.is_ok()
 }
 
 /// A program that prints the machine's registers and powers off.
@@ -82,13 +96,7 @@ fn the_registers_of_a_booted_machine_are_those_that_were_predicted() {
     let Some(qemu) = qemu(&inputs) else {
         return;
     };
-    if Command::new("swtpm")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status()
-        .is_err()
-    {
-        println!("SKIP swtpm is missing");
+    if !has_swtpm() {
         return;
     }
     let place = Place::new(&program);

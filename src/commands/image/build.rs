@@ -21,6 +21,7 @@ use serde::Serialize;
 use super::references;
 use crate::commands::measure::{code_of, features, read};
 use crate::commands::{CommandError, ExitCode};
+use crate::config::{GuestConfig, Loaded};
 
 /// Inputs of an image, and what is predicted of it.
 #[derive(Debug, Args)]
@@ -110,12 +111,7 @@ fn build(it: &Arguments) -> Result<Built, CommandError> {
     let packages = packages.collect::<Result<Vec<_>, _>>()?;
     let mut inputs: Vec<Input> = packages.iter().map(Input::of).collect();
     let kernel = Kernel::new(packages).map_err(refused)?;
-    let configuration = Configuration::read(&read(&it.config)?).map_err(|error| {
-        refused(error).hint(format!(
-            "look at {}; docs/formats/image.md says what is in it",
-            it.config.display()
-        ))
-    })?;
+    let configuration = configuration(&it.config)?;
     let trust = trust(&it.config, &configuration)?;
     let program_bytes = read(&it.program)?;
     let program = Program::read(&program_bytes).map_err(refused)?;
@@ -294,6 +290,19 @@ fn name(file: &Path) -> Result<&str, CommandError> {
             format!("{} is no file's name", file.display()),
         )
     })
+}
+
+/// The guest's configuration, judged by the guest's own rules: what would stop the machine stops the build.
+fn configuration(file: &Path) -> Result<Configuration, CommandError> {
+    let bytes = read(file)?;
+    let wrong = |error: &dyn std::fmt::Display| {
+        let hint = "docs/formats/guest.md says what is in it";
+        CommandError::new(ExitCode::Configuration, error).hint(hint)
+    };
+    let made = Configuration::read(&bytes).map_err(|error| wrong(&error))?;
+    let text = String::from_utf8_lossy(&bytes);
+    Loaded::<GuestConfig>::parse(&text, file).map_err(|error| wrong(&error))?;
+    Ok(made)
 }
 
 /// Files that the configuration names, from the folder beside it.
