@@ -34,18 +34,41 @@ fn a_closed_process_can_do_nothing_that_is_tried() {
     let checks = checks();
     let of = |id: &str| checks.iter().find(|(_, it, _)| it == id).unwrap();
     if of("process.closed").0 != "PASS" {
-        println!("SKIP this kernel or user cannot close a process: {}", of("process.closed").2);
+        println!(
+            "SKIP this kernel or user cannot close a process: {}",
+            of("process.closed").2
+        );
         assert_eq!(of("try").0, "SKIP", "an open process tried nothing");
         return;
     }
-    let tried: Vec<_> = checks.iter().filter(|(_, id, _)| id.starts_with("try.")).collect();
+    let tried: Vec<_> = checks
+        .iter()
+        .filter(|(_, id, _)| id.starts_with("try."))
+        .collect();
     assert!(tried.len() >= 20, "{tried:?}");
-    let possible: Vec<_> = tried.iter().filter(|(outcome, _, _)| outcome == "FAIL").collect();
+    let possible: Vec<_> = tried
+        .iter()
+        .filter(|(outcome, _, _)| outcome == "FAIL")
+        .collect();
     assert!(possible.is_empty(), "{possible:?}");
-    for id in ["try.process", "try.mount", "try.module", "try.executable_memory", "try.trace", "try.ipv6", "try.system", "try.listen"] {
+    for id in [
+        "try.process",
+        "try.mount",
+        "try.module",
+        "try.executable_memory",
+        "try.trace",
+        "try.ipv6",
+        "try.system",
+        "try.listen",
+    ] {
         assert_eq!(of(id).0, "PASS", "{:?}", of(id));
     }
-    for id in ["process.no_new_privileges", "process.system_calls", "process.memory_locked", "process.core_dumps"] {
+    for id in [
+        "process.no_new_privileges",
+        "process.system_calls",
+        "process.memory_locked",
+        "process.core_dumps",
+    ] {
         assert_eq!(of(id).0, "PASS", "{:?}", of(id));
     }
     // This machine is no image, and that is said.
