@@ -210,7 +210,12 @@ fn sockets(target: Target) -> Vec<Finding> {
         refused(
             "try.raw",
             "raw sockets",
-            open(AddressFamily::INET, SocketType::RAW),
+            rustix::net::socket(
+                AddressFamily::INET,
+                SocketType::RAW,
+                Some(rustix::net::ipproto::ICMP),
+            )
+            .map_err(io::Error::from),
         ),
         refused(
             "try.ipv6",

@@ -16,7 +16,7 @@ use landlock::{
 };
 use seccompiler::{SeccompAction, SeccompFilter, TargetArch};
 
-pub use calls::{ALLOWED, Allowed, When};
+pub use calls::{ALLOWED, Allowed, OLDER, When};
 pub use machine::{Knob, SYSCTLS};
 
 use crate::secrets::{self, MemoryLock};

@@ -151,7 +151,11 @@ fn close(tree: &Tree, config: &GuestConfig) -> Result<(), Failure> {
             Ok(value) if value == knob.value => {}
             Ok(value) => {
                 let found = format!("{} stays {value}", knob.name);
-                return Err(Failure::new(What::Harden, found, "use a Debian kernel of 6.12 or newer"));
+                return Err(Failure::new(
+                    What::Harden,
+                    found,
+                    "use a Debian kernel of 6.12 or newer",
+                ));
             }
             Err(error) => return Err(open(knob.name, &error)),
         }

@@ -11,7 +11,14 @@ use std::process::Command;
 
 #[test]
 fn b20_outside_of_an_image_nothing_happens_whatever_it_is_told() {
-    for words in [&[][..], &["serve"], &["probe"], &["serve", "--config", "x.toml"], &["--help"], &["demo"]] {
+    for words in [
+        &[][..],
+        &["serve"],
+        &["probe"],
+        &["serve", "--config", "x.toml"],
+        &["--help"],
+        &["demo"],
+    ] {
         let output = Command::new(env!("CARGO_BIN_EXE_casemate-guest"))
             .args(words)
             .env("CASEMATE_CONFIG", "x.toml")
@@ -25,11 +32,15 @@ fn b20_outside_of_an_image_nothing_happens_whatever_it_is_told() {
 }
 
 #[test]
-fn b20_no_test_chip_and_no_commands_are_in_it() {
+fn no_commands_are_in_it() {
     let program = std::fs::read(env!("CARGO_BIN_EXE_casemate-guest")).unwrap();
-    let has = |text: &str| program.windows(text.len()).any(|at| at == text.as_bytes());
+    let has = |text: &str| {
+        program
+            .windows(text.len())
+            .any(|at| at == text.as_bytes())
+    };
     assert!(has("casemate: READY"), "the program is read");
-    for absent in ["casemate/test-chip/", "casemate demo", "casemate org enrol ./acme", "Usage: casemate"] {
+    for absent in ["casemate demo", "casemate org enrol ./acme", "casemate connect --config"] {
         assert!(!has(absent), "{absent}");
     }
 }
