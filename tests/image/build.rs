@@ -195,7 +195,7 @@ fn every_bad_input_has_its_name_and_exit_code() {
             "kernel.deb: not a Debian package",
         ),
         (("--kernel", "none.deb"), 3, "cannot read none.deb"),
-        (("--pins", "guest.toml"), 30, "line 1 of the pins"),
+        (("--pins", "guest.toml"), 30, "of the pins is not SHA-256"),
         (("--out", "there"), 2, "there is there already"),
         (("--features", "x"), 2, "features are a number"),
     ] {
