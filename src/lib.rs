@@ -1,6 +1,7 @@
 //! The Casemate server, its broker and the operator's commands. Modules stand in the order in which a request meets them.
 
 pub mod api;
+pub mod devices;
 pub mod listener;
 pub mod policy;
 pub mod queue;

@@ -40,11 +40,10 @@ pub struct Answer(#[serde(with = "base64_bytes")] pub Vec<u8>);
 impl DeviceSet {
     /// A set in the one order that envelopes have.
     #[must_use]
-    pub fn new(
-        mode: DriverMode,
-        mut devices: Vec<DeviceEvidence>,
-        answers: BTreeMap<Sha256Digest, Answer>,
-    ) -> Self {
+    pub fn new(mode: DriverMode, mut devices: Vec<DeviceEvidence>, answers: &OcspAnswers) -> Self {
+        let answers = answers.iter();
+        let answers = answers.map(|(about, it)| (*about, Answer(it.to_vec())));
+        let answers = answers.collect();
         devices.sort_by(|a, b| a.report.cmp(&b.report));
         Self {
             mode,
@@ -57,6 +56,13 @@ impl DeviceSet {
     #[must_use]
     pub fn digest(&self) -> Sha256Digest {
         devices_digest(self.mode, &self.devices)
+    }
+
+    /// What issuers say about the devices' certificates.
+    #[must_use]
+    pub fn ocsp_answers(&self) -> OcspAnswers {
+        let answers = self.answers.iter();
+        OcspAnswers::new(answers.map(|(about, it)| (*about, it.0.clone())))
     }
 
     /// Rule P-36.
@@ -132,8 +138,7 @@ impl DeviceExpectations {
         roots: &[PinnedGpuRoot],
         now: UnixTime,
     ) -> Result<(GpuSetVerdict, Vec<Check>), Rejection> {
-        let answers = sent.answers.iter();
-        let answers = OcspAnswers::new(answers.map(|(about, it)| (*about, it.0.clone())));
+        let answers = sent.ocsp_answers();
         let driver = DriverState { mode: sent.mode };
         let devices = &sent.devices;
         let verdict = verify_devices(devices, nonce, &self.policy, roots, &answers, driver, now)?;

@@ -58,7 +58,7 @@ pub use envelope::{ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, EnvelopeParts};
 pub use expectations::{Expectations, ExpectationsError, tpm_policies};
 pub use hardware::{HardwareEvidence, TpmBoot};
 pub use images::Image;
-pub use provider::{EvidenceProvider, Platform, ProviderError};
+pub use provider::{DeviceProvider, EvidenceProvider, Platform, ProviderError};
 pub use reference::{
     NvidiaReference, ReferenceValues, SnpMeasurement, SnpReference, TdxMachine, TdxReference,
     TpmMachine, TpmReference,

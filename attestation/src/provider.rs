@@ -1,10 +1,12 @@
-//! Where evidence comes from. Two implementations: the guest device of a real machine, and the test chip.
+//! Where evidence comes from. Two implementations each: the devices of a real machine, and the test chip with its GPUs.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::devices::DeviceSet;
 use crate::hardware::HardwareEvidence;
+use crate::nvidia::GpuNonce;
 
 /// Kinds of evidence that this version knows (rule P-31).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -83,4 +85,14 @@ pub trait EvidenceProvider: Send + Sync {
     /// # Errors
     /// [`ProviderError`] when the device is missing, busy or fails.
     fn evidence(&self, report_data: &[u8; 64]) -> Result<HardwareEvidence, ProviderError>;
+}
+
+/// Asks this machine's GPUs and switches, which prove themselves beside it. Blocks for as long as they take, each time anew: an
+/// answer serves one session.
+pub trait DeviceProvider: Send + Sync {
+    /// What every device of the machine answers to `nonce`, with the mode that the driver is in.
+    ///
+    /// # Errors
+    /// [`ProviderError`] when one of them is missing, busy or fails: evidence of some would hide the others.
+    fn devices(&self, nonce: &GpuNonce) -> Result<DeviceSet, ProviderError>;
 }

@@ -98,6 +98,20 @@ impl Verifier {
         }
     }
 
+    /// Appraises a whole envelope that was recorded together with what its binding is computed from, devices included. The answer
+    /// opens no session.
+    ///
+    /// # Errors
+    /// [`Rejection`] names the first rule that does not hold.
+    pub fn verify_recorded_envelope(
+        &self,
+        envelope: &Envelope,
+        binding: &Binding,
+        now: UnixTime,
+    ) -> Result<RecordedEvidence, Rejection> {
+        self.verify(envelope, binding, now).map(RecordedEvidence)
+    }
+
     /// Rules P-37 to P-39, once the machine itself was verified: its report signs what its context says of devices.
     fn with_devices(
         &self,

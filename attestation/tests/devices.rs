@@ -16,9 +16,9 @@ use std::collections::BTreeMap;
 
 use casemate_attestation::collateral::{GpuList, IndexValues};
 use casemate_attestation::nvidia::{
-    DeviceEvidence, DeviceKind, DriverMode, FeatureFlag, PinnedGpuRoot, ReferenceKind,
+    DeviceEvidence, DeviceKind, DriverMode, FeatureFlag, OcspAnswers, PinnedGpuRoot, ReferenceKind,
 };
-use casemate_attestation::test_chip::{ReportTemplate, TestChip};
+use casemate_attestation::test_chip::{ReportTemplate, TestChip, TestGpu};
 use casemate_attestation::{
     Basis, Context, DeviceExpectationsError, DeviceSet, Direction, Envelope, EnvelopeError,
     EnvelopeParts, Expectations, ExpectationsError, FleetDevice, FleetList, HardwareEvidence,
@@ -129,7 +129,7 @@ impl Place {
     }
 
     fn judge_these(&self, devices: Vec<DeviceEvidence>) -> Result<VerifiedEvidence, Rejection> {
-        let set = DeviceSet::new(self.mode, devices, BTreeMap::new());
+        let set = DeviceSet::new(self.mode, devices, &OcspAnswers::none());
         let truth = if self.sends {
             set.digest()
         } else {
@@ -212,7 +212,7 @@ fn p38_the_machines_report_signs_these_devices_and_their_drivers_mode() {
     assert_eq!(refused(claimed), Rejection::DevicesNotInContext);
     // The same reports under another word about the mode are another set.
     let device = place().device();
-    let digest = |mode| DeviceSet::new(mode, vec![device.clone()], BTreeMap::new()).digest();
+    let digest = |mode| DeviceSet::new(mode, vec![device.clone()], &OcspAnswers::none()).digest();
     assert_ne!(digest(DriverMode::On), digest(DriverMode::DevTools));
 }
 
@@ -249,6 +249,96 @@ fn g02_a_report_of_another_session_is_refused() {
     let place = place();
     let recorded = place.gpu.evidence();
     assert_eq!(place.judge_these(vec![recorded]).unwrap_err().rule(), "N2");
+}
+
+#[test]
+fn g01_a_report_that_its_device_did_not_sign_is_refused() {
+    let place = &mut place();
+    let good = place.device();
+    let rule = |place: &Place, device| place.judge_these(vec![device]).unwrap_err().rule();
+    for at in [
+        4 + 32 + 1,
+        100,
+        good.report.len() - 96,
+        good.report.len() - 1,
+    ] {
+        let mut edited = good.clone();
+        edited.report[at] ^= 1;
+        let refused = rule(place, edited);
+        assert!(
+            ["N1", "N2", "N4"].contains(&refused),
+            "byte {at}: {refused}"
+        );
+    }
+    // Signed by somebody, and not by the key that the chain names.
+    place.gpu.signer = Some(spdm::Key::new());
+    let stranger = place.device();
+    assert_eq!(rule(place, stranger), "N4");
+    // No signature at all.
+    let mut bare = good.clone();
+    bare.report.truncate(bare.report.len() - 96);
+    assert!(place.judge_these(vec![bare]).is_err());
+    assert!(place.judge_these(vec![good]).is_ok());
+}
+
+/// What the test chip's own GPUs are judged as under these roots.
+fn test_gpus(numbers: &[u32], listed: &[u32], private: bool) -> Result<usize, Rejection> {
+    let gpu = |number: &u32| TestGpu::of_seed(&common::SEED, *number);
+    let chip = chip();
+    let root = PinnedGpuRoot::private(&TestGpu::root_der(&common::SEED));
+    let keys: Vec<_> = listed.iter().map(|it| gpu(it).device_key()).collect();
+    let expectations = Expectations::new(
+        Platform::TestChip,
+        &verified(&values(Some(TestGpu::reference()))),
+        &verified(&fleet(&chip, &keys)),
+    )
+    .unwrap();
+    let anchors = TrustAnchors::test_chip(chip.root_der());
+    let anchors = match private {
+        true => anchors.with_private_gpu_root(root),
+        false => anchors,
+    };
+    let nonce = *channel().binding(&context()).device_nonce();
+    let devices = numbers.iter().map(|it| gpu(it).evidence(&nonce)).collect();
+    let set = DeviceSet::new(DriverMode::On, devices, &OcspAnswers::none());
+    let context = Context {
+        device_evidence: set.digest(),
+        ..context()
+    };
+    let binding = channel().binding(&context);
+    let report_data = *binding.as_bytes();
+    let hardware = chip.evidence_for(&ReportTemplate {
+        report_data,
+        ..chip.template()
+    });
+    let envelope = Envelope::build(EnvelopeParts {
+        platform: Platform::TestChip,
+        direction: Direction::Server,
+        hardware: HardwareEvidence::Snp(hardware),
+        context,
+        batch: None,
+        devices: Some(set),
+    })
+    .unwrap();
+    let verifier = Verifier::new(anchors, expectations).unwrap();
+    let evidence = verifier.verify(&envelope, &binding, NOW)?;
+    Ok(evidence.devices().unwrap().devices().len())
+}
+
+#[test]
+fn b02_the_test_chips_gpus_pass_every_rule_under_their_own_root_and_under_no_other() {
+    assert_eq!(test_gpus(&[1], &[1], true), Ok(1));
+    assert_eq!(test_gpus(&[3, 1, 2], &[1, 2, 3], true), Ok(3));
+    let rule = |numbers: &[u32], listed: &[u32], private| {
+        test_gpus(numbers, listed, private).unwrap_err().rule()
+    };
+    assert_eq!(rule(&[1], &[1], false), "N3", "NVIDIA's root alone");
+    assert_eq!(rule(&[2], &[1], true), "P-39");
+    assert_eq!(rule(&[1, 2], &[1], true), "N10");
+    // The same seed is the same root and the same GPU.
+    let root = || TestGpu::root_der(&common::SEED);
+    assert_eq!(root(), root());
+    assert_ne!(root(), TestGpu::root_der(&[0; 32]));
 }
 
 #[test]

@@ -10,11 +10,11 @@ use clap::Args;
 use crate::config::{Config, ConfigError, ListenAddress, OwnSection, ServerUrl};
 use crate::error::ConnectError;
 use crate::exit::ExitCode;
-use crate::files;
+use crate::files::{self, FileError};
 use crate::harden;
 use crate::proxy::{ListenError, Proxy};
 use crate::recorded::request::{REQUEST_BYTES_MAX, Request as JudgeRequest};
-use crate::recorded::{self, Policy, RecordedError, folder};
+use crate::recorded::{self, Policy, RecordedError, folder, save};
 use crate::report::{Outcome, Report, Verdict};
 use crate::session::{AttestedConnection, Connector, Facts, Keeper, OwnEvidence, now};
 
@@ -103,7 +103,7 @@ pub struct VerifyArguments {
     /// Compare recorded evidence with these reference values and this fleet list: {"reference": {...}, "fleet": {...}}.
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// Write the server's evidence with its collateral into a new folder, which `verify` reads.
+    /// Write the evidence, a server's or recorded one, with its collateral and devices into a new folder, which `verify` reads.
     #[arg(long, value_name = "FOLDER")]
     pub save: Option<PathBuf>,
     /// Say of each line what it rests on.
@@ -270,9 +270,6 @@ async fn verify_server(
 }
 
 fn verify_recorded(target: &str, arguments: &VerifyArguments) -> Result<Report, CommandFailure> {
-    if arguments.save.is_some() {
-        return Err(CommandFailure::Usage("--save is for a server's evidence"));
-    }
     let given = arguments.policy.as_deref().map(read_policy).transpose()?;
     let path = Path::new(target);
     if !path.exists() {
@@ -291,9 +288,19 @@ fn verify_recorded(target: &str, arguments: &VerifyArguments) -> Result<Report, 
     };
     let at = arguments.at.or(recorded.at).unwrap_or_else(now);
     let mut report = Report::default();
+    if let Some(path) = &arguments.save {
+        saved(save::write(path, &recorded, at), path, &mut report);
+    }
     let policy = given.or(own_policy);
     recorded::judge::judge(&recorded, policy.as_ref(), at, &mut report);
     Ok(report)
+}
+
+fn saved(written: Result<(), FileError>, path: &Path, report: &mut Report) {
+    match written {
+        Ok(()) => report.line(Outcome::Info, "evidence.saved", path.display().to_string()),
+        Err(error) => report.line(Outcome::Skip, "evidence.saved", error.to_string()),
+    }
 }
 
 fn read_policy(path: &Path) -> Result<Policy, RecordedError> {
@@ -381,12 +388,8 @@ async fn steps(
     let challenged = connected.challenge().await?;
     report.pass("session.challenge", "evidence over a fresh nonce");
     if let Some(path) = save {
-        let envelope = challenged.envelope();
-        let report_data = envelope.report_data(&challenged.binding());
-        match folder::write(path, envelope.hardware(), &report_data, now()) {
-            Ok(()) => report.line(Outcome::Info, "evidence.saved", path.display().to_string()),
-            Err(error) => report.line(Outcome::Skip, "evidence.saved", error.to_string()),
-        }
+        let written = save::write(path, &challenged.recorded(), now());
+        saved(written, path, report);
     }
     *step += 1;
     let appraised = challenged.verify(&appraiser.verifier, now())?;

@@ -88,6 +88,9 @@ pub struct TrustSection {
     /// Root certificate of the test chip, PEM or DER. Needs `platform = "test-chip"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_chip_root: Option<PathBuf>,
+    /// Root certificate of the test chip's GPUs, PEM or DER. Beside `test_chip_root` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_gpu_root: Option<PathBuf>,
 }
 
 /// `[attestation]`: what vouches for this client's own machine. Needs the program `casemate`: `casemate-connect` asks no devices.
@@ -205,7 +208,8 @@ impl Config {
         ];
         let own = self.attestation.as_mut();
         let seed = own.and_then(|own| own.test_chip_seed.as_mut());
-        let optional = trust.test_chip_root.as_mut().into_iter().chain(seed);
+        let roots = trust.test_chip_root.as_mut().into_iter();
+        let optional = roots.chain(trust.test_gpu_root.as_mut()).chain(seed);
         for path in paths.into_iter().chain(optional) {
             *path = folder.join(&*path);
         }

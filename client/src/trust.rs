@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "test-chip")]
+use casemate_attestation::nvidia::PinnedGpuRoot;
 use casemate_attestation::signed::SIGNED_BYTES_MAX;
 use casemate_attestation::{
     Expectations, ExpectationsError, FleetList, HexError, Kind, Payload, Platform, ReferenceValues,
@@ -62,7 +64,7 @@ pub enum TrustError {
     #[error("platform test-chip needs test_chip_root in [trust]")]
     NoTestChipRoot,
     /// A root for a chip that is not asked for.
-    #[error("test_chip_root stands in [trust], but platform is {0}; remove it")]
+    #[error("test_chip_root or test_gpu_root stands in [trust], but platform is {0}; remove it")]
     StrayTestChipRoot(Platform),
 }
 
@@ -99,6 +101,8 @@ pub struct FleetFiles {
     pub platform: Platform,
     /// Root certificate of the test chip, with that platform alone.
     pub test_chip_root: Option<PathBuf>,
+    /// Root certificate of the test chip's GPUs, beside it alone.
+    pub test_gpu_root: Option<PathBuf>,
 }
 
 /// Where the roots and documents of one fleet are.
@@ -131,6 +135,7 @@ impl Trust {
             fleet: section.fleet.clone(),
             platform: section.platform,
             test_chip_root: section.test_chip_root.clone(),
+            test_gpu_root: section.test_gpu_root.clone(),
         };
         Self::of_fleet(files, |key| FloorsFile::beside(config, key.id()))
     }
@@ -230,24 +235,31 @@ fn release_key(path: &Path) -> Result<ReleasePublicKey, TrustError> {
 }
 
 fn anchors(section: &FleetFiles) -> Result<TrustAnchors, TrustError> {
+    let gpus = section.test_gpu_root.as_deref();
     match (section.platform, &section.test_chip_root) {
-        (Platform::TestChip, Some(path)) => test_chip_anchors(path),
+        (Platform::TestChip, Some(path)) => test_chip_anchors(path, gpus),
         (platform, Some(_)) => Err(TrustError::StrayTestChipRoot(platform)),
+        (platform, None) if gpus.is_some() => Err(TrustError::StrayTestChipRoot(platform)),
         (platform, None) => TrustAnchors::production(platform).ok_or(TrustError::NoTestChipRoot),
     }
 }
 
-/// The root of one test chip, as PEM or as DER.
+/// The root of one test chip, and that of its GPUs, each as PEM or as DER.
 #[cfg(feature = "test-chip")]
-fn test_chip_anchors(path: &Path) -> Result<TrustAnchors, TrustError> {
-    let bytes = files::read_public(path, PEM_BYTES_MAX)?;
-    match CertificateDer::from_pem_slice(&bytes) {
-        Ok(root) => Ok(TrustAnchors::test_chip(&root)),
-        Err(_) => Ok(TrustAnchors::test_chip(&bytes)),
-    }
+fn test_chip_anchors(path: &Path, gpus: Option<&Path>) -> Result<TrustAnchors, TrustError> {
+    let read = |path: &Path| {
+        let bytes = files::read_public(path, PEM_BYTES_MAX)?;
+        let root = CertificateDer::from_pem_slice(&bytes);
+        Ok::<_, TrustError>(root.map_or(bytes, |root| root.to_vec()))
+    };
+    let anchors = TrustAnchors::test_chip(&read(path)?);
+    Ok(match gpus {
+        None => anchors,
+        Some(path) => anchors.with_private_gpu_root(PinnedGpuRoot::private(&read(path)?)),
+    })
 }
 
 #[cfg(not(feature = "test-chip"))]
-fn test_chip_anchors(_: &Path) -> Result<TrustAnchors, TrustError> {
+fn test_chip_anchors(_: &Path, _: Option<&Path>) -> Result<TrustAnchors, TrustError> {
     Err(TrustError::NoTestChip)
 }

@@ -18,7 +18,7 @@ use casemate_attestation::{HardwareEvidence, TdxRoot, UnixTime, look};
 use casemate_client::exit::ExitCode;
 use casemate_client::recorded::judge::judge;
 use casemate_client::recorded::request::Request;
-use casemate_client::recorded::{Asked, RecordedError, Subject, folder};
+use casemate_client::recorded::{Asked, Policy, Recorded, RecordedError, Subject, folder, save};
 use casemate_client::report::{Outcome, Report, Verdict};
 use serde_json::{Value, json};
 
@@ -491,36 +491,98 @@ fn requests_are_read_strictly() {
     );
 }
 
+/// Every folder of the shared evidence that can be read.
+fn recordings() -> Vec<(String, Recorded)> {
+    let mut all = Vec::new();
+    for platform in [
+        "snp",
+        "tdx",
+        "tdx-negative",
+        "tpm",
+        "eventlog",
+        "azure-vtpm",
+        "nvidia",
+    ] {
+        let Some(folder) = shared(platform) else {
+            return Vec::new();
+        };
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if let Ok(recorded) = folder::read(&path, None) {
+                all.push((path.display().to_string(), recorded));
+            }
+        }
+    }
+    assert!(all.len() > 80, "{}", all.len());
+    all
+}
+
+fn lines(recorded: &Recorded, policy: Option<&Policy>, at: UnixTime) -> (ExitCode, String) {
+    let mut report = Report::default();
+    judge(recorded, policy, at, &mut report);
+    (report.exit_code(), report.to_json())
+}
+
 #[test]
-fn what_is_saved_is_read_back_as_the_same() {
-    let folder = tempfile::tempdir().unwrap();
+fn what_is_saved_is_judged_the_same_whatever_it_is() {
+    let place = tempfile::tempdir().unwrap();
+    let mut kinds = std::collections::BTreeSet::new();
+    for (number, (name, recorded)) in recordings().iter().enumerate() {
+        let at = recorded.at.unwrap_or(UnixTime::from_secs(1_790_000_000));
+        let copy = place.path().join(number.to_string());
+        save::write(&copy, recorded, at).unwrap();
+        let again = folder::read(&copy, None).unwrap();
+        assert_eq!(again.at, Some(at), "{name}");
+        assert_eq!(lines(&again, None, at), lines(recorded, None, at), "{name}");
+        kinds.insert(format!("{:?}", std::mem::discriminant(&recorded.subject)));
+        let taken = save::write(&copy, recorded, at).unwrap_err();
+        assert!(taken.to_string().contains("write into"), "{taken}");
+    }
+    // Hardware, Azure, devices and logs, where the shared evidence is there at all.
+    assert!(kinds.is_empty() || kinds.len() == 4);
+}
+
+#[test]
+fn what_was_asked_for_is_saved_too() {
+    let place = tempfile::tempdir().unwrap();
     let at = UnixTime::from_secs(1_790_000_000);
-    for name in [
+    for (number, name) in [
         "snp/milan-v5-gcp-vmpl0",
         "tdx/v4-gcp-2026",
         "tpm/gce-cos-85-nonce",
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let Some(path) = shared(name) else { return };
-        let recorded = folder::read(&path, None).unwrap();
-        let Subject::Hardware { evidence, platform } = &recorded.subject else {
-            panic!("no hardware evidence")
-        };
-        let copy = folder.path().join(name.replace('/', "-"));
-        folder::write(&copy, evidence, &[7; 64], at).unwrap();
+        let mut recorded = folder::read(&path, None).unwrap();
+        recorded.asked = Asked::ReportData(Box::new([7; 64]));
+        let copy = place.path().join(number.to_string());
+        save::write(&copy, &recorded, at).unwrap();
         let again = folder::read(&copy, None).unwrap();
-        let Subject::Hardware {
-            evidence: read,
-            platform: under,
-        } = &again.subject
-        else {
-            panic!("no hardware evidence")
-        };
-        assert_eq!(read, evidence, "{name}");
-        assert_eq!(under, platform, "{name}");
-        assert_eq!(again.at, Some(at), "{name}");
-        // What it was asked for with is kept, and judged.
-        assert_eq!(again.asked, Asked::ReportData(Box::new([7; 64])), "{name}");
-        let taken = folder::write(&copy, evidence, &[7; 64], at).unwrap_err();
-        assert!(taken.to_string().contains("write into"), "{taken}");
+        assert_eq!(again.asked, recorded.asked, "{name}");
+        assert_eq!(lines(&again, None, at), lines(&recorded, None, at));
     }
+}
+
+#[test]
+fn a_request_about_an_azure_machine_is_saved_as_a_folder_that_a_policy_judges_the_same() {
+    let Some(request) = azure_request("tdx-second-generation") else {
+        return;
+    };
+    let bytes = serde_json::to_vec(&request).unwrap();
+    let Request {
+        recorded,
+        policy,
+        at,
+    } = Request::parse(&bytes).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let copy = place.path().join("saved");
+    save::write(&copy, &recorded, at).unwrap();
+    let again = folder::read(&copy, None).unwrap();
+    assert!(policy.is_some(), "the request has a policy");
+    let before = lines(&recorded, policy.as_ref(), at);
+    assert_eq!(before.0, ExitCode::Done, "{}", before.1);
+    assert_eq!(lines(&again, policy.as_ref(), at), before);
+    assert_eq!(lines(&again, None, at), lines(&recorded, None, at));
 }

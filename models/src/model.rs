@@ -215,6 +215,15 @@ enum Network {
     Reference(Box<Decoder>),
 }
 
+/// Says so when it goes: also if a thread that has it panics or is not started.
+struct Finished<'a>(&'a OnceLock<()>);
+
+impl Drop for Finished<'_> {
+    fn drop(&mut self) {
+        let _first = self.0.set(());
+    }
+}
+
 /// A model in memory.
 pub struct LoadedModel {
     network: Network,
@@ -240,16 +249,27 @@ impl LoadedModel {
         let (context, rows) = (config.context, config.vocabulary);
         // A vocabulary of 128,000 takes as long as half the weights, on one thread: both are read at once.
         let refused = AtomicBool::new(false);
+        let text_read = OnceLock::<()>::new();
+        let mut progress = |done: u64, all: u64| {
+            // What the vocabulary is made of is gone before most of the weights are there: both together would be more
+            // memory than either.
+            if done > all / 4 * 3 {
+                text_read.wait();
+            }
+            progress(done, all);
+        };
         let (text, loaded) = std::thread::scope(|scope| {
             let reader = std::thread::Builder::new().name("tokenizer".to_owned());
+            let finished = Finished(&text_read);
             let reader = reader.spawn_scoped(scope, || {
+                let _finished = finished;
                 let text = ModelText::of_vocabulary(source, context, rows);
                 refused.store(text.is_err(), Ordering::Relaxed);
                 // It was made of half a million texts that nobody needs any more.
                 casemate_kernels::heap::trim();
                 text
             });
-            let loaded = load_network(config, source, &limits, progress, &refused);
+            let loaded = load_network(config, source, &limits, &mut progress, &refused);
             let text = match reader {
                 Ok(reader) => reader.join().unwrap_or_else(|panic| resume_unwind(panic)),
                 Err(error) => Err(WeightError::Io(error).into()),

@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 
 use super::channel::Channel;
 use super::wire;
+use crate::devices::{DeviceAskError, DeviceAsker, Lane};
 use crate::org::authority;
 
 /// One answer of the broker may take this long.
@@ -129,9 +130,38 @@ pub enum ReleaseError {
     /// This machine gave no evidence.
     #[error(transparent)]
     Evidence(#[from] ProviderError),
+    /// This machine's devices gave none.
+    #[error(transparent)]
+    Devices(#[from] DeviceAskError),
     /// TLS or certificate machinery failed here.
     #[error("cannot set up the connection to the broker: {0}")]
     Setup(String),
+}
+
+/// What vouches for this machine.
+#[derive(Clone)]
+pub struct OwnMachine {
+    /// Its security processor.
+    pub provider: Arc<dyn EvidenceProvider>,
+    /// Its GPUs and switches; `None` where it has none.
+    pub devices: Option<DeviceAsker>,
+}
+
+impl OwnMachine {
+    /// A machine without devices.
+    #[must_use]
+    pub const fn alone(provider: Arc<dyn EvidenceProvider>) -> Self {
+        Self {
+            provider,
+            devices: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for OwnMachine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OwnMachine({})", self.provider.platform())
+    }
 }
 
 /// The attested connection to a broker. Dropping it ends the connection.
@@ -148,13 +178,13 @@ impl std::fmt::Debug for ReleaseClient {
 }
 
 impl ReleaseClient {
-    /// Connects, attests with `provider` and returns what was released, with the connection to ask for updates on.
+    /// Connects, attests with what `machine` says and returns what was released, with the connection to ask for updates on.
     ///
     /// # Errors
     /// See [`ReleaseError`]; nothing is released then.
     pub async fn release(
         broker: &BrokerAddress,
-        provider: Arc<dyn EvidenceProvider>,
+        machine: &OwnMachine,
         request: &ReleaseRequest,
     ) -> Result<(Released, Self), ReleaseError> {
         let now = UnixTime::from(std::time::SystemTime::now());
@@ -166,9 +196,7 @@ impl ReleaseClient {
         let challenge: wire::Challenge = client
             .post("/release/challenge", &wire::ChallengeRequest {})
             .await?;
-        let evidence = client
-            .evidence(provider, &leaf, &challenge, request)
-            .await?;
+        let evidence = client.evidence(machine, &leaf, &challenge, request).await?;
         let tcb = own_tcb(evidence.hardware());
         let body = keys_request(evidence.as_bytes().to_vec(), request);
         let answer: wire::KeysAnswer = client.post("/release/keys", &body).await?;
@@ -240,12 +268,12 @@ impl ReleaseClient {
     /// Evidence over the binding of this connection, direction `client` (rule P-20).
     async fn evidence(
         &self,
-        provider: Arc<dyn EvidenceProvider>,
+        machine: &OwnMachine,
         leaf: &CertificateDer<'static>,
         challenge: &wire::Challenge,
         request: &ReleaseRequest,
     ) -> Result<Envelope, ReleaseError> {
-        let context = Context {
+        let mut context = Context {
             models: request
                 .packages
                 .iter()
@@ -257,17 +285,33 @@ impl ReleaseClient {
         let exporter = self.channel.exporter(&challenge.nonce);
         let exporter = exporter.map_err(|e| ReleaseError::Setup(e.to_string()))?;
         let server_leaf = self.channel.peer_leaf_digest();
-        let binding = BindingInputs {
-            direction: Direction::Client,
-            exporter: &exporter,
-            server_leaf: server_leaf.ok_or_else(|| ReleaseError::Setup("no certificate".into()))?,
-            client_leaf: Sha256Digest::of(leaf),
-            nonce: challenge.nonce,
-            context: &context,
+        let server_leaf =
+            server_leaf.ok_or_else(|| ReleaseError::Setup("no certificate".into()))?;
+        let binding = |context: &Context| {
+            BindingInputs {
+                direction: Direction::Client,
+                exporter: &exporter,
+                server_leaf,
+                client_leaf: Sha256Digest::of(leaf),
+                nonce: challenge.nonce,
+                context,
+            }
+            .binding()
+        };
+        // The devices' nonce does not depend on the context, which carries the digest of their answers (N11).
+        let devices = match &machine.devices {
+            None => None,
+            Some(asker) => {
+                let nonce = *binding(&context).device_nonce();
+                Some(asker.answers(Lane::Own, nonce).await?)
+            }
+        };
+        if let Some(set) = &devices {
+            context.device_evidence = set.digest();
         }
-        .binding();
+        let report_data = *binding(&context).as_bytes();
+        let provider = Arc::clone(&machine.provider);
         let platform = provider.platform();
-        let report_data = *binding.as_bytes();
         let hardware: HardwareEvidence =
             tokio::task::spawn_blocking(move || provider.evidence(&report_data))
                 .await
@@ -279,7 +323,7 @@ impl ReleaseClient {
             hardware,
             context,
             batch: None,
-            devices: None,
+            devices,
         };
         Envelope::build(parts).map_err(|e| ReleaseError::Setup(e.to_string()))
     }

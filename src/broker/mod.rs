@@ -20,6 +20,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "test-chip")]
+use casemate_attestation::nvidia::PinnedGpuRoot;
 use casemate_attestation::{Platform, Sha256Digest, TrustAnchors};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::PrivateKeyDer;
@@ -215,7 +217,11 @@ async fn attend(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>, p
 fn anchors(organisation: &Organisation, platform: Platform) -> Result<TrustAnchors, OrgError> {
     match platform {
         #[cfg(feature = "test-chip")]
-        Platform::TestChip => Ok(TrustAnchors::test_chip(&organisation.test_chip_root()?)),
+        Platform::TestChip => {
+            let anchors = TrustAnchors::test_chip(&organisation.test_chip_root()?);
+            let gpus = PinnedGpuRoot::private(&organisation.test_gpu_root()?);
+            Ok(anchors.with_private_gpu_root(gpus))
+        }
         platform => TrustAnchors::production(platform)
             .ok_or_else(|| OrgError::NoTestChip(organisation.folder().to_owned())),
     }

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use casemate_attestation::{Nonce, Sha256Digest, strict_json};
+use casemate_attestation::{ENVELOPE_BYTES_MAX, Nonce, Sha256Digest, strict_json};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
 /// No request of this protocol is longer: one envelope as base64 and a list of packages.
-pub(super) const REQUEST_BYTES_MAX: usize = 256 * 1024;
+pub(super) const REQUEST_BYTES_MAX: usize = ENVELOPE_BYTES_MAX.div_ceil(3) * 4 + 64 * 1024;
 /// No answer is longer: two signed documents as base64 at most.
 pub(super) const ANSWER_BYTES_MAX: usize = 12 * 1024 * 1024;
 

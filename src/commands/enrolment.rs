@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use casemate_attestation::nvidia::DeviceEvidence;
 use casemate_attestation::tpm::{HostedIn, PinnedTpmRoot, TpmAnchors};
 use casemate_attestation::{ChipId, HardwareEvidence, Product, TpmMachine};
 use clap::{ArgGroup, Args, ValueEnum};
@@ -145,7 +146,8 @@ pub(super) fn this_machine(
         enrolment::challenge(organisation, &request, &vouch, now()).map_err(command_error)?;
     let registers: BTreeSet<u8> = (0..=7).collect();
     let (transport, _) = own.open()?;
-    let answer = enrolment::answer(transport, &challenge, registers);
+    // Its devices are named by the arguments: the organisation's folder is on the machine itself.
+    let answer = enrolment::answer(transport, &challenge, registers, None);
     let answer = answer.and_then(|it| it.to_bytes()).map_err(command_error)?;
     let redeemed = enrolment::redeem(organisation, &answer, now()).map_err(command_error)?;
     println!("PASS enrolment.endorsement {}", said_by(vouched));
@@ -185,11 +187,13 @@ pub(super) fn accept_boot(
     Ok(())
 }
 
-/// The evidence in a processor's request.
-pub(super) fn processor(file: &Path) -> Result<HardwareEvidence, CommandError> {
+/// The evidence in a processor's request, and that of its devices.
+pub(super) fn processor(
+    file: &Path,
+) -> Result<(HardwareEvidence, Vec<DeviceEvidence>), CommandError> {
     let request = Request::parse(&read(file)?).map_err(command_error)?;
     match request.machine {
-        Subject::Processor(evidence) => Ok(evidence),
+        Subject::Processor(evidence) => Ok((evidence, request.devices)),
         Subject::Tpm(_) => Err(command_error(EnrolmentError::ChallengeNeeded)),
     }
 }
@@ -251,7 +255,7 @@ pub(super) fn command_error(error: EnrolmentError) -> CommandError {
         E::Malformed { .. } | E::Format { .. } => ExitCode::Malformed,
         E::NoChallengeNeeded | E::ChallengeNeeded => ExitCode::Usage,
         E::Expired => ExitCode::Expired,
-        E::Device(_) => ExitCode::Unsupported,
+        E::Device(_) | E::Provider(_) => ExitCode::Unsupported,
         E::File(_) | E::Organisation(_) | E::TooManyWaiting(_) => ExitCode::Configuration,
         E::NoRandomness => ExitCode::Unexpected,
         _ => ExitCode::Rejected,
@@ -264,6 +268,12 @@ pub(super) fn command_error(error: EnrolmentError) -> CommandError {
         }
         E::Endorsement(_) => {
             "name the root of the TPM's maker with --roots, and the authorities in between with `machine request --authorities`"
+        }
+        E::Gpu(_) => {
+            "give evidence of a GPU or switch under NVIDIA's root, as the driver hands it out"
+        }
+        E::OtherDevices => {
+            "let the machine ask its GPUs and itself again: casemate machine request, or machine answer"
         }
         E::TooManyWaiting(_) => "remove files of challenges that nobody will answer",
         E::SoftwareTpm => "say so with --hosted software; it is for trials only",

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use casemate_attestation::Platform;
+use casemate_attestation::{DeviceProvider, Platform};
 use casemate_devices::CollateralFolder;
 use clap::{Args, Subcommand};
 use rustls_pki_types::CertificateDer;
@@ -52,6 +52,9 @@ struct Ask {
     /// With snp and tdx: the folder with the vendor's certificates and lists.
     #[arg(long, value_name = "FOLDER")]
     collateral: Option<PathBuf>,
+    /// With snp and tdx: show the machine's GPUs, too; the processor's evidence names them.
+    #[arg(long)]
+    gpus: bool,
     #[command(flatten)]
     tpm: OwnTpm,
     /// Print JSON.
@@ -70,6 +73,9 @@ struct Reply {
     /// Registers of the SHA-256 bank to show, as the machine's configuration names them.
     #[arg(long, value_delimiter = ',', default_values_t = 0..=7_u8, value_parser = clap::value_parser!(u8).range(0..24))]
     registers: Vec<u8>,
+    /// Show the machine's GPUs, too; the TPM's quote names them.
+    #[arg(long)]
+    gpus: bool,
     #[command(flatten)]
     tpm: OwnTpm,
     /// Print JSON.
@@ -101,6 +107,9 @@ fn run_request(ask: &Ask) -> Result<(), CommandError> {
     let usage = |text: &str| Err(CommandError::new(ExitCode::Usage, text));
     let request = match (ask.platform, &ask.collateral) {
         (Platform::Tpm, Some(_)) => return usage("--collateral is for snp and tdx"),
+        (Platform::Tpm, None) if ask.gpus => {
+            return usage("GPUs of a machine with a TPM are shown with: machine answer --gpus");
+        }
         (Platform::Tpm, None) => {
             let above = ask.authorities.as_deref().map(certificates).transpose()?;
             let (transport, software) = ask.tpm.open()?;
@@ -108,7 +117,14 @@ fn run_request(ask: &Ask) -> Result<(), CommandError> {
             request.map_err(command_error)?
         }
         (Platform::Snp | Platform::Tdx, Some(folder)) => {
-            Request::new(Subject::Processor(processor(ask.platform, folder)?))
+            let devices = own_devices(ask.gpus)?;
+            let devices = devices.map_or(Ok(Vec::new()), |it| enrolment::ask(&*it, None));
+            let devices = devices.map_err(|error| command_error(error.into()))?;
+            let data = enrolment::processor_data(&devices);
+            Request::new(
+                Subject::Processor(processor(ask.platform, folder, &data)?),
+                devices,
+            )
         }
         (Platform::Snp | Platform::Tdx, None) => {
             return usage(
@@ -137,6 +153,7 @@ fn run_request(ask: &Ask) -> Result<(), CommandError> {
 fn processor(
     platform: Platform,
     folder: &Path,
+    report_data: &[u8; 64],
 ) -> Result<casemate_attestation::HardwareEvidence, CommandError> {
     let no_device = |error: String| {
         CommandError::new(ExitCode::Unsupported, error)
@@ -145,7 +162,7 @@ fn processor(
     let collateral = Box::new(CollateralFolder::new(folder));
     let provider = provider::of_processor(platform, collateral);
     let provider = provider.map_err(|error| no_device(error.to_string()))?;
-    let evidence = provider.evidence(&enrolment::PROCESSOR_DATA);
+    let evidence = provider.evidence(report_data);
     evidence.map_err(|error| no_device(error.to_string()))
 }
 
@@ -153,7 +170,9 @@ fn run_answer(reply: &Reply) -> Result<(), CommandError> {
     let challenge = read(&reply.challenge)?;
     let registers: BTreeSet<u8> = reply.registers.iter().copied().collect();
     let (transport, _) = reply.tpm.open()?;
-    let answer = enrolment::answer(transport, &challenge, registers).map_err(command_error)?;
+    let devices = own_devices(reply.gpus)?;
+    let answer = enrolment::answer(transport, &challenge, registers, devices.as_deref());
+    let answer = answer.map_err(command_error)?;
     write(&reply.out, &answer.to_bytes().map_err(command_error)?)?;
     match reply.json {
         true => println!(
@@ -164,6 +183,11 @@ fn run_answer(reply: &Reply) -> Result<(), CommandError> {
     }
     eprintln!("wrote {}; take it to the organisation", reply.out.display());
     Ok(())
+}
+
+/// What asks this machine's GPUs, where they are to be shown.
+fn own_devices(wanted: bool) -> Result<Option<Box<dyn DeviceProvider>>, CommandError> {
+    wanted.then(super::gpus::of_this_machine).transpose()
 }
 
 impl OwnTpm {

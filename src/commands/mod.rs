@@ -8,9 +8,11 @@ pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
 pub mod doctor;
+mod enrol;
 mod enrolment;
 mod error;
 mod fetch;
+mod gpus;
 pub mod host;
 pub mod image;
 pub mod machine;

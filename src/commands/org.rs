@@ -4,22 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use casemate_attestation::look::look;
 use casemate_attestation::nvidia::FeatureFlag;
 use casemate_attestation::signed::SIGNED_BYTES_MAX;
 use casemate_attestation::{
-    ChipId, FleetChip, FleetTpm, HardwareEvidence, Measurement, Platform, ReferenceValues,
-    Sha256Digest, SnpMeasurement, UnixTime, strict_json,
+    Measurement, Platform, ReferenceValues, Sha256Digest, SnpMeasurement, UnixTime, strict_json,
 };
-use casemate_client::recorded::{self, RecordedError, Subject};
 use clap::{ArgGroup, Args, Subcommand};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::enrolment::{self, ChallengeArguments, Vouched};
-use super::machine::OwnTpm;
+use super::enrol::{Devices, Enrol, run_devices, run_enrol};
+use super::enrolment::{self, ChallengeArguments};
 use super::upgrade::{self, Upgrade};
 use super::{CommandError, ExitCode};
 use crate::org::documents::{self, DOCUMENT_DAYS, ReferenceSection, Revocation};
@@ -48,9 +45,16 @@ enum Verb {
         casemate org enrol ./acme --platform tdx --chip-id 04c1… --label 'rack 2' --name llm.acme.internal\n  \
         casemate org enrol ./acme --evidence ./saved --label 'rack 2' --name llm.acme.internal\n  \
         casemate org enrol ./acme --tpm answer.json --label 'rack 3' --name llm.acme.internal\n  \
+        casemate org enrol ./acme --evidence ./saved --gpu ./gpu-0 --label 'rack 4' --name gpu.acme.internal\n  \
         casemate org enrol ./acme --test-chip --label laptop --name localhost"
     )]
     Enrol(Box<Enrol>),
+    /// Replace the GPUs and switches that the signed fleet list gives a machine.
+    #[command(
+        after_help = "Examples:\n  casemate org devices ./acme --chip-id 8f3a… --gpu ./gpu-0 --gpu ./gpu-1\n  \
+        casemate org devices ./acme --chip-id 8f3a… --none"
+    )]
+    Devices(Box<Devices>),
     /// Add a certificate or a principal to the signed revocation list.
     #[command(
         after_help = "Examples:\n  casemate org revoke ./acme --certificate acme/teams/research/ada/cert.pem\n  \
@@ -116,56 +120,6 @@ struct Issue {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(group(ArgGroup::new("chip").required(true).args(["chip_id", "evidence", "request", "tpm", "this_machine", "test_chip"])))]
-struct Enrol {
-    /// The organisation's folder.
-    folder: PathBuf,
-    /// CHIP_ID of an SNP chip, or the id of a TDX platform, as evidence carries it: 128 hexadecimal digits.
-    #[arg(long, value_name = "HEX")]
-    chip_id: Option<ChipId>,
-    /// Saved evidence of the machine (`casemate verify URL --save FOLDER`): it is judged, and names the chip.
-    #[arg(long, value_name = "FOLDER")]
-    evidence: Option<PathBuf>,
-    /// Platform of the chip: snp or tdx.
-    #[arg(long, default_value = "snp", value_parser = super::platform, conflicts_with_all = ["evidence", "request", "tpm", "this_machine", "test_chip"])]
-    platform: Platform,
-    /// A processor's request (`casemate machine request --platform snp`): it is judged, and names the chip.
-    #[arg(long, value_name = "FILE")]
-    request: Option<PathBuf>,
-    /// A TPM's answer to a challenge of this organisation (`casemate machine answer`).
-    #[arg(long, value_name = "FILE")]
-    tpm: Option<PathBuf>,
-    /// This machine's own TPM, in one step: request, challenge and answer.
-    #[arg(long)]
-    this_machine: bool,
-    #[command(flatten)]
-    vouched: Vouched,
-    #[command(flatten)]
-    own: OwnTpm,
-    /// Authorities above this machine's TPM's certificate, nearest first (PEM).
-    #[arg(long, value_name = "FILE", requires = "this_machine")]
-    authorities: Option<PathBuf>,
-    /// Sign what the TPM measured when it answered into the reference values: the machine as it booted now is right.
-    #[arg(long)]
-    accept_present_boot: bool,
-    /// Accept chips of the evidence's family although its root of trust is broken (milan); every verdict says so.
-    #[arg(long, value_name = "PRODUCT", conflicts_with_all = ["chip_id", "tpm", "this_machine", "test_chip"])]
-    despite_broken_root: Option<String>,
-    /// Enrol the organisation's test chip. NOT CONFIDENTIAL.
-    #[arg(long)]
-    test_chip: bool,
-    /// What people call the machine.
-    #[arg(long)]
-    label: String,
-    /// Name that a server on this chip may have (repeatable).
-    #[arg(long, required = true)]
-    name: Vec<String>,
-    /// Days that the new list is in force.
-    #[arg(long, default_value_t = DOCUMENT_DAYS)]
-    days: u32,
 }
 
 #[derive(Debug, Args)]
@@ -248,7 +202,8 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
     match arguments.verb {
         Verb::Init(init) => run_init(init),
         Verb::Issue(issue) => run_issue(&issue),
-        Verb::Enrol(enrol) => run_enrol(*enrol),
+        Verb::Enrol(enrol) => run_enrol(&enrol),
+        Verb::Devices(devices) => run_devices(&devices),
         Verb::Challenge(challenge) => enrolment::run_challenge(&challenge),
         Verb::Revoke(revoke) => run_revoke(revoke),
         Verb::Reference(reference) => run_reference(reference),
@@ -301,103 +256,6 @@ fn run_issue(issue: &Issue) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn run_enrol(enrol: Enrol) -> Result<(), CommandError> {
-    let organisation = open(&enrol.folder)?;
-    let enrolled = |platform, chip_id, tpm| {
-        let chip = entry(&enrol, platform, chip_id, tpm);
-        documents::enrol(&organisation, chip, enrol.days, now()).map_err(command_error)
-    };
-    let number = if let Some(chip_id) = enrol.chip_id {
-        enrolled(enrol.platform, chip_id, None)?
-    } else if let Some(folder) = &enrol.evidence {
-        let (platform, evidence, at) = recorded_evidence(folder)?;
-        enrol_processor(&organisation, &enrol, platform, &evidence, at)?
-    } else if let Some(file) = &enrol.request {
-        let evidence = enrolment::processor(file)?;
-        let platform = match evidence {
-            HardwareEvidence::Tdx(_) => Platform::Tdx,
-            _ => Platform::Snp,
-        };
-        enrol_processor(&organisation, &enrol, platform, &evidence, now())?
-    } else if enrol.tpm.is_some() || enrol.this_machine {
-        let redeemed = match &enrol.tpm {
-            Some(file) => enrolment::redeemed(&organisation, file)?,
-            None => {
-                let above = enrol.authorities.as_deref();
-                enrolment::this_machine(&organisation, &enrol.own, &enrol.vouched, above)?
-            }
-        };
-        if enrol.accept_present_boot {
-            enrolment::can_accept_boot(&organisation, &redeemed, &enrol.label)?;
-        }
-        let number = enrolled(Platform::Tpm, redeemed.id, Some(redeemed.key.clone()))?;
-        if enrol.accept_present_boot {
-            enrolment::accept_boot(&organisation, &redeemed, &enrol.label, enrol.days)?;
-        }
-        redeemed.close()?;
-        number
-    } else {
-        enrol_test_chip(&organisation, &enrol.label, enrol.name, enrol.days)?
-    };
-    eprintln!(
-        "signed fleet list number {number}, in force for {} days",
-        enrol.days
-    );
-    Ok(())
-}
-
-/// Saved evidence of a processor, and when it was saved.
-fn recorded_evidence(
-    folder: &Path,
-) -> Result<(Platform, HardwareEvidence, UnixTime), CommandError> {
-    let refused = |error: RecordedError| CommandError::new(error.exit_code(), error);
-    let recorded = recorded::folder::read(folder, None).map_err(refused)?;
-    let Subject::Hardware { platform, evidence } = recorded.subject else {
-        return Err(names_no_chip());
-    };
-    Ok((platform, evidence, recorded.at.unwrap_or_else(now)))
-}
-
-/// What the fleet list is to say.
-fn entry(enrol: &Enrol, platform: Platform, chip_id: ChipId, tpm: Option<FleetTpm>) -> FleetChip {
-    FleetChip {
-        platform,
-        chip_id,
-        names: enrol.name.clone(),
-        label: enrol.label.clone(),
-        tpm,
-        devices: Vec::new(),
-    }
-}
-
-/// Enrols the chip that evidence names, judged under the vendor's roots at the time that it was made. Returns the list's number.
-fn enrol_processor(
-    organisation: &Organisation,
-    enrol: &Enrol,
-    platform: Platform,
-    evidence: &HardwareEvidence,
-    at: UnixTime,
-) -> Result<u64, CommandError> {
-    let refused = |error: RecordedError| CommandError::new(error.exit_code(), error);
-    let look = look(evidence, None, at).map_err(|rejection| refused(rejection.into()))?;
-    let chip_id = look.chip_id.filter(|chip| !chip.is_masked());
-    let chip_id = chip_id.ok_or_else(names_no_chip)?;
-    let named = enrol.despite_broken_root.as_deref();
-    let family = enrolment::family_to_accept(organisation, look.product, named)?;
-    let chip = entry(enrol, platform, chip_id, None);
-    let number = documents::enrol(organisation, chip, enrol.days, now()).map_err(command_error)?;
-    if let Some(family) = family {
-        enrolment::accept_family(organisation, family, enrol.days)?;
-    }
-    println!("{platform}\t{chip_id}");
-    Ok(number)
-}
-
-fn names_no_chip() -> CommandError {
-    CommandError::new(ExitCode::Rejected, "this evidence names no chip")
-        .hint("use evidence of an SNP guest or a trust domain; a TPM is enrolled with: casemate machine request")
-}
-
 /// Reads one strict JSON document that an officer hands in.
 pub(super) fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T, CommandError> {
     let shown = file.display();
@@ -406,27 +264,6 @@ pub(super) fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T, CommandEr
     })?;
     strict_json::from_slice(bytes.trim_ascii(), SIGNED_BYTES_MAX)
         .map_err(|e| CommandError::new(ExitCode::Malformed, format!("{shown}: {e}")))
-}
-
-#[cfg(feature = "test-chip")]
-fn enrol_test_chip(
-    organisation: &Organisation,
-    label: &str,
-    names: Vec<String>,
-    days: u32,
-) -> Result<u64, CommandError> {
-    eprintln!("NOT CONFIDENTIAL: a test chip proves nothing about a machine");
-    let enrolled = organisation.enrol_test_chip(label, names, days, now());
-    enrolled.map_err(command_error)
-}
-
-#[cfg(not(feature = "test-chip"))]
-fn enrol_test_chip(_: &Organisation, _: &str, _: Vec<String>, _: u32) -> Result<u64, CommandError> {
-    Err(CommandError::new(
-        ExitCode::Unsupported,
-        "this program was built without the test chip",
-    )
-    .hint("enrol a real chip with --chip-id"))
 }
 
 fn run_revoke(revoke: Revoke) -> Result<(), CommandError> {
@@ -566,6 +403,8 @@ pub(super) fn command_error(error: OrgError) -> CommandError {
         OrgError::Name(_)
         | OrgError::Authority(_)
         | OrgError::ChipEnrolled(_)
+        | OrgError::ChipUnknown(_)
+        | OrgError::DeviceEnrolled(_)
         | OrgError::MeasurementListed(_)
         | OrgError::OtherRegisters
         | OrgError::NothingNewer
@@ -580,6 +419,6 @@ pub(super) fn command_error(error: OrgError) -> CommandError {
     CommandError::new(code, error)
 }
 
-fn now() -> UnixTime {
+pub(super) fn now() -> UnixTime {
     UnixTime::from(SystemTime::now())
 }

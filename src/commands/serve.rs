@@ -16,6 +16,7 @@ use super::model::{package_code, progress_bar};
 use super::{CommandError, ExitCode};
 use crate::broker::client::ReleaseError;
 use crate::config::{Loaded, ServerConfig};
+use crate::devices::DeviceAskError;
 use crate::policy::ModelName;
 use crate::secrets;
 use crate::serve::{LoadWatch, ServeError, Server};
@@ -45,6 +46,9 @@ server.toml:
   # tpm = { registers = [0, 1, 2, 3, 4, 5, 6, 7] }
   # platform = \"test-chip\"               # NOT CONFIDENTIAL
   # test_chip_seed = \"seed\"
+
+  # [attestation.devices]                 # a machine with GPUs in the fleet list
+  # source = \"nvidia\"
 
   [state]
   folder = \"state\"                       # numbers that never go back
@@ -140,6 +144,10 @@ pub fn explain(error: ServeError) -> CommandError {
             let new = CommandError::new(ExitCode::Unsupported, &error);
             return new.hint(device_hint(&Machine::detect(&SystemFiles)));
         }
+        E::DevicesChanged(_) => (
+            ExitCode::Rejected,
+            "find out who touched the machine; enrol what is in it now with: casemate org devices",
+        ),
         E::Package { error, .. } => (
             package_code(error),
             "check it with: casemate model verify FILE --org FOLDER",
@@ -237,6 +245,14 @@ fn release_error(error: &ReleaseError) -> CommandError {
         ReleaseError::Connect { .. } | ReleaseError::Lost(_) => (
             ExitCode::Unexpected,
             "start the broker first, and compare [broker] with its address, name and authority",
+        ),
+        ReleaseError::Devices(DeviceAskError::Failed(_)) => (
+            ExitCode::Unsupported,
+            "ask the driver itself, as nvidia-smi conf-compute -f does, and look at [attestation.devices]",
+        ),
+        ReleaseError::Devices(DeviceAskError::NotGenuine { .. } | DeviceAskError::Changed(_)) => (
+            ExitCode::Rejected,
+            "find out what answers in the place of this machine's GPUs",
         ),
         ReleaseError::Name(_) => (ExitCode::Configuration, "correct [broker] `name`"),
         _ => return CommandError::new(ExitCode::Unexpected, error),

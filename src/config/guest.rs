@@ -345,6 +345,11 @@ impl GuestConfig {
             let rule = "is for trials outside of an image; remove it";
             return Err(("server.attestation.tpm.software", rule.into()));
         }
+        if server.attestation.devices.is_some() {
+            let rule =
+                "is not for an image: its program loads no library of a GPU's maker; remove it";
+            return Err(("server.attestation.devices", rule.into()));
+        }
         if server.broker.address.parse::<SocketAddr>().is_err() {
             let rule = "must be an address with a port, as \"10.0.2.2:7440\": an image asks nobody for names";
             return Err(("server.broker.address", rule.into()));

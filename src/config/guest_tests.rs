@@ -139,11 +139,7 @@ fn mistakes_are_named_with_what_to_write() {
         ),
         ("0.0.0.0:7443", "0.0.0.0:0", "server.server.listen"),
         ("0.0.0.0:7443", "[::]:7443", "server.server.listen"),
-        (
-            "tpm = { registers = [4, 9] }",
-            "test_chip_seed = \"trust/seed\"",
-            "test_chip_seed",
-        ),
+        ("tpm = { registers = [4, 9] }", "", "attestation.tpm"),
         ("trust/release.key", "../release.key", "write trust/NAME"),
         (
             "trust/release.key",
@@ -217,6 +213,19 @@ fn no_image_is_vouched_for_by_a_seed_or_a_program() {
         parse(&software)
             .unwrap_err()
             .contains("attestation.tpm.software")
+    );
+}
+
+#[test]
+fn an_image_has_no_gpus_whose_library_would_be_loaded() {
+    let devices = GOOD.replace(
+        "tpm = { registers = [4, 9] }",
+        "tpm = { registers = [4, 9] }\ndevices = { source = \"nvidia\" }",
+    );
+    assert!(
+        parse(&devices)
+            .unwrap_err()
+            .contains("server.attestation.devices")
     );
 }
 

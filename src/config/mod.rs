@@ -1,11 +1,13 @@
 //! One TOML file for each role: strict, without environment variables, paths relative to the file. What is in force, with
 //! every default, has one digest; a server's binding carries it (P-20).
 
+mod devices;
 mod engine;
 mod guest;
 mod load;
 mod server;
 
+pub use devices::{DeviceSource, DevicesSection};
 pub use engine::{CacheKind, EngineSection};
 pub use guest::{
     ClockSection, DISKS, Date, DiskName, DiskSerial, FOLDER as GUEST_FOLDER, GuestConfig,

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use casemate_attestation::Platform;
 use serde::{Deserialize, Serialize};
 
+use super::devices::DevicesSection;
 use super::engine::EngineSection;
 use super::load::{ConfigPath, Role};
 use crate::audit::Durability;
@@ -89,6 +90,9 @@ pub struct AttestationSection {
     /// With `platform = "tpm"`: what the TPM shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm: Option<TpmSection>,
+    /// GPUs and switches that prove themselves beside the machine, where the fleet list gives it any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<DevicesSection>,
     /// Seconds after which every session must be attested again; a team's own limit may be shorter.
     #[serde(default = "an_hour")]
     pub session_seconds: u32,
@@ -327,6 +331,8 @@ impl Role for ServerConfig {
         ];
         paths.extend(self.attestation.test_chip_seed.as_mut());
         paths.extend(self.attestation.collateral.as_mut());
+        let devices = self.attestation.devices.as_mut();
+        paths.extend(devices.into_iter().flat_map(DevicesSection::paths));
         if let Some(clients) = &mut self.clients {
             paths.extend([
                 &mut clients.release_key,
@@ -373,6 +379,9 @@ impl Role for ServerConfig {
 impl AttestationSection {
     fn check(&self) -> Result<(), Complaint> {
         self.check_sections()?;
+        if let Some(devices) = &self.devices {
+            devices.check(self.platform)?;
+        }
         let field = "attestation.test_chip_seed";
         match (self.platform, &self.test_chip_seed) {
             (Platform::TestChip, _) if cfg!(not(feature = "test-chip")) => Err((

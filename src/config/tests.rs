@@ -177,6 +177,64 @@ fn what_a_platform_needs_stands_beside_it_and_nothing_else() {
 }
 
 #[test]
+fn devices_are_asked_as_their_section_says_and_test_gpus_with_the_test_chip_alone() {
+    let real = |lines: &str| {
+        read(&GOOD.replace(
+            "[state]",
+            &format!("[attestation.devices]\n{lines}\n[state]"),
+        ))
+    };
+    let seeded = GOOD.replace(
+        "\"snp\"\ncollateral = \"collateral\"",
+        "\"test-chip\"\ntest_chip_seed = \"test-chip/seed\"",
+    );
+    let test_chip = |lines: &str| {
+        read(&seeded.replace(
+            "[state]",
+            &format!("[attestation.devices]\n{lines}\n[state]"),
+        ))
+    };
+    let whole = real("source = \"nvidia\"\nanswers = \"vendor.json\"").unwrap();
+    let devices = whole.attestation.devices.clone().unwrap();
+    assert!(devices.answers.unwrap().is_absolute(), "beside the file");
+    assert_eq!((devices.answer_seconds, devices.watch_seconds), (20, 60));
+    assert!(read(whole.text()).is_ok(), "{}", whole.text());
+    assert_ne!(whole.digest(), read(GOOD).unwrap().digest());
+    let refused = |told: Result<Loaded<ServerConfig>, String>, field: &str| {
+        let error = told.unwrap_err();
+        assert!(error.contains(field), "{field}: {error}");
+    };
+    refused(real(""), "source");
+    refused(real("source = \"amd\""), "amd");
+    refused(real("source = \"nvidia\"\nspeed = 1"), "speed");
+    for field in ["waiting", "answer_seconds", "watch_seconds"] {
+        refused(real(&format!("source = \"nvidia\"\n{field} = 0")), field);
+        let many = format!("source = \"nvidia\"\n{field} = 70000");
+        refused(real(&many), field);
+    }
+    refused(
+        real("source = \"nvidia\"\ntest_gpus = \"gpus\""),
+        "test_gpus",
+    );
+    refused(
+        real("source = \"test-gpus\"\ntest_gpus = \"gpus\""),
+        "source",
+    );
+    let test = test_chip("source = \"test-gpus\"\ntest_gpus = \"gpus\"");
+    assert_eq!(
+        test.is_ok(),
+        cfg!(feature = "test-chip"),
+        "s12: never in production"
+    );
+    #[cfg(feature = "test-chip")]
+    {
+        refused(test_chip("source = \"test-gpus\""), "test_gpus");
+        let both = "source = \"test-gpus\"\ntest_gpus = \"gpus\"\nanswers = \"a\"";
+        refused(test_chip(both), "answers");
+    }
+}
+
+#[test]
 fn the_engine_is_told_what_it_can_do() {
     let told =
         |lines: &str| read(&GOOD.replace("[[model]]", &format!("[engine]\n{lines}\n[[model]]")));

@@ -1,5 +1,6 @@
 //! The three files of an enrolment, strict JSON each (tpm.md, E7). All are public; nothing in them counts unchecked.
 
+use casemate_attestation::nvidia::DeviceEvidence;
 use casemate_attestation::strict_json::{self, JsonError, base64_bytes};
 use casemate_attestation::tpm::TpmEvidence;
 use casemate_attestation::{HardwareEvidence, Sha256Digest};
@@ -47,6 +48,9 @@ pub struct Request {
     format: String,
     /// By what the machine proves itself.
     pub machine: Subject,
+    /// Rule E9: GPUs and switches of a processor's machine, which its evidence names. Missing is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceEvidence>,
 }
 
 /// What vouches for a machine.
@@ -101,13 +105,19 @@ pub struct Answer {
     pub proof: Bytes,
     /// A quote by the attestation key over the challenge, with the registers as they are.
     pub quote: TpmEvidence,
+    /// Rule E9: the machine's GPUs and switches, which the quote names. Missing is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceEvidence>,
 }
 
 impl Request {
     /// A request of this machine.
-    pub fn new(machine: Subject) -> Self {
-        let format = REQUEST.into();
-        Self { format, machine }
+    pub fn new(machine: Subject, devices: Vec<DeviceEvidence>) -> Self {
+        Self {
+            format: REQUEST.into(),
+            machine,
+            devices,
+        }
     }
 }
 
@@ -124,12 +134,18 @@ impl Challenge {
 }
 
 impl Answer {
-    pub(super) fn new(challenge: Sha256Digest, proof: Vec<u8>, quote: TpmEvidence) -> Self {
+    pub(super) fn new(
+        challenge: Sha256Digest,
+        proof: Vec<u8>,
+        quote: TpmEvidence,
+        devices: Vec<DeviceEvidence>,
+    ) -> Self {
         Self {
             format: ANSWER.into(),
             challenge,
             proof: Bytes(proof),
             quote,
+            devices,
         }
     }
 }

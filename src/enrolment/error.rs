@@ -1,5 +1,7 @@
 //! Why a machine is not enrolled, one variant for each rule.
 
+use casemate_attestation::ProviderError;
+use casemate_attestation::nvidia::NvidiaRejection;
 use casemate_attestation::strict_json::JsonError;
 use casemate_attestation::tpm::TpmRejection;
 use casemate_devices::DeviceError;
@@ -73,6 +75,18 @@ pub enum EnrolmentError {
     /// Rule E7: a quote of nothing.
     #[error("the answer's quote shows no registers (E7)")]
     NoRegisters,
+    /// Rule E9: a GPU or switch that did not sign what it was asked for.
+    #[error("a GPU's evidence is refused (E9, {rule}): {0}", rule = .0.rule())]
+    Gpu(Box<NvidiaRejection>),
+    /// Rule E9: one device is one entry.
+    #[error("device {0} is given twice (E9)")]
+    GpuTwice(String),
+    /// Rule E9: devices that the machine's own evidence does not name.
+    #[error("the machine's evidence does not name these devices (E9)")]
+    OtherDevices,
+    /// Asking this machine's GPUs.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
     /// The machine's device.
     #[error(transparent)]
     Device(#[from] DeviceError),

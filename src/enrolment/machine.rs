@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use casemate_attestation::Sha256Digest;
 use casemate_attestation::tpm::Bank;
+use casemate_attestation::{DeviceProvider, Sha256Digest};
 use casemate_devices::tpm::{Attester, Credential, KeyKind, Measured, Tpm, Transport};
 use casemate_devices::{DeviceError, Retry, SystemTime};
 
 use super::EnrolmentError;
+use super::devices::ask;
 use super::documents::{
     Answer, Bytes, Challenge, Document as _, Kind, Request, Subject, TpmRequest,
 };
@@ -51,23 +52,26 @@ pub fn request<T: Transport>(
         let all = std::iter::once(leaf).chain(authorities);
         all.map(Bytes).collect()
     });
-    Ok(Request::new(Subject::Tpm(TpmRequest {
+    let tpm = TpmRequest {
         kind,
         software,
         certificates,
         endorsement: Bytes(found.endorsement),
         attestation: Bytes(found.attestation),
-    })))
+    };
+    Ok(Request::new(Subject::Tpm(tpm), Vec::new()))
 }
 
-/// Opens the challenge and quotes these registers of the SHA-256 bank over it (rule E7).
+/// Opens the challenge and quotes these registers of the SHA-256 bank over it and over what `devices` answer to it (rules E7, E9).
 ///
 /// # Errors
-/// [`EnrolmentError::NotForThisTpm`] when the credential was made for other keys, or altered; [`EnrolmentError::Device`].
+/// [`EnrolmentError::NotForThisTpm`] when the credential was made for other keys, or altered; [`EnrolmentError::Device`] and
+/// [`EnrolmentError::Provider`].
 pub fn answer<T: Transport>(
     transport: T,
     challenge: &[u8],
     registers: BTreeSet<u8>,
+    devices: Option<&dyn DeviceProvider>,
 ) -> Result<Answer, EnrolmentError> {
     let time = SystemTime::new();
     let document = Challenge::parse(challenge)?;
@@ -83,7 +87,8 @@ pub fn answer<T: Transport>(
             DeviceError::Failed { .. } => EnrolmentError::NotForThisTpm(error),
             other => other.into(),
         })?;
-    let quote = attester.evidence(&quoted_data(&digest), &time)?;
-    let proof = proof(&secret, &digest);
-    Ok(Answer::new(digest, proof.as_ref().to_vec(), quote))
+    let devices = devices.map_or(Ok(Vec::new()), |it| ask(it, Some(&digest)))?;
+    let quote = attester.evidence(&quoted_data(&digest, &devices), &time)?;
+    let proof = proof(&secret, &digest).as_ref().to_vec();
+    Ok(Answer::new(digest, proof, quote, devices))
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use casemate_attestation::nvidia::DeviceEvidence;
 use casemate_attestation::strict_json::{self, hex_bytes};
 use casemate_attestation::tpm::{
     AttestationKey, Bank, EnrolledKey, HostedIn, PublicKey, TpmAnchors, TpmPolicy, session_nonce,
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::EnrolmentError;
+use super::devices::naming;
 use super::documents::{Answer, BYTES_MAX, Challenge, Document as _, Request, Subject, TpmRequest};
 use crate::org::{OrgError, Organisation, files};
 use crate::secrets::{read_secret_file, write_secret_file};
@@ -62,6 +64,10 @@ pub struct Redeemed {
     pub key: FleetTpm,
     /// Its registers of the SHA-256 bank, quoted over the challenge.
     pub registers: BTreeMap<u8, Vec<u8>>,
+    /// Its GPUs and switches, which the quote names; judged by nobody yet ([`judge_all`](super::judge_all)).
+    pub devices: Vec<DeviceEvidence>,
+    /// SHA-256 of the challenge that was answered.
+    pub challenge: Sha256Digest,
     pending: PathBuf,
 }
 
@@ -85,9 +91,13 @@ pub fn challenge(
     vouch: &Vouch,
     now: UnixTime,
 ) -> Result<(ChipId, Vec<u8>), EnrolmentError> {
-    let Subject::Tpm(asked) = Request::parse(request)?.machine else {
+    let parsed = Request::parse(request)?;
+    let Subject::Tpm(asked) = parsed.machine else {
         return Err(EnrolmentError::NoChallengeNeeded);
     };
+    if !parsed.devices.is_empty() {
+        return Err(EnrolmentError::OtherDevices);
+    }
     let key = AttestationKey::parse(&asked.attestation.0).map_err(EnrolmentError::Attestation)?;
     let (endorsement, id, hosted) = vouched(&asked, vouch, now)?;
     if asked.software && hosted != HostedIn::Software {
@@ -188,6 +198,8 @@ pub fn redeem(
         id: pending.id,
         key: pending.key.clone(),
         registers,
+        devices: answer.devices,
+        challenge: answer.challenge,
         pending: file,
     })
 }
@@ -210,7 +222,7 @@ fn quoted(
     let parsed =
         AttestationKey::parse(&key.attestation_key).map_err(EnrolmentError::Attestation)?;
     let anchors = TpmAnchors::new(Vec::new(), vec![EnrolledKey::new(&parsed, key.hosted)]);
-    let nonce = session_nonce(&quoted_data(&answer.challenge));
+    let nonce = session_nonce(&quoted_data(&answer.challenge, &answer.devices));
     verify_tpm_quote(&answer.quote, &nonce, &policy, &anchors, now)
         .map_err(EnrolmentError::Quote)?;
     Ok(registers)
@@ -278,8 +290,12 @@ pub(super) fn proof(secret: &[u8], challenge: &Sha256Digest) -> hmac::Tag {
     )
 }
 
-/// What the quote in an answer is over, in the place of a session's binding: no binding is made of these bytes.
-pub(super) fn quoted_data(challenge: &Sha256Digest) -> [u8; 64] {
+/// What the quote in an answer is over, in the place of a session's binding: no binding is made of these bytes. With devices it names
+/// them (rule E9).
+pub(super) fn quoted_data(challenge: &Sha256Digest, devices: &[DeviceEvidence]) -> [u8; 64] {
+    if !devices.is_empty() {
+        return naming(devices, challenge.as_bytes());
+    }
     let mut context = digest::Context::new(&digest::SHA512);
     context.update(QUOTE_LABEL);
     context.update(challenge.as_bytes());

@@ -2,14 +2,15 @@
 //!
 //! A change is a new document with the next number. Numbers never go back, so a lost update shows.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use casemate_attestation::tpm::Bank;
 use casemate_attestation::{
-    FleetChip, FleetList, Issue, Kind, NvidiaReference, Payload, Platform, PolicyPayload, Product,
-    ReferenceValues, ReleasePublicKey, ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument,
-    SignedError, SnpMeasurement, SnpReference, TcbVersion, TdxReference, TpmMachine, TpmReference,
-    UnixTime, Verified,
+    ChipId, FleetChip, FleetDevice, FleetList, Issue, Kind, NvidiaReference, Payload, Platform,
+    PolicyPayload, Product, ReferenceValues, ReleasePublicKey, ReleaseSecretKey, Revocations,
+    Sha256Digest, SignedDocument, SignedError, SnpMeasurement, SnpReference, TcbVersion,
+    TdxReference, TpmMachine, TpmReference, UnixTime, Verified,
 };
 use serde::Deserialize;
 
@@ -151,8 +152,55 @@ pub fn enrol(
     if fleet.chip(chip.platform, &chip.chip_id).is_some() {
         return Err(OrgError::ChipEnrolled(chip.chip_id.to_string()));
     }
+    free(&fleet, &chip.devices)?;
     fleet.chips.push(chip);
     sign_next(organisation, &fleet, days, now)
+}
+
+/// Puts other devices in the place of those that the fleet list gives a machine. Returns the new number.
+///
+/// # Errors
+/// When the machine is not listed, another one has one of the devices, or signing fails.
+pub fn replace_devices(
+    organisation: &Organisation,
+    (platform, id): (Platform, ChipId),
+    devices: Vec<FleetDevice>,
+    days: u32,
+    now: UnixTime,
+) -> Result<u64, OrgError> {
+    let mut fleet = open_for_editing::<FleetList>(organisation)?.into_payload();
+    let listed = |chip: &&mut FleetChip| chip.platform == platform && chip.chip_id == id;
+    let unknown = || OrgError::ChipUnknown(id.to_string());
+    fleet
+        .chips
+        .iter_mut()
+        .find(listed)
+        .ok_or_else(unknown)?
+        .devices
+        .clear();
+    free(&fleet, &devices)?;
+    let chip = fleet.chips.iter_mut().find(listed);
+    chip.ok_or_else(unknown)?.devices = devices;
+    sign_next(organisation, &fleet, days, now)
+}
+
+/// No device is in two places.
+fn free(fleet: &FleetList, devices: &[FleetDevice]) -> Result<(), OrgError> {
+    let listed = fleet.chips.iter().flat_map(|chip| &chip.devices);
+    let mut seen: BTreeSet<Sha256Digest> = listed.map(|it| it.device_key).collect();
+    let taken = devices.iter().find(|it| !seen.insert(it.device_key));
+    taken.map_or(Ok(()), |it| {
+        Err(OrgError::DeviceEnrolled(it.device_key.to_string()))
+    })
+}
+
+/// Whether the reference values in the folder say what GPUs must measure; without it no machine with devices is accepted.
+///
+/// # Errors
+/// When the present document is damaged.
+pub fn judges_devices(organisation: &Organisation) -> Result<bool, OrgError> {
+    let values = open_for_editing::<ReferenceValues>(organisation)?.into_payload();
+    Ok(values.nvidia.is_some())
 }
 
 /// Changes the section of a platform whose evidence is an SNP report; one that was not there begins with nothing in it.
@@ -395,7 +443,8 @@ fn renew_one<T: Payload>(
 mod tests {
     use super::*;
     use crate::org::{InitOptions, init};
-    use casemate_attestation::{ChipId, Measurement};
+    use casemate_attestation::Measurement;
+    use casemate_attestation::nvidia::DeviceKind;
 
     const NOW: UnixTime = UnixTime::from_secs(1_790_000_000);
     const DAYS: u32 = 90;
@@ -432,6 +481,45 @@ mod tests {
         let again = add(chip(Platform::Snp, &["b"])).unwrap_err();
         assert!(matches!(again, OrgError::ChipEnrolled(_)), "{again}");
         assert_eq!(add(chip(Platform::TestChip, &["b"])).unwrap(), 3);
+    }
+
+    #[test]
+    fn g05_a_device_is_in_one_machine_and_can_be_replaced() {
+        let parent = tempfile::tempdir().unwrap();
+        let organisation = organisation(parent.path());
+        let device = |name: &str| FleetDevice {
+            kind: DeviceKind::Gpu,
+            device_key: Sha256Digest::of(name.as_bytes()),
+            label: String::new(),
+        };
+        let machine = |platform, names: &[&str]| FleetChip {
+            devices: names.iter().map(|name| device(name)).collect(),
+            ..chip(platform, &["a"])
+        };
+        let add = |chip| enrol(&organisation, chip, DAYS, NOW);
+        let taken = |result: Result<u64, OrgError>| {
+            let error = result.unwrap_err();
+            assert!(matches!(error, OrgError::DeviceEnrolled(_)), "{error}");
+        };
+        taken(add(machine(Platform::Snp, &["one", "one"])));
+        add(machine(Platform::Snp, &["one", "two"])).unwrap();
+        taken(add(machine(Platform::Tdx, &["two"])));
+        add(machine(Platform::Tdx, &["three"])).unwrap();
+        let id = ChipId::from_bytes([7; 64]);
+        let replace = |platform, names: &[&str]| {
+            let devices = names.iter().map(|name| device(name)).collect();
+            replace_devices(&organisation, (platform, id), devices, DAYS, NOW)
+        };
+        taken(replace(Platform::Snp, &["one", "three"]));
+        replace(Platform::Snp, &["one", "four"]).unwrap();
+        replace(Platform::Tdx, &["two"]).unwrap();
+        replace(Platform::Tdx, &[]).unwrap();
+        let unknown = replace(Platform::Tpm, &[]).unwrap_err();
+        assert!(matches!(unknown, OrgError::ChipUnknown(_)), "{unknown}");
+        let fleet = open_for_editing::<FleetList>(&organisation).unwrap();
+        let listed = |platform| fleet.payload().chip(platform, &id).unwrap().devices.clone();
+        assert_eq!(listed(Platform::Snp), [device("one"), device("four")]);
+        assert_eq!(listed(Platform::Tdx), []);
     }
 
     #[test]

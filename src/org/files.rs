@@ -53,6 +53,9 @@ pub const TEST_CHIP_SEED: &str = "test-chip/seed";
 /// The test chip's root certificate, DER: what clients and brokers that accept it pin.
 pub const TEST_CHIP_ROOT: &str = "test-chip/root.der";
 
+/// The root certificate of the test chip's GPUs, DER.
+pub const TEST_GPU_ROOT: &str = "test-chip/gpu-root.der";
+
 /// Nothing of ours in this folder is longer, packages aside.
 const FILE_LENGTH_MAX: u64 = 8 * 1024 * 1024;
 

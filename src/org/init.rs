@@ -81,6 +81,10 @@ fn make_test_chip(folder: &Path, now: UnixTime) -> Result<(), OrgError> {
     let chip = casemate_attestation::test_chip::TestChip::from_seed(&seed, now);
     new_folder(folder, "test-chip")?;
     write_secret_file(&folder.join(files::TEST_CHIP_SEED), &*seed)?;
+    write_public_file(
+        &folder.join(files::TEST_GPU_ROOT),
+        &casemate_attestation::test_chip::TestGpu::root_der(&seed),
+    )?;
     Ok(write_public_file(
         &folder.join(files::TEST_CHIP_ROOT),
         chip.root_der(),

@@ -72,6 +72,12 @@ pub enum OrgError {
     /// The chip is in the fleet list.
     #[error("chip {0} is enrolled already")]
     ChipEnrolled(String),
+    /// Its device has a machine already.
+    #[error("device {0} is in the fleet list already")]
+    DeviceEnrolled(String),
+    /// There is no such machine to change.
+    #[error("chip {0} is not enrolled")]
+    ChipUnknown(String),
     /// The measurement is in the reference values.
     #[error("measurement {0} is listed already")]
     MeasurementListed(String),

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use casemate_attestation::nvidia::{DeviceEvidence, OcspAnswers};
 use casemate_attestation::signed::SIGNED_BYTES_MAX;
 use casemate_attestation::snp::{PinnedRoot, SnpReport};
 use casemate_attestation::tdx::{TdxQuote, TdxRoot};
@@ -49,6 +50,25 @@ impl SignedCollateral {
 
     fn missing(&self, error: &collateral::MissingCollateral) -> DeviceError {
         unavailable(format!("{}: {error}", self.path.display()))
+    }
+}
+
+impl SignedCollateral {
+    /// What the bundle holds about devices' certificates. Whether that is enough is the verifiers' policy; what would refuse under
+    /// the strict one is said here, too.
+    pub(super) fn gpu_answers(
+        &self,
+        devices: &[DeviceEvidence],
+    ) -> Result<OcspAnswers, DeviceError> {
+        let now = (self.clock)();
+        let bundle = self.open(now)?;
+        let chains: Vec<&[u8]> = devices.iter().map(|it| it.chain.as_slice()).collect();
+        if let Err(error) = bundle.gpu_answers(&chains, now) {
+            tracing::warn!(%error, "devices will be refused where answers about revocation are required");
+        }
+        bundle
+            .gpu_answers_held(&chains)
+            .map_err(|error| self.missing(&error))
     }
 }
 

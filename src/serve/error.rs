@@ -10,6 +10,7 @@ use casemate_models::package::PackageError;
 use super::DocumentError;
 use crate::audit::AuditError;
 use crate::broker::client::ReleaseError;
+use crate::devices::DevicesChanged;
 use crate::policy::ModelName;
 use crate::secrets::FileError;
 use crate::tls::TlsError;
@@ -57,6 +58,9 @@ pub enum ServeError {
     /// The machine's own device does not answer.
     #[error(transparent)]
     Device(#[from] casemate_devices::DeviceError),
+    /// Attack G7: other GPUs than those that were attested.
+    #[error("{0}; what holds weights and prompts is not what was attested")]
+    DevicesChanged(#[from] DevicesChanged),
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -96,6 +100,14 @@ pub enum ServeError {
 }
 
 impl ServeError {
+    /// Why connections end with it; a word for the audit log.
+    pub(super) const fn ends_connections_as(&self) -> &'static str {
+        match self {
+            Self::DevicesChanged(_) => "devices_changed",
+            _ => "dismissed_by_broker",
+        }
+    }
+
     /// Whether the broker has judged this machine and will have none of it; asking again changes nothing.
     pub(super) fn is_dismissal(&self) -> bool {
         matches!(self, Self::Release(ReleaseError::Refused { code, .. }) if code == "evidence_rejected")

@@ -12,6 +12,7 @@ use super::{DocumentError, Ground, ServeError};
 use crate::api::Service;
 use crate::audit::{AuditEvent, Step};
 use crate::broker::client::{ReleaseClient, ReleaseError, ReleaseRequest, Updates};
+use crate::devices::{DeviceAskError, DeviceAsker, DevicesChanged};
 use crate::session::now;
 use crate::tls::{IdentitySlot, ServingIdentity};
 
@@ -20,6 +21,8 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait before attesting again after a failure: twice as long each time, up to the second.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(30);
+/// Rounds of looking at devices in which they may answer nobody because they are busy.
+const UNSEEN_ROUNDS: u32 = 3;
 /// A certificate is renewed when this many seconds of its life are left.
 const RENEW_BEFORE_S: u64 = 8 * 3600;
 
@@ -38,14 +41,26 @@ pub(super) struct Keeper {
     pub(super) identities: Arc<IdentitySlot>,
     pub(super) in_force: InForce,
     pub(super) client: Option<ReleaseClient>,
+    /// How often devices are looked at, where there are any.
+    pub(super) watch_every: Option<Duration>,
 }
 
 impl Keeper {
     /// Works until `stop` becomes true.
     ///
     /// # Errors
-    /// When the broker refuses this machine's evidence: its organisation does not count on it any more.
-    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), ServeError> {
+    /// When the broker refuses this machine's evidence: its organisation does not count on it any more. When other devices answer
+    /// than at the start.
+    pub(super) async fn run(mut self, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
+        let devices = self.ground.machine.devices.clone();
+        let (service, every) = (Arc::clone(&self.service), self.watch_every);
+        tokio::select! {
+            kept = self.keep(stop) => kept,
+            changed = watch_devices(devices, every, &service) => Err(changed.into()),
+        }
+    }
+
+    async fn keep(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), ServeError> {
         let mut retry = RETRY_FIRST;
         let mut not_before = Instant::now();
         loop {
@@ -94,8 +109,7 @@ impl Keeper {
     /// Attests to the broker again: a fresh leaf, and documents where they are newer. The data keys that come with them
     /// are not needed any more and are wiped.
     async fn attest(&mut self) -> Result<(), ServeError> {
-        let provider = Arc::clone(&self.ground.provider);
-        let (released, client) = super::release(&self.ground, provider, &self.request).await?;
+        let (released, client) = super::release(&self.ground, &self.request).await?;
         let clients = Arc::clone(&self.clients);
         let identity = ServingIdentity::new(released.leaf_chain, released.private_key, clients)?;
         self.identities.replace(identity);
@@ -155,6 +169,34 @@ impl Keeper {
     }
 }
 
+/// Looks at the devices again and again; completes only when others answer than at the start. While they answer nothing that can be
+/// used, no session stands: each must attest again, which fails until they answer.
+async fn watch_devices(
+    devices: Option<DeviceAsker>,
+    every: Option<Duration>,
+    service: &Service,
+) -> DevicesChanged {
+    let (Some(devices), Some(every)) = (devices, every) else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::select! {
+            changed = devices.change() => return changed,
+            () = sleep(every) => {}
+        }
+        match devices.check().await {
+            Ok(()) => {}
+            // Devices that answer others are seen; those that are busy with something else are not.
+            Err(DeviceAskError::Busy) if devices.unseen_for() < every * UNSEEN_ROUNDS => {}
+            Err(DeviceAskError::Changed(changed)) => return changed,
+            Err(error) => {
+                let ended = service.end_all("devices_unavailable");
+                tracing::error!(%error, ended, "devices that were attested give no evidence; connections ended");
+            }
+        }
+    }
+}
+
 /// The record of a release that did not come about.
 pub(super) fn release_refused(error: &ReleaseError) -> AuditEvent {
     AuditEvent::Refused {
@@ -165,7 +207,7 @@ pub(super) fn release_refused(error: &ReleaseError) -> AuditEvent {
         reason: match error {
             ReleaseError::Refused { .. } => "broker_refused",
             ReleaseError::Connect { .. } | ReleaseError::Lost(_) => "broker_unreachable",
-            ReleaseError::Evidence(_) => "no_evidence",
+            ReleaseError::Evidence(_) | ReleaseError::Devices(_) => "no_evidence",
             _ => "release_failed",
         },
     }

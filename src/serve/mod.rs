@@ -2,6 +2,7 @@
 //! attested sessions. What is out of date or altered stops it before the first client is accepted.
 
 mod collateral;
+pub(crate) mod devices;
 mod documents;
 mod error;
 mod keeper;
@@ -13,6 +14,7 @@ pub(crate) mod provider;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use casemate_attestation::{
     Context, EvidenceProvider, ReleasePublicKey, Revocations, TcbVersion, UnixTime, Verified,
@@ -30,7 +32,7 @@ pub use packages::LoadWatch;
 
 use crate::api::{Access, Machine, Parts, Service};
 use crate::audit::{AuditEvent, AuditLog, Part};
-use crate::broker::client::{BrokerAddress, ReleaseClient, ReleaseRequest, Released};
+use crate::broker::client::{BrokerAddress, OwnMachine, ReleaseClient, ReleaseRequest, Released};
 use crate::config::{ClientDemand, Loaded, ServerConfig};
 use crate::listener;
 use crate::org::authority;
@@ -68,7 +70,7 @@ struct Ground {
     key: ReleasePublicKey,
     clients: Vec<CertificateDer<'static>>,
     broker: BrokerAddress,
-    provider: Arc<dyn EvidenceProvider>,
+    machine: OwnMachine,
     documents: Documents,
     audit: AuditLog,
 }
@@ -107,8 +109,7 @@ impl Server {
             packages: packages.requests(),
             configuration: config.digest(),
         };
-        let provider = Arc::clone(&ground.provider);
-        let (released, client) = release(&ground, provider, &request).await?;
+        let (released, client) = release(&ground, &request).await?;
         let bundle = ground.documents.policy(&released.policy_bundle, now())?;
         let revocations = ground.documents.revocations(&released.revocations, now())?;
         let revoked = Arc::new(Revoked::default());
@@ -143,6 +144,11 @@ impl Server {
             identities: Arc::clone(&identities),
             in_force,
             client: Some(client),
+            watch_every: config
+                .attestation
+                .devices
+                .as_ref()
+                .map(|devices| Duration::from_secs(devices.watch_seconds.into())),
         };
         Ok(Self {
             socket,
@@ -172,7 +178,8 @@ impl Server {
     /// Serves until `stop` completes, then lets answers under way finish within the drain limit.
     ///
     /// # Errors
-    /// When the broker refuses this machine's evidence while it serves. Every connection has ended then.
+    /// When the broker refuses this machine's evidence while it serves, or other GPUs answer than were attested. Every connection has
+    /// ended then.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         let (stopped, watch) = watch::channel(false);
         let limits = self.config.limits.listener();
@@ -189,21 +196,18 @@ impl Server {
             () = stop => None,
             kept = &mut keeping => Some(kept),
         };
-        let dismissed = match &kept {
+        let ended = match &kept {
             Some(Ok(Err(error))) => {
-                tracing::error!(%error, "the broker counts on this machine no more; ending every connection");
-                true
+                tracing::error!(%error, "this machine no longer counts; ending every connection");
+                Some(error.ends_connections_as())
             }
-            _ => false,
+            _ => None,
         };
         // Before the listener stops, which closes idle connections without a reason; and after it, for those that came between.
-        if dismissed {
-            service.end_all("dismissed_by_broker");
-        }
+        let end_all = || ended.map_or(0, |reason| service.end_all(reason));
+        end_all();
         stopped.send_replace(true);
-        if dismissed {
-            service.end_all("dismissed_by_broker");
-        }
+        end_all();
         if !served {
             serving.await;
         }
@@ -259,7 +263,10 @@ impl Ground {
             key,
             clients: certificates(&config.trust.client_authority)?,
             broker,
-            provider,
+            machine: OwnMachine {
+                provider,
+                devices: devices::asker(&config.attestation, key)?,
+            },
             documents: Documents::new(key, floors),
             audit: AuditLog::open(&config.audit.file, config.audit.durability)?,
         })
@@ -277,9 +284,10 @@ impl Ground {
         revoked: Arc<Revoked>,
     ) -> Result<Arc<Service>, ServeError> {
         let waiting_max = config.limits.evidence_waiting as usize;
-        let batcher = EvidenceBatcher::start(Arc::clone(&self.provider), waiting_max)?;
+        let batcher = EvidenceBatcher::start(Arc::clone(&self.machine.provider), waiting_max)?;
+        let attestor = Attestor::new(batcher, context, client_evidence(config, &self.key)?);
         Ok(Service::new(Parts {
-            attestor: Attestor::new(batcher, context, client_evidence(config, &self.key)?),
+            attestor: attestor.with_devices(self.machine.devices.clone()),
             access,
             queue,
             registry: Registry::new(config.limits.connections_per_principal as usize),
@@ -307,6 +315,8 @@ fn client_evidence(
             .test_chip_root
             .as_ref()
             .map(|path| path.to_path_buf()),
+        // Laptops have no GPUs that prove themselves.
+        test_gpu_root: None,
     };
     let floors = config.state.folder.join(CLIENT_FLOORS);
     let trust = Trust::of_fleet(files, |key| FloorsFile::at(floors, key.id()))?;
@@ -332,10 +342,9 @@ fn machine(config: &ServerConfig, tcb: Option<TcbVersion>) -> Machine {
 /// Asks the broker; its refusal is recorded here too.
 async fn release(
     ground: &Ground,
-    provider: Arc<dyn EvidenceProvider>,
     request: &ReleaseRequest,
 ) -> Result<(Released, ReleaseClient), ServeError> {
-    match ReleaseClient::release(&ground.broker, provider, request).await {
+    match ReleaseClient::release(&ground.broker, &ground.machine, request).await {
         Ok(released) => Ok(released),
         Err(error) => {
             ground.audit.note(now(), keeper::release_refused(&error));

@@ -157,9 +157,15 @@ fn test_chip(_: &Path, _: UnixTime) -> Result<Arc<dyn EvidenceProvider>, ServeEr
 
 #[cfg(feature = "test-chip")]
 fn test_chip(seed: &Path, now: UnixTime) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
-    let bytes = crate::secrets::read_secret_file(seed)?;
-    let seed =
-        <&[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| ServeError::Seed(seed.to_owned()))?;
-    let chip = casemate_attestation::test_chip::TestChip::from_seed(seed, now);
+    let chip = casemate_attestation::test_chip::TestChip::from_seed(&*test_seed(seed)?, now);
     Ok(Arc::new(chip))
+}
+
+/// The seed of the test chip and its GPUs.
+#[cfg(feature = "test-chip")]
+pub(super) fn test_seed(file: &Path) -> Result<zeroize::Zeroizing<[u8; 32]>, ServeError> {
+    let bytes = crate::secrets::read_secret_file(file)?;
+    let seed = <[u8; 32]>::try_from(bytes.as_slice());
+    seed.map(zeroize::Zeroizing::new)
+        .map_err(|_| ServeError::Seed(file.to_owned()))
 }

@@ -4,8 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use casemate_attestation::{
-    Binding, BindingInputs, Context, Direction, Envelope, Nonce, Platform, Sha256Digest, UnixTime,
-    VerifiedEvidence, Verifier,
+    Binding, BindingInputs, Context, DeviceSet, Direction, Envelope, Nonce, Platform, Sha256Digest,
+    UnixTime, VerifiedEvidence, Verifier,
 };
 use casemate_client::trust::Trust;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -15,6 +15,7 @@ use super::{
     AttestedSession, Challenge, ClientKey, Confirmation, Confirmed, EvidenceBatcher, Registration,
     SessionError, SessionState, Terms,
 };
+use crate::devices::{DeviceAskError, DeviceAsker, Lane};
 use crate::listener::Peer;
 use crate::policy::{ClientMachine, Principal};
 
@@ -61,6 +62,7 @@ impl ClientVerifier {
 /// Makes sessions. One for the whole server.
 pub struct Attestor {
     batcher: EvidenceBatcher,
+    devices: Option<DeviceAsker>,
     context: RwLock<Context>,
     clients: ClientEvidence,
 }
@@ -126,6 +128,7 @@ impl Connection {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What this session's evidence must sign, and in it what its devices must answer.
     fn binding(
         &self,
         direction: Direction,
@@ -154,9 +157,17 @@ impl Attestor {
     pub fn new(batcher: EvidenceBatcher, context: Context, clients: ClientEvidence) -> Self {
         Self {
             batcher,
+            devices: None,
             context: RwLock::new(context),
             clients,
         }
+    }
+
+    /// With devices that prove themselves beside the machine, for each session anew.
+    #[must_use]
+    pub fn with_devices(mut self, devices: Option<DeviceAsker>) -> Self {
+        self.devices = devices;
+        self
     }
 
     /// Under which roots this server's evidence stands.
@@ -199,13 +210,38 @@ impl Attestor {
             .try_acquire()
             .map_err(|_| SessionError::ChallengeUnderWay)?;
         let ticket = connection.state().begin(nonce)?;
-        let context = self.context();
+        let devices = self.ask_devices(connection, nonce).await?;
+        // Read after the devices, which take their time: what is in force when the report is made.
+        let context = Context {
+            device_evidence: devices
+                .as_ref()
+                .map_or_else(Sha256Digest::absent, DeviceSet::digest),
+            ..self.context()
+        };
         let policy_bundle = context.policy_bundle;
         let binding = connection.binding(Direction::Server, nonce, &context)?;
-        let envelope = self.batcher.evidence(binding, context).await?;
+        let envelope = self.batcher.evidence(binding, context, devices).await?;
         let challenge = Challenge::new(nonce, binding, envelope.digest(), policy_bundle);
         connection.state().issue(&ticket, challenge);
         Ok(envelope)
+    }
+
+    /// What the devices answer to this session's own nonce (N11), which does not depend on the context.
+    async fn ask_devices(
+        &self,
+        connection: &Connection,
+        nonce: Nonce,
+    ) -> Result<Option<DeviceSet>, SessionError> {
+        let Some(asker) = &self.devices else {
+            return Ok(None);
+        };
+        let binding = connection.binding(Direction::Server, nonce, &Context::absent())?;
+        let lane = Lane::Principal(connection.principal.as_str().to_owned());
+        let answered = asker.answers(lane, *binding.device_nonce()).await;
+        answered.map(Some).map_err(|error| match error {
+            DeviceAskError::Busy => SessionError::EvidenceBusy,
+            _ => SessionError::EvidenceUnavailable,
+        })
     }
 
     /// Checks a confirmation and puts the session in force for `life_s` seconds (P-41, P-42).

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use casemate_attestation::{
-    Batch, BatchPath, Binding, Context, Envelope, EnvelopeParts, EvidenceProvider,
+    Batch, BatchPath, Binding, Context, DeviceSet, Envelope, EnvelopeParts, EvidenceProvider,
     HardwareEvidence, Platform, ProviderError,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -59,7 +59,8 @@ impl EvidenceBatcher {
         self.platform
     }
 
-    /// An envelope whose report signs `binding`, alone or within a batch.
+    /// An envelope whose report signs `binding`, alone or within a batch. `devices` are those whose digest `context` carries: they
+    /// answered this session alone, and the report that they travel with may serve others.
     ///
     /// # Errors
     /// [`SessionError::EvidenceBusy`] when too many wait, [`SessionError::EvidenceUnavailable`] when the machine fails.
@@ -67,6 +68,7 @@ impl EvidenceBatcher {
         &self,
         binding: Binding,
         context: Context,
+        devices: Option<DeviceSet>,
     ) -> Result<Envelope, SessionError> {
         let (reply, answer) = oneshot::channel();
         self.waiting
@@ -84,7 +86,7 @@ impl EvidenceBatcher {
             hardware: (*share.hardware).clone(),
             context,
             batch: share.batch,
-            devices: None,
+            devices,
         };
         Envelope::build(parts).map_err(|error| {
             tracing::error!(%error, "evidence cannot be written");

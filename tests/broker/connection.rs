@@ -4,16 +4,16 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use casemate_attestation::Sha256Digest;
+use casemate_attestation::{ENVELOPE_BYTES_MAX, Sha256Digest};
 use serde_json::{Value, json};
 
 use crate::place::*;
 use crate::raw::{Identity, Peer, code};
 
-const KEYS: &str = "/release/keys";
+pub const KEYS: &str = "/release/keys";
 const UPDATES: &str = "/release/updates";
 
-fn digests(place: &Place) -> Vec<Sha256Digest> {
+pub fn digests(place: &Place) -> Vec<Sha256Digest> {
     let packages = place.request.packages.iter();
     packages.map(|package| package.digest).collect()
 }
@@ -132,7 +132,7 @@ fn b25_requests_are_read_strictly() {
         assert_eq!((status, code(&got).as_str()), (404, "malformed"));
         let other = peer.refusal("/release/all", &have).await;
         assert_eq!(other, (404, "malformed".to_owned()));
-        let long = vec![b' '; 256 * 1024 + 1];
+        let long = vec![b' '; ENVELOPE_BYTES_MAX.div_ceil(3) * 4 + 64 * 1024 + 1];
         let (status, got) = peer.call("POST", UPDATES, &long).await.unwrap();
         assert_eq!((status, code(&got).as_str()), (413, "malformed"));
     });

@@ -11,6 +11,7 @@
 )]
 
 mod connection;
+mod gpus;
 mod place;
 mod raw;
 mod upgrade;
@@ -21,12 +22,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use casemate::broker::client::{PackageRequest, ReleaseClient, ReleaseError, ReleaseRequest};
+use casemate::broker::client::{
+    OwnMachine, PackageRequest, ReleaseClient, ReleaseError, ReleaseRequest,
+};
 use casemate::keys::PackageId;
 use casemate::org::{Organisation, authority, documents};
 use casemate_attestation::{
-    EvidenceProvider, FleetList, Issue, Measurement, Platform, ReferenceValues, Revocations,
-    SignedDocument, UnixTime,
+    FleetList, Issue, Measurement, Platform, ReferenceValues, Revocations, SignedDocument, UnixTime,
 };
 
 use rustls_pki_types::CertificateDer;
@@ -469,10 +471,10 @@ fn a_broker_killed_at_any_point_starts_again_and_forgets_no_epoch() {
             ..place.request.clone()
         };
         let address = broker.address.clone();
-        let chip: Arc<dyn EvidenceProvider> = Arc::new(place.chip.clone());
+        let machine = OwnMachine::alone(Arc::new(place.chip.clone()));
         let asked = std::thread::spawn(move || {
             runtime()
-                .block_on(ReleaseClient::release(&address, chip, &request))
+                .block_on(ReleaseClient::release(&address, &machine, &request))
                 .is_ok()
         });
         std::thread::sleep(std::time::Duration::from_millis(round * 3));

@@ -9,7 +9,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::SystemTime;
 
 use casemate::broker::client::{
-    BrokerAddress, PackageRequest, ReleaseClient, ReleaseError, ReleaseRequest, Released,
+    BrokerAddress, OwnMachine, PackageRequest, ReleaseClient, ReleaseError, ReleaseRequest,
+    Released,
 };
 use casemate::keys::{self, DataKey, KeyEncryption, KeySubject, PackageId};
 use casemate::org::{self, InitOptions, Name, Organisation, documents};
@@ -253,11 +254,16 @@ impl Running {
         provider: impl EvidenceProvider + 'static,
         request: &ReleaseRequest,
     ) -> Result<(Released, ReleaseClient), ReleaseError> {
-        runtime().block_on(ReleaseClient::release(
-            &self.address,
-            Arc::new(provider),
-            request,
-        ))
+        self.release_of(&OwnMachine::alone(Arc::new(provider)), request)
+    }
+
+    /// The same of a machine that may have devices.
+    pub fn release_of(
+        &self,
+        machine: &OwnMachine,
+        request: &ReleaseRequest,
+    ) -> Result<(Released, ReleaseClient), ReleaseError> {
+        runtime().block_on(ReleaseClient::release(&self.address, machine, request))
     }
 
     pub fn refusal(

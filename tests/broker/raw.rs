@@ -6,9 +6,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use casemate::broker::client::{PackageRequest, ReleaseRequest};
+use casemate_attestation::nvidia::GpuNonce;
 use casemate_attestation::{
-    BindingInputs, Context, Direction, EXPORTER_LABEL, Envelope, EnvelopeParts, EvidenceProvider,
-    Nonce, Sha256Digest,
+    BindingInputs, Context, DeviceSet, Direction, EXPORTER_LABEL, Envelope, EnvelopeParts,
+    EvidenceProvider, Nonce, Sha256Digest,
 };
 use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
@@ -168,7 +169,19 @@ impl Peer {
         request: &ReleaseRequest,
         models: &[Sha256Digest],
     ) -> Value {
-        let context = Context {
+        self.keys_request_with(provider, nonce, request, models, |_| None)
+    }
+
+    /// The same with devices that `devices` makes up for the session's nonce.
+    pub fn keys_request_with(
+        &self,
+        provider: &impl EvidenceProvider,
+        nonce: Nonce,
+        request: &ReleaseRequest,
+        models: &[Sha256Digest],
+        devices: impl FnOnce(&GpuNonce) -> Option<DeviceSet>,
+    ) -> Value {
+        let mut context = Context {
             models: models.to_vec(),
             configuration: request.configuration,
             ..Context::absent()
@@ -178,22 +191,29 @@ impl Peer {
             .export_keying_material([0; 32], EXPORTER_LABEL, Some(nonce.as_bytes()))
             .unwrap();
         let direction = Direction::Client;
-        let binding = BindingInputs {
-            direction,
-            exporter: &exporter,
-            server_leaf: Sha256Digest::of(&tls.peer_certificates().unwrap()[0]),
-            client_leaf: Sha256Digest::of(&self.leaf),
-            nonce,
-            context: &context,
+        let binding = |context: &Context| {
+            BindingInputs {
+                direction,
+                exporter: &exporter,
+                server_leaf: Sha256Digest::of(&tls.peer_certificates().unwrap()[0]),
+                client_leaf: Sha256Digest::of(&self.leaf),
+                nonce,
+                context,
+            }
+            .binding()
+        };
+        let devices = devices(binding(&context).device_nonce());
+        if let Some(set) = &devices {
+            context.device_evidence = set.digest();
         }
-        .binding();
+        let binding = binding(&context);
         let parts = EnvelopeParts {
             platform: provider.platform(),
             direction,
             hardware: provider.evidence(binding.as_bytes()).unwrap(),
             context,
             batch: None,
-            devices: None,
+            devices,
         };
         let evidence = Envelope::build(parts).unwrap();
         let package = |package: &PackageRequest| {

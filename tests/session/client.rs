@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
+use casemate_attestation::test_chip::TestGpu;
 use casemate_client::config::Config;
 use casemate_client::error::ConnectError;
 use casemate_client::proxy::Proxy;
@@ -11,7 +12,7 @@ use casemate_client::session::{AttestedConnection, Connector, Keeper, full_body}
 use http::Request;
 use tokio::net::TcpStream;
 
-use crate::organisation::{DAY, Leaf, NODE_A, ORGANISATION};
+use crate::organisation::{DAY, Leaf, NODE_A, ORGANISATION, SEED};
 use crate::raw::Http;
 
 /// What a user writes into connect.toml.
@@ -20,6 +21,8 @@ pub struct Wishes {
     pub server_name: &'static str,
     pub leaf: Leaf,
     pub platform: &'static str,
+    /// The GPUs that the fleet list gives node A.
+    pub gpus: Vec<u32>,
     /// Lines of `[expect]`.
     pub expect: String,
     /// Lines of `[limits]`.
@@ -34,6 +37,7 @@ impl Wishes {
             server_name: NODE_A,
             leaf: ORGANISATION.client("ada"),
             platform: "test-chip",
+            gpus: Vec::new(),
             expect: String::new(),
             limits: "",
         }
@@ -59,12 +63,13 @@ impl Wishes {
         write("reference.json", &reference, 0o644);
         write(
             "fleet.json",
-            &ORGANISATION.sign(&ORGANISATION.fleet(), 1, DAY),
+            &ORGANISATION.sign(&ORGANISATION.fleet_with(&self.gpus), 1, DAY),
             0o644,
         );
         write("root.der", ORGANISATION.node_a.root_der(), 0o644);
+        write("gpu-root.der", &TestGpu::root_der(&SEED), 0o644);
         let root = match self.platform {
-            "test-chip" => "test_chip_root = \"root.der\"",
+            "test-chip" => "test_chip_root = \"root.der\"\ntest_gpu_root = \"gpu-root.der\"",
             _ => "",
         };
         let text = format!(

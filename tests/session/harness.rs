@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use casemate::api::{self, Access, Machine, Parts, Service};
 use casemate::audit::{AuditLog, Durability};
+use casemate::devices::DeviceAsker;
 use casemate::listener::{self, serve};
 use casemate::queue::{Generator, Queue};
 use casemate::session::{Attestor, ClientEvidence, EvidenceBatcher, Registry};
@@ -32,6 +33,7 @@ const SOON: Duration = Duration::from_secs(5);
 /// What a test wants of its server. The rest is as in production.
 pub struct Setup {
     pub provider: Arc<dyn EvidenceProvider>,
+    pub devices: Option<DeviceAsker>,
     pub leaf: Leaf,
     pub clients: ClientEvidence,
     pub evidence_waiting_max: usize,
@@ -45,6 +47,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             provider: Arc::new(ORGANISATION.node_a.clone()),
+            devices: None,
             leaf: ORGANISATION.server(&[NODE_A]),
             clients: ClientEvidence::NotJudged,
             evidence_waiting_max: 256,
@@ -95,7 +98,8 @@ impl Server {
         };
         let revoked = Arc::new(Revoked::default());
         let service = Service::new(Parts {
-            attestor: Attestor::new(batcher, context(bundle.digest()), setup.clients),
+            attestor: Attestor::new(batcher, context(bundle.digest()), setup.clients)
+                .with_devices(setup.devices),
             access: Access::new(bundle, machine),
             queue: Queue::new(vec![(model(), generator)], setup.places),
             registry: Registry::new(setup.per_principal_max),

@@ -27,6 +27,7 @@ mod errors;
 mod evidence;
 mod flood;
 mod freshness;
+mod gpus;
 mod logprobs;
 mod mutual;
 mod revocation;

@@ -4,9 +4,9 @@ use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use casemate::policy::{Budget, POLICY_FORMAT, PolicyBundle, PolicyDocument, Team};
-use casemate_attestation::test_chip::{PRODUCT, TCB, TestChip};
+use casemate_attestation::test_chip::{PRODUCT, TCB, TestChip, TestGpu};
 use casemate_attestation::{
-    Expectations, FleetChip, FleetList, Issue, Payload, Platform, ReferenceValues,
+    Expectations, FleetChip, FleetDevice, FleetList, Issue, Payload, Platform, ReferenceValues,
     ReleaseSecretKey, Revocations, Sha256Digest, SignedDocument, SnpMeasurement, SnpReference,
     TrustAnchors, UnixTime, Verified, Verifier,
 };
@@ -24,7 +24,7 @@ pub const NODE_A: &str = "node-a.example";
 pub const NODE_B: &str = "node-b.example";
 pub const DAY: u64 = 86_400;
 
-const SEED: [u8; 32] = [7; 32];
+pub const SEED: [u8; 32] = [7; 32];
 
 pub static ORGANISATION: LazyLock<Organisation> = LazyLock::new(Organisation::new);
 
@@ -149,6 +149,18 @@ impl Organisation {
         }
     }
 
+    /// The fleet list in which the machine of node A has these GPUs.
+    pub fn fleet_with(&self, gpus: &[u32]) -> FleetList {
+        let device = |number: &u32| FleetDevice {
+            kind: TestGpu::KIND,
+            device_key: TestGpu::of_seed(&SEED, *number).device_key(),
+            label: format!("GPU {number}"),
+        };
+        let mut fleet = self.fleet();
+        fleet.chips[0].devices = gpus.iter().map(device).collect();
+        fleet
+    }
+
     pub fn reference(&self) -> ReferenceValues {
         let section = SnpReference {
             measurements: vec![SnpMeasurement {
@@ -162,6 +174,7 @@ impl Organisation {
         ReferenceValues {
             test_chip: Some(section.clone()),
             snp: Some(section),
+            nvidia: Some(TestGpu::reference()),
             ..ReferenceValues::default()
         }
     }

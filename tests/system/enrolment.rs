@@ -160,6 +160,11 @@ fn b13_a_tpm_is_enrolled_by_request_challenge_and_answer_and_by_nothing_less() {
     });
     let bare = "org challenge org --request bare.json --out c.json --hosted software --roots";
     place.refused(bare, &[&right], 10, "left no certificate");
+    // E9: GPUs come with the answer, whose quote names them.
+    let gpu = || json!([{"report": "AAAA", "chain": "AAAA"}]);
+    place.altered("request.json", "gpus.json", |it| it["devices"] = gpu());
+    let gpus = "org challenge org --request gpus.json --out c.json --hosted software --roots";
+    place.refused(gpus, &[&right], 10, "(E9)");
     let made = place.done(make, &[&right]);
     assert!(made.contains("PASS enrolment.endorsement"), "{made}");
     assert!(
@@ -195,6 +200,8 @@ fn b13_a_tpm_is_enrolled_by_request_challenge_and_answer_and_by_nothing_less() {
         it["quote"]["registers"]["4"] = json!("77".repeat(32));
     });
     place.refused(ENROL, &["quote.json"], 10, "(E7, P4)");
+    place.altered("answer.json", "lent.json", |it| it["devices"] = gpu());
+    place.refused(ENROL, &["lent.json"], 10, "(E7, P3)");
     place.altered("answer.json", "other.json", |it| {
         it["challenge"] = json!("00".repeat(32))
     });

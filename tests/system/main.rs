@@ -16,6 +16,7 @@ mod demo;
 mod doctor;
 mod draft;
 mod enrolment;
+mod gpus;
 mod hostile;
 mod markers;
 mod measure;

@@ -45,6 +45,11 @@ impl Part {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Its exit code, once it has ended by itself.
+    pub fn code(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
     /// Asks it to end in order, and waits.
     pub fn stop(&mut self) {
         let id = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();

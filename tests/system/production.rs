@@ -6,10 +6,11 @@ use std::process::{Command, Output};
 
 use super::place::{Place, text};
 
-/// Labels that only the test chip's key derivation contains. The ordinary binary must show them, or this looks for nothing.
-const OF_THE_CHIP: [&[u8]; 2] = [
+/// Labels that only the test chip's key derivation and its GPUs contain. The ordinary binary must show them, or this looks for nothing.
+const OF_THE_CHIP: [&[u8]; 3] = [
     b"casemate/test-chip/v1/",
     b"casemate/test-chip/measurement/v1",
+    b"casemate/test-gpu/v1/",
 ];
 
 fn production() -> Option<PathBuf> {

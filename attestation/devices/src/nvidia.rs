@@ -1,12 +1,16 @@
 //! NVIDIA's GPUs through `libnvidia-ml.so.1`, loaded at run time by a crate whose interface is safe: reports, chains, and the
 //! driver's word about its mode.
 
+use std::sync::{Mutex, PoisonError};
+
 use casemate_attestation::nvidia::{
-    CHAIN_BYTES_MAX, DEVICES_MAX, DeviceEvidence, DriverMode, DriverState, GpuNonce,
+    CHAIN_BYTES_MAX, DEVICES_MAX, DeviceEvidence, DriverMode, DriverState, GpuNonce, OcspAnswers,
     REPORT_BYTES_MAX,
 };
+use casemate_attestation::{DeviceProvider, DeviceSet, ProviderError};
 
 use crate::DeviceError;
+use crate::retry::{Retry, SystemTime};
 
 const DEVICE: &str = "NVIDIA's management library";
 /// Where the nonce of the request stands in a report: version, code, two parameters, nonce (DSP0274, GET_MEASUREMENTS).
@@ -104,6 +108,56 @@ pub fn evidence(
             Ok(DeviceEvidence { report, chain })
         })
         .collect()
+}
+
+/// What issuers say about the certificates of these devices, wherever it is kept; silence is an empty answer.
+pub type Answers = Box<dyn Fn(&[DeviceEvidence]) -> Result<OcspAnswers, DeviceError> + Send + Sync>;
+
+/// The machine's GPUs, one request at a time.
+pub struct NvidiaProvider {
+    library: Mutex<Box<dyn Library + Send>>,
+    answers: Answers,
+    retry: Retry,
+}
+
+impl NvidiaProvider {
+    /// With this library and what is known about revocation.
+    #[must_use]
+    pub fn new(library: Box<dyn Library + Send>, answers: Answers) -> Self {
+        Self {
+            library: Mutex::new(library),
+            answers,
+            retry: Retry::default(),
+        }
+    }
+}
+
+impl DeviceProvider for NvidiaProvider {
+    /// The mode is asked before and after: one that changed meanwhile would be signed beside reports of another.
+    fn devices(&self, nonce: &GpuNonce) -> Result<DeviceSet, ProviderError> {
+        let library = self.library.lock().unwrap_or_else(PoisonError::into_inner);
+        let ask = || {
+            let before = library.word()?.state()?;
+            let devices = evidence(&**library, nonce)?;
+            if library.word()?.state()? != before {
+                return Err(DeviceError::Failed {
+                    device: DEVICE,
+                    why: "the driver's mode changed while GPUs answered".into(),
+                });
+            }
+            Ok((before.mode, devices))
+        };
+        let (mode, devices) = self.retry.run(&SystemTime::new(), ask)?;
+        if devices.is_empty() {
+            return Err(DeviceError::Unavailable {
+                device: DEVICE,
+                why: "it knows no GPU".into(),
+            }
+            .into());
+        }
+        let answers = (self.answers)(&devices)?;
+        Ok(DeviceSet::new(mode, devices, &answers))
+    }
 }
 
 const fn malformed(what: &'static str) -> DeviceError {

@@ -1,4 +1,4 @@
-//! Retry, `/dev/sev-guest`, the quote service, boot logs, NVIDIA's library and detection, each against a fake.
+//! Retry, `/dev/sev-guest`, the quote service, boot logs and detection, each against a fake.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,17 +11,15 @@ mod support;
 #[path = "support/waits.rs"]
 mod waits;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use casemate_attestation::eventlog::{LOG_BYTES_MAX, LogKind, replay};
-use casemate_attestation::nvidia::{DriverMode, GpuNonce, GpuReport};
 use casemate_attestation::{Platform, ProviderError};
 use casemate_devices::files::{Files, SystemFiles};
-use casemate_devices::nvidia::{self, DriverWord, Library};
 use casemate_devices::sev_guest::{self, SevGuest};
 use casemate_devices::tdx::quote_service;
 use casemate_devices::{DeviceError, Machine, Retry, eventlog};
@@ -425,143 +423,4 @@ fn the_systems_files_are_bounded() {
     assert!(SystemFiles.is_there(&folder));
     SystemFiles.remove_folder(&folder).unwrap();
     assert!(!SystemFiles.is_there(&folder));
-}
-
-// NVIDIA.
-
-/// Recorded devices, by index, and what goes wrong with each question.
-struct Recorded {
-    devices: Vec<(Vec<u8>, Vec<u8>)>,
-    count: u32,
-    errors: RefCell<Vec<DeviceError>>,
-    asked: Cell<u32>,
-}
-
-impl Recorded {
-    fn new(devices: Vec<(Vec<u8>, Vec<u8>)>) -> Self {
-        Self {
-            count: devices.len() as u32,
-            devices,
-            errors: RefCell::default(),
-            asked: Cell::new(0),
-        }
-    }
-}
-
-impl Library for Recorded {
-    fn count(&self) -> Result<u32, DeviceError> {
-        Ok(self.count)
-    }
-
-    fn word(&self) -> Result<DriverWord, DeviceError> {
-        Ok(DriverWord {
-            on: true,
-            in_production: true,
-            devtools: false,
-        })
-    }
-
-    fn report(&self, index: u32, _: &[u8; 32]) -> Result<Vec<u8>, DeviceError> {
-        self.asked.set(self.asked.get() + 1);
-        match self.errors.borrow_mut().pop() {
-            Some(error) => Err(error),
-            None => Ok(self.devices[index as usize].0.clone()),
-        }
-    }
-
-    fn chain(&self, index: u32) -> Result<Vec<u8>, DeviceError> {
-        Ok(self.devices[index as usize].1.clone())
-    }
-}
-
-fn gpu(nonce: [u8; 32]) -> (Vec<u8>, Vec<u8>) {
-    let report = [&[0x11, 0xe0, 1, 0xff], &nonce[..], &[0; 100]].concat();
-    (report, b"-----BEGIN CERTIFICATE-----".to_vec())
-}
-
-#[test]
-fn every_gpu_answers_our_nonce_or_there_is_no_evidence() {
-    let nonce = GpuNonce::recorded([3; 32]);
-    let library = Recorded::new(vec![gpu([3; 32]), gpu([3; 32])]);
-    let evidence = nvidia::evidence(&library, &nonce).unwrap();
-    assert_eq!(evidence.len(), 2);
-    assert_eq!(evidence[1].report, gpu([3; 32]).0);
-
-    let replayed = Recorded::new(vec![gpu([3; 32]), gpu([4; 32])]);
-    let error = nvidia::evidence(&replayed, &nonce).unwrap_err();
-    assert!(matches!(error, DeviceError::NotOurs { .. }));
-    let long = (vec![0; 8193], gpu([3; 32]).1);
-    for wrong in [(Vec::new(), Vec::new()), long, (gpu([3; 32]).0, Vec::new())] {
-        let error = nvidia::evidence(&Recorded::new(vec![wrong]), &nonce).unwrap_err();
-        assert!(matches!(error, DeviceError::Malformed { .. }), "{error}");
-    }
-    let mut many = Recorded::new(vec![gpu([3; 32])]);
-    many.count = 65;
-    assert!(nvidia::evidence(&many, &nonce).is_err());
-
-    let busy = Recorded::new(vec![gpu([3; 32])]);
-    busy.errors.borrow_mut().push(BUSY);
-    let waits = Waits::default();
-    let again = Retry::default().run(&waits, || nvidia::evidence(&busy, &nonce));
-    assert_eq!(
-        (again.unwrap().len(), waits.count(), busy.asked.get()),
-        (1, 1, 2)
-    );
-    let lost = Recorded::new(vec![gpu([3; 32])]);
-    lost.errors.borrow_mut().push(DeviceError::Failed {
-        device: "a fake",
-        why: "GPU is lost".into(),
-    });
-    assert!(
-        Retry::default()
-            .run(&waits, || nvidia::evidence(&lost, &nonce))
-            .is_err()
-    );
-    assert_eq!(lost.asked.get(), 1);
-}
-
-#[test]
-fn recorded_gpus_come_through_byte_by_byte() {
-    let Some(shared) = support::shared("nvidia") else {
-        return;
-    };
-    for folder in ["hopper-550", "blackwell-gb100"] {
-        let read = |name: &str| std::fs::read(shared.join(folder).join(name)).unwrap();
-        let (report, chain) = (read("report.bin"), read("chain.pem"));
-        let nonce = GpuNonce::recorded(report[4..36].try_into().unwrap());
-        let library = Recorded::new(vec![(report.clone(), chain.clone())]);
-        let evidence = nvidia::evidence(&library, &nonce).unwrap();
-        assert_eq!((&evidence[0].report, &evidence[0].chain), (&report, &chain));
-        GpuReport::parse(&evidence[0].report).unwrap();
-    }
-}
-
-#[test]
-fn g03_the_drivers_word_is_a_mode_only_where_it_is_clear() {
-    let mode = |on, in_production, devtools| {
-        let word = DriverWord {
-            on,
-            in_production,
-            devtools,
-        };
-        word.state().map(|state| state.mode)
-    };
-    assert_eq!(mode(true, true, false), Ok(DriverMode::On));
-    assert_eq!(mode(false, false, false), Ok(DriverMode::Off));
-    for (on, in_production) in [(true, true), (true, false), (false, false)] {
-        assert_eq!(mode(on, in_production, true), Ok(DriverMode::DevTools));
-    }
-    let unclear = mode(true, false, false);
-    assert!(matches!(unclear, Err(DeviceError::Unavailable { .. })));
-}
-
-#[cfg(feature = "nvml")]
-#[test]
-fn a_machine_without_nvidias_library_says_so() {
-    if Path::new("/dev/nvidiactl").exists() {
-        println!("SKIP this machine has an NVIDIA driver");
-        return;
-    }
-    let error = nvidia::Nvml::load().unwrap_err();
-    assert!(matches!(error, DeviceError::Unavailable { .. }), "{error}");
 }

@@ -182,6 +182,31 @@ impl Collateral {
         }
     }
 
+    /// Whatever answers are held about these devices' certificates, judged by nobody: verifiers judge them, and know what a missing
+    /// one means.
+    ///
+    /// # Errors
+    /// [`MissingCollateral::Evidence`] for a text that is no chain.
+    pub fn gpu_answers_held(&self, chains: &[&[u8]]) -> Result<OcspAnswers, MissingCollateral> {
+        let mut answers = Vec::new();
+        for chain in chains {
+            let asked = askable(chain).map_err(|rejection| {
+                MissingCollateral::Evidence(Box::new(CollateralError::Nvidia(rejection)))
+            })?;
+            for (certificate, _) in asked {
+                let id = Sha256Digest::of(&certificate);
+                answers.extend(self.gpu_answer(&id).map(|answer| (id, answer.to_vec())));
+            }
+        }
+        Ok(OcspAnswers::new(answers))
+    }
+
+    fn gpu_answer(&self, id: &Sha256Digest) -> Option<&[u8]> {
+        let held = &self.nvidia.answers;
+        let place = held.binary_search_by(|it| it.id().cmp(id)).ok()?;
+        held.get(place).map(|it| it.answer.0.as_slice())
+    }
+
     /// Rule C-33: answers about every certificate between leaf and root of these devices' chains (PEM).
     ///
     /// # Errors
@@ -201,16 +226,13 @@ impl Collateral {
             {
                 let place = number.saturating_add(1);
                 let id = Sha256Digest::of(&certificate);
-                let held = &self.nvidia.answers;
-                let answer = held
-                    .binary_search_by(|it| it.id().cmp(&id))
-                    .ok()
-                    .and_then(|place| held.get(place))
+                let answer = self
+                    .gpu_answer(&id)
                     .ok_or(MissingCollateral::Answer { device, place })?;
-                let good = judge_ocsp(&answer.answer.0, &certificate, &issuer, now);
+                let good = judge_ocsp(answer, &certificate, &issuer, now);
                 let good = good.map_err(not_right("answer about a device's certificate"))?;
                 until = until.min(good.until());
-                answers.push((id, answer.answer.0.clone()));
+                answers.push((id, answer.to_vec()));
             }
         }
         Ok(Taken {

@@ -29,6 +29,11 @@ impl OcspAnswers {
         Self(answers.into_iter().take(ANSWERS_MAX).collect())
     }
 
+    /// Every answer with the certificate that it is about.
+    pub fn iter(&self) -> impl Iterator<Item = (&Sha256Digest, &[u8])> {
+        self.0.iter().map(|(about, it)| (about, it.as_slice()))
+    }
+
     /// The answer about a certificate.
     #[must_use]
     pub fn about(&self, certificate: &Sha256Digest) -> Option<&[u8]> {

@@ -7,7 +7,7 @@ use super::answers::{self, OcspAnswers};
 use super::appraise::{DeviceEvidence, asked, chained, firmware, read};
 use super::chain;
 use super::nonce::GpuNonce;
-use super::opaque::Opaque;
+use super::opaque::{DeviceKind, Opaque};
 use super::policy::Revocation;
 use super::rejection::NvidiaRejection;
 use super::report::GpuReport;
@@ -20,8 +20,12 @@ use crate::verdict::{Basis, Check, Lines};
 pub struct DeviceLook {
     /// Every rule in order; those that would need lists or a guest's word as INFO.
     pub checks: Vec<Check>,
+    /// What it is.
+    pub kind: DeviceKind,
     /// SHA-256 of the key that the device keeps over changes of firmware: the certificate above the leaf.
     pub device_key: Sha256Digest,
+    /// SHA-256 of the key that signed the report, which the device derives from its firmware.
+    pub leaf_key: Sha256Digest,
     /// The last second at which the answers about its certificates count; `None` where revocation was not judged.
     pub revocation_until: Option<UnixTime>,
 }
@@ -60,7 +64,9 @@ pub fn look_at_device(
     found(&report, &mut lines)?;
     Ok(DeviceLook {
         checks: lines.into_checks(),
+        kind: report.opaque().kind(),
         device_key: identity.device_key,
+        leaf_key: identity.leaf_key,
         revocation_until,
     })
 }

@@ -5,6 +5,7 @@
 
 mod certificates;
 mod der;
+mod gpu;
 mod report;
 mod rsa;
 mod stream;
@@ -21,6 +22,7 @@ use ring::digest::{SHA384, digest};
 pub use certificates::{
     Authority, CrlTemplate, IntermediateTemplate, VALID_FROM, VALID_UNTIL, VekTemplate,
 };
+pub use gpu::TestGpu;
 pub use report::ReportTemplate;
 
 use crate::digest::{ChipId, Measurement, Sha256Digest, UnixTime};

@@ -197,6 +197,30 @@ fn c33_devices_get_answers_and_are_accepted_with_them() {
 }
 
 #[test]
+fn c33_a_server_sends_the_answers_that_are_held_and_verifiers_judge_them() {
+    let mut world = world();
+    let chain = world.device.chain.clone().unwrap();
+    let stranger = spdm::pem(&spdm::case().ders());
+    let held = |chains: &[&[u8]]| world.collateral.gpu_answers_held(chains);
+    let all = held(&[&chain]).unwrap();
+    assert_eq!(
+        all,
+        world.collateral.gpu_answers(&[&chain], NOW).unwrap().what
+    );
+    // Of a device that nobody asked about there is nothing to send, and of the other one there still is.
+    let none = casemate_attestation::nvidia::OcspAnswers::none();
+    assert_eq!(held(&[&stranger]).unwrap(), none);
+    assert_eq!(held(&[&stranger, &chain]).unwrap(), all);
+    assert!(held(&[b"x"]).is_err());
+    // Out of date: sent all the same, and judged where it arrives.
+    world.device.answers = all;
+    world.device.parts.revocation = Revocation::Required;
+    assert!(world.device.judge().is_ok());
+    world.device.now = ocsp::DUE;
+    assert_eq!(world.device.judge().unwrap_err().rule(), "N6");
+}
+
+#[test]
 fn genuine_collateral_is_packed_judged_and_found_for_genuine_evidence() {
     let (Some(snp), Some(tdx)) = (shared("snp"), shared("tdx")) else {
         return;

@@ -13,7 +13,8 @@ use super::{Asked, Policy, RecordedError};
 use crate::report::Report;
 
 /// What the virtual TPM's quote was asked for with.
-pub(super) fn nonce(asked: &Asked) -> Option<Vec<u8>> {
+#[must_use]
+pub fn nonce(asked: &Asked) -> Option<Vec<u8>> {
     match asked {
         Asked::Unknown => None,
         Asked::ReportData(bytes) => Some(session_nonce(bytes).to_vec()),

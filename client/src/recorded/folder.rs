@@ -4,28 +4,38 @@
 //! here are let pass: what a collector noted about a recording is his own.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use casemate_attestation::azure::{AzureMachine, AzureQuote};
 use casemate_attestation::digest::hex_array;
 use casemate_attestation::eventlog::LogKind;
-use casemate_attestation::nvidia::{DeviceEvidence, OcspAnswers};
+use casemate_attestation::nvidia::{DEVICES_MAX, DeviceEvidence, OcspAnswers};
 use casemate_attestation::strict_json::JsonError;
 use casemate_attestation::tpm::{Bank, KeyEvidence, QuoteSignature, TpmEvidence};
 use casemate_attestation::{
-    ENVELOPE_BYTES_MAX, HardwareEvidence, Platform, Rejection, SnpEvidence, TdxCollateral,
-    TdxEvidence, TpmBoot, UnixTime,
+    DeviceSet, ENVELOPE_BYTES_MAX, HardwareEvidence, Platform, Rejection, Sha256Digest,
+    SnpEvidence, TdxCollateral, TdxEvidence, TpmBoot, UnixTime,
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use serde_json::{Map, Value, json};
 
+use super::beside::{Beside, Session};
 use super::{Asked, Recorded, RecordedError, Subject, time};
 use crate::files::{self, FileError};
 
 /// The file that names the others.
-const INDEX: &str = "expected.json";
+pub(super) const INDEX: &str = "expected.json";
+/// The field that names the folders of a machine's devices.
+pub(super) const DEVICES: &str = "devices";
+/// The field with what the devices' session is computed from.
+pub(super) const SESSION: &str = "session";
+/// The field that names answers about revocation, by the certificate that each is about.
+pub(super) const ANSWERS: &str = "answers";
+/// A TPM's key as its certificate, where the field `key` says so; collectors keep such files beside other keys.
+pub(super) const AS_CERTIFICATE: &str = "ak_certificate.der";
+/// The field that names the authorities above it.
+pub(super) const INTERMEDIATES: &str = "intermediates";
 
 /// A folder that is being read.
 struct Folder {
@@ -38,22 +48,14 @@ struct Folder {
 /// # Errors
 /// [`RecordedError`] names the file or the field.
 pub fn read(path: &Path, at: Option<UnixTime>) -> Result<Recorded, RecordedError> {
-    let index = path.join(INDEX);
-    let bytes = files::read_public(&index, ENVELOPE_BYTES_MAX as u64)?;
-    let malformed = |_| RecordedError::Document {
-        path: index.clone(),
-        error: JsonError::NotOneObject,
-    };
-    let fields = serde_json::from_slice(&bytes).map_err(malformed)?;
-    let path = path.to_owned();
-    let folder = Folder { path, fields };
+    let folder = Folder::open(path)?;
     match folder.text("platform") {
-        Some("amd-sev-snp") => folder.snp(),
-        Some("intel-tdx") => folder.tdx(at),
+        Some("amd-sev-snp") => folder.with_devices(folder.snp()?),
+        Some("intel-tdx") => folder.with_devices(folder.tdx(at)?),
         Some("tpm2") if folder.fields.contains_key("chain") => {
             Err(RecordedError::Unsupported("certificates alone".to_owned()))
         }
-        Some("tpm2") => folder.tpm(),
+        Some("tpm2") => folder.with_devices(folder.tpm()?),
         Some("event-log") => folder.event_log(),
         Some("azure-vtpm" | "azure-vtpm-snp" | "azure-vtpm-tdx") => folder.azure(at),
         Some("nvidia-gpu" | "nvidia-switch") => folder.device(),
@@ -63,6 +65,18 @@ pub fn read(path: &Path, at: Option<UnixTime>) -> Result<Recorded, RecordedError
 }
 
 impl Folder {
+    fn open(path: &Path) -> Result<Self, RecordedError> {
+        let index = path.join(INDEX);
+        let bytes = files::read_public(&index, ENVELOPE_BYTES_MAX as u64)?;
+        let malformed = |_| RecordedError::Document {
+            path: index.clone(),
+            error: JsonError::NotOneObject,
+        };
+        let fields = serde_json::from_slice(&bytes).map_err(malformed)?;
+        let path = path.to_owned();
+        Ok(Self { path, fields })
+    }
+
     fn wrong(&self, field: &'static str, what: &'static str) -> RecordedError {
         let path = self.path.join(INDEX);
         RecordedError::Field { path, field, what }
@@ -109,10 +123,55 @@ impl Folder {
             subject: Subject::Hardware { platform, evidence },
             asked: self.asked(),
             at,
+            beside: None,
         }
     }
 
-    /// What [`write`] noted. Collectors note what evidence carries, which is something else.
+    /// Devices beside the machine, in folders of their own, and the session that all of them answered.
+    fn with_devices(&self, recorded: Recorded) -> Result<Recorded, RecordedError> {
+        let Some(named) = self.fields.get(DEVICES) else {
+            return Ok(recorded);
+        };
+        let mode = named.get("mode").cloned().unwrap_or_default();
+        let mode = serde_json::from_value(mode)
+            .map_err(|_| self.wrong(DEVICES, "has no mode on, dev-tools or off"))?;
+        let folders = named.get("folders").and_then(Value::as_array);
+        let folders = folders.filter(|it| it.len() <= DEVICES_MAX);
+        let folders =
+            folders.ok_or_else(|| self.wrong(DEVICES, "names no folders, or more than 64"))?;
+        let (mut devices, mut answers) = (Vec::new(), Vec::new());
+        for folder in folders {
+            let name = folder.as_str();
+            let name = name.ok_or_else(|| self.wrong(DEVICES, "names a folder by no text"))?;
+            // A device's folder and no other: one that names folders itself could name itself.
+            let folder = Self::open(&self.path.join(name))?;
+            let Subject::Device {
+                evidence,
+                answers: of_device,
+                ..
+            } = folder.device()?.subject
+            else {
+                return Err(self.wrong(DEVICES, "names a folder that is no device's"));
+            };
+            devices.push(evidence);
+            answers.extend(of_device.iter().map(|(about, it)| (*about, it.to_vec())));
+        }
+        let session = self.fields.get(SESSION).cloned().unwrap_or_default();
+        let session: Session = serde_json::from_value(session)
+            .map_err(|_| self.wrong(SESSION, "is not what a binding is computed from"))?;
+        let report_data = Asked::ReportData(Box::new(session.report_data()));
+        if recorded.asked != Asked::Unknown && recorded.asked != report_data {
+            return Err(self.wrong("asked_with", "does not follow from the session"));
+        }
+        let devices = DeviceSet::new(mode, devices, &OcspAnswers::new(answers));
+        Ok(Recorded {
+            asked: report_data,
+            beside: Some(Box::new(Beside { devices, session })),
+            ..recorded
+        })
+    }
+
+    /// What [`save`](super::save) noted. Collectors note what evidence carries, which is something else.
     fn asked(&self) -> Asked {
         let text = self.text("asked_with").unwrap_or_default();
         let bytes: Option<[u8; 64]> = hex_array("asked_with", text).ok();
@@ -194,6 +253,16 @@ impl Folder {
     }
 
     fn tpm_key(&self) -> Result<KeyEvidence, RecordedError> {
+        if self.text("key") == Some(AS_CERTIFICATE) {
+            let names = self.fields.get(INTERMEDIATES).and_then(Value::as_array);
+            let names = names.into_iter().flatten().filter_map(Value::as_str);
+            return Ok(KeyEvidence::Certificate {
+                leaf: self.file(AS_CERTIFICATE)?,
+                intermediates: names
+                    .map(|name| self.file(name))
+                    .collect::<Result<_, _>>()?,
+            });
+        }
         if self.path.join("ak_public.tpmt").is_file() {
             return Ok(KeyEvidence::PublicArea(self.file("ak_public.tpmt")?));
         }
@@ -239,6 +308,7 @@ impl Folder {
                 .nonce("asked_with")?
                 .map_or(Asked::Unknown, Asked::Nonce),
             at: self.at()?.or(hardware.at),
+            beside: None,
         })
     }
 
@@ -289,11 +359,26 @@ impl Folder {
             subject: Subject::Device {
                 evidence,
                 nonce,
-                answers: OcspAnswers::none(),
+                answers: self.answers()?,
             },
             asked: Asked::Unknown,
             at: self.at()?,
+            beside: None,
         })
+    }
+
+    /// What issuers said about a device's certificates.
+    fn answers(&self) -> Result<OcspAnswers, RecordedError> {
+        let named = self.fields.get(ANSWERS).and_then(Value::as_object);
+        let answer = |(about, name): (&String, &Value)| {
+            let about = about.parse::<Sha256Digest>().ok();
+            let (Some(about), Some(name)) = (about, name.as_str()) else {
+                return Err(self.wrong(ANSWERS, "has no files by the SHA-256 of certificates"));
+            };
+            Ok((about, self.file(name)?))
+        };
+        let answers = named.into_iter().flatten().map(answer);
+        Ok(OcspAnswers::new(answers.collect::<Result<Vec<_>, _>>()?))
     }
 
     /// A nonce in hexadecimal, where the folder says one.
@@ -328,6 +413,7 @@ impl Folder {
             },
             asked: Asked::Unknown,
             at: self.at()?,
+            beside: None,
         })
     }
 }
@@ -363,96 +449,4 @@ fn registers(values: &Value) -> Option<BTreeMap<u8, Vec<u8>>> {
         Some((number.parse().ok()?, value))
     };
     values.as_object()?.iter().map(entry).collect()
-}
-
-/// Writes evidence into a new folder, with what was asked for and when, so that [`read`] gives the same again.
-///
-/// # Errors
-/// When the folder exists and is not empty, or a file cannot be written.
-pub fn write(
-    path: &Path,
-    evidence: &HardwareEvidence,
-    report_data: &[u8; 64],
-    at: UnixTime,
-) -> Result<(), FileError> {
-    fs::create_dir_all(path).map_err(|source| FileError::io("make", path, source))?;
-    let mut entries = fs::read_dir(path).map_err(|source| FileError::io("read", path, source))?;
-    if entries.next().is_some() {
-        let taken = std::io::ErrorKind::DirectoryNotEmpty;
-        return Err(FileError::io("write into", path, taken.into()));
-    }
-    let mut fields = Map::new();
-    let mut note = |field: &str, value| fields.insert(field.to_owned(), value);
-    note("asked_with", json!(hex::encode(report_data)));
-    note("verify_at", json!(time::format(at)));
-    note("verify_at_unix", json!(at.secs()));
-    let files = parts(evidence, &mut fields);
-    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
-    fields.insert("files".to_owned(), json!(names));
-    for (name, bytes) in &files {
-        files::write_public(&path.join(name), bytes)?;
-    }
-    let index = format!("{:#}\n", Value::Object(fields));
-    files::write_public(&path.join(INDEX), index.as_bytes())
-}
-
-/// The files of a piece of evidence; those that are empty are left out.
-fn parts(
-    evidence: &HardwareEvidence,
-    fields: &mut Map<String, Value>,
-) -> Vec<(&'static str, Vec<u8>)> {
-    let mut named = |field: &'static str, name: &'static str, bytes: &[u8]| {
-        if bytes.is_empty() {
-            return None;
-        }
-        fields.insert(field.to_owned(), json!(name));
-        Some((name, bytes.to_vec()))
-    };
-    let mut files = Vec::new();
-    let platform = match evidence {
-        HardwareEvidence::Snp(evidence) => {
-            files.extend(named("report", "report.bin", &evidence.report));
-            files.extend(named("vek", "vek.der", &evidence.vek));
-            files.extend(named(
-                "intermediate",
-                "intermediate.der",
-                &evidence.intermediate,
-            ));
-            files.extend(named("crl", "crl.der", &evidence.crl));
-            "amd-sev-snp"
-        }
-        HardwareEvidence::Tdx(evidence) => {
-            let collateral = evidence.collateral.to_json().unwrap_or_default();
-            files.extend(named("quote", "quote.bin", &evidence.quote));
-            files.extend(named("collateral", "collateral.json", &collateral));
-            files.extend(named("event_log", "event_log.bin", &evidence.event_log));
-            "intel-tdx"
-        }
-        HardwareEvidence::Tpm(boot) => {
-            let quote = &boot.quote;
-            let (format, signature) = match &quote.signature {
-                QuoteSignature::Tpmt(bytes) => ("TPMT_SIGNATURE", bytes),
-                QuoteSignature::RsassaSha256(bytes) => ("RSASSA with SHA-256", bytes),
-            };
-            let values = quote.registers.iter();
-            let values: BTreeMap<_, _> = values
-                .map(|(n, v)| (n.to_string(), hex::encode(v)))
-                .collect();
-            let values = json!(values).to_string();
-            files.extend(named("message", "quote.msg", &quote.message));
-            files.extend(named("signature", "quote.sig", signature));
-            files.extend(named("pcrs", "pcrs.json", values.as_bytes()));
-            files.extend(named("event_log", "event_log.bin", &boot.event_log));
-            let key = match &quote.key {
-                KeyEvidence::PublicArea(area) => named("key", "ak_public.tpmt", area),
-                KeyEvidence::Spki(der) => named("key", "ak_public.der", der),
-                KeyEvidence::Certificate { leaf, .. } => named("key", "ak_certificate.der", leaf),
-            };
-            files.extend(key);
-            fields.insert("signature_format".to_owned(), json!(format));
-            "tpm2"
-        }
-    };
-    fields.insert("platform".to_owned(), json!(platform));
-    files
 }

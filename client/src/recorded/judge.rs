@@ -14,6 +14,7 @@ use casemate_attestation::{
 };
 use ring::rand::SystemRandom;
 
+use super::beside::Beside;
 use super::{Asked, Policy, Recorded, RecordedError, Subject, azure};
 use crate::report::{Outcome, Report};
 
@@ -24,6 +25,27 @@ pub fn judge(recorded: &Recorded, policy: Option<&Policy>, now: UnixTime, report
     }
 }
 
+/// The same of a machine with devices, under a policy and other roots than the vendors'. What it accepts says nothing about a machine.
+#[cfg(feature = "test-chip")]
+pub fn judge_under_roots(
+    recorded: &Recorded,
+    policy: &Policy,
+    anchors: TrustAnchors,
+    now: UnixTime,
+    report: &mut Report,
+) {
+    let (Subject::Hardware { evidence, .. }, Some(beside)) = (&recorded.subject, &recorded.beside)
+    else {
+        let none = RecordedError::Parts("has no machine with devices");
+        report.refuse(&none.check_id(), &none, none.exit_code());
+        return;
+    };
+    match beside_under_roots(policy, anchors, evidence, beside, now) {
+        Ok(verified) => report.recorded(&verified),
+        Err(error) => report.refuse(&error.check_id(), &error, error.exit_code()),
+    }
+}
+
 fn judged(
     recorded: &Recorded,
     policy: Option<&Policy>,
@@ -31,9 +53,13 @@ fn judged(
     report: &mut Report,
 ) -> Result<(), RecordedError> {
     let asked = &recorded.asked;
+    let beside = recorded.beside.as_deref();
     match (&recorded.subject, policy) {
         (Subject::Hardware { platform, evidence }, Some(policy)) => {
-            report.recorded(&under(policy, *platform, evidence, asked, now)?);
+            report.recorded(&match beside {
+                Some(beside) => beside_under(policy, *platform, evidence, beside, now)?,
+                None => under(policy, *platform, evidence, asked, now)?,
+            });
         }
         (Subject::Hardware { platform, evidence }, None) => {
             // The test chip has no vendor: whoever has its seed can say anything.
@@ -43,6 +69,9 @@ fn judged(
                 return Err(Rejection::OtherKind { platform, kind }.into());
             }
             report.looked_at(&looked(evidence, asked, now)?);
+            if let Some(beside) = beside {
+                beside.looked(&[PinnedGpuRoot::nvidia()], now, report)?;
+            }
         }
         (Subject::Azure(machine), Some(policy)) => {
             azure::under(policy, machine, asked, now, report)?;
@@ -111,15 +140,50 @@ pub(super) fn hardware_under(
     report_data: &[u8; 64],
     now: UnixTime,
 ) -> Result<RecordedEvidence, RecordedError> {
-    let anchors = TrustAnchors::production(platform).ok_or(RecordedError::NoRoots(platform))?;
+    let verifier = verifier(policy, anchors(platform)?, now)?;
+    Ok(verifier.verify_recorded(evidence, report_data, now)?)
+}
+
+/// The same of a machine with the devices that proved themselves beside it.
+fn beside_under(
+    policy: &Policy,
+    platform: Platform,
+    evidence: &HardwareEvidence,
+    beside: &Beside,
+    now: UnixTime,
+) -> Result<RecordedEvidence, RecordedError> {
+    beside_under_roots(policy, anchors(platform)?, evidence, beside, now)
+}
+
+fn beside_under_roots(
+    policy: &Policy,
+    anchors: TrustAnchors,
+    evidence: &HardwareEvidence,
+    beside: &Beside,
+    now: UnixTime,
+) -> Result<RecordedEvidence, RecordedError> {
+    let envelope = beside.envelope(anchors.platform(), evidence)?;
+    let verifier = verifier(policy, anchors, now)?;
+    let binding = beside.session.binding();
+    Ok(verifier.verify_recorded_envelope(&envelope, &binding, now)?)
+}
+
+fn anchors(platform: Platform) -> Result<TrustAnchors, RecordedError> {
+    TrustAnchors::production(platform).ok_or(RecordedError::NoRoots(platform))
+}
+
+fn verifier(
+    policy: &Policy,
+    anchors: TrustAnchors,
+    now: UnixTime,
+) -> Result<Verifier, RecordedError> {
     let key = ReleaseSecretKey::generate(&SystemRandom::new())?;
     let (reference, fleet) = (
         signed(&policy.reference, &key, now)?,
         signed(&policy.fleet, &key, now)?,
     );
-    let expectations = Expectations::new(platform, &reference, &fleet)?;
-    let verifier = Verifier::new(anchors, expectations)?;
-    Ok(verifier.verify_recorded(evidence, report_data, now)?)
+    let expectations = Expectations::new(anchors.platform(), &reference, &fleet)?;
+    Ok(Verifier::new(anchors, expectations)?)
 }
 
 fn signed<T: Payload>(

@@ -1,11 +1,13 @@
 //! Evidence that was recorded: read from a folder or a document, judged without a connection, written for others to judge.
 //!
-//! [`folder`] reads and writes folders of raw files, [`request`] reads one document for programs, [`judge`] answers.
+//! [`folder`] reads folders of raw files and [`save`] writes them, [`request`] reads one document for programs, [`judge`] answers.
 
 mod azure;
+pub mod beside;
 pub mod folder;
 pub mod judge;
 pub mod request;
+pub mod save;
 pub mod time;
 
 use std::collections::BTreeMap;
@@ -17,10 +19,14 @@ use casemate_attestation::nvidia::{DeviceEvidence, OcspAnswers};
 use casemate_attestation::strict_json::JsonError;
 use casemate_attestation::tpm::Bank;
 use casemate_attestation::{
-    ExpectationsError, FleetList, HardwareEvidence, Platform, ReferenceValues, Rejection,
-    SignedError, UnixTime,
+    EnvelopeError, ExpectationsError, FleetList, HardwareEvidence, Platform, ReferenceValues,
+    Rejection, SignedError, UnixTime,
 };
 use serde::Deserialize;
+
+use beside::Beside;
+
+pub use azure::nonce;
 
 use crate::exit::ExitCode;
 use crate::files::FileError;
@@ -34,6 +40,8 @@ pub struct Recorded {
     pub asked: Asked,
     /// When it was good, if the recording says so.
     pub at: Option<UnixTime>,
+    /// Devices that proved themselves beside a machine's hardware.
+    pub beside: Option<Box<Beside>>,
 }
 
 /// What evidence was asked for with.
@@ -104,6 +112,9 @@ pub enum RecordedError {
         /// What is wrong with it.
         error: JsonError,
     },
+    /// Parts of a recording that no envelope could carry.
+    #[error(transparent)]
+    Envelope(EnvelopeError),
     /// The request on standard input.
     #[error("request: {0}")]
     Request(JsonError),
@@ -167,6 +178,7 @@ impl RecordedError {
         match self {
             Self::File(_) | Self::Policy(_) | Self::Unsignable(_) => ExitCode::Configuration,
             Self::Document { .. }
+            | Self::Envelope(_)
             | Self::Request(_)
             | Self::Format
             | Self::Parts(_)

@@ -176,6 +176,7 @@ impl Request {
             subject,
             asked,
             at: Some(wire.at),
+            beside: None,
         };
         Ok(Self {
             recorded,

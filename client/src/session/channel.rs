@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use casemate_attestation::ENVELOPE_BYTES_MAX;
 use casemate_attestation::{EXPORTER_LABEL, Nonce, Sha256Digest};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -24,8 +25,8 @@ use super::connector::Facts;
 use super::wire;
 use crate::error::ConnectError;
 
-/// An envelope has at most 64 KiB; an error document has far less.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// The longest answer is an envelope; an error document has far less.
+const ANSWER_BYTES_MAX: usize = ENVELOPE_BYTES_MAX;
 /// A silent peer is noticed after the sum of these.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_LIMIT: Duration = Duration::from_secs(10);

@@ -27,6 +27,8 @@ pub use keeper::Keeper;
 use crate::config::ExpectSection;
 use crate::error::ConnectError;
 use crate::identity::Identity;
+use crate::recorded::beside::{Beside, Session};
+use crate::recorded::{Asked, Recorded, Subject};
 use channel::Channel;
 
 /// What this client brings to a session and insists on.
@@ -133,6 +135,37 @@ impl Challenged {
     pub fn binding(&self) -> Binding {
         self.inputs(Direction::Server, self.envelope.context())
             .binding()
+    }
+
+    /// What was said over this connection, to be written down and judged again. Devices need their session with them; a machine's
+    /// evidence alone needs only what it was asked for with.
+    #[must_use]
+    pub fn recorded(&self) -> Recorded {
+        let (parts, binding) = (self.envelope.parts(), self.binding());
+        let session = || Session {
+            direction: Direction::Server,
+            exporter: self.exporter,
+            server_leaf: self.channel.server_leaf(),
+            client_leaf: self.terms.identity.leaf(),
+            nonce: self.nonce,
+            context: parts.context.clone(),
+            batch: parts.batch.clone(),
+        };
+        let beside = parts.devices.clone().map(|devices| {
+            Box::new(Beside {
+                devices,
+                session: session(),
+            })
+        });
+        Recorded {
+            subject: Subject::Hardware {
+                platform: parts.platform,
+                evidence: parts.hardware.clone(),
+            },
+            asked: Asked::ReportData(Box::new(self.envelope.report_data(&binding))),
+            at: None,
+            beside,
+        }
     }
 
     fn inputs<'a>(&'a self, direction: Direction, context: &'a Context) -> BindingInputs<'a> {

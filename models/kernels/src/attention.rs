@@ -20,7 +20,7 @@ use table::{Queries, Shares};
 const QUERIES: usize = 32;
 
 /// Pages that are asked for before they are read: one takes less time than memory does to answer.
-const AHEAD: usize = 2;
+const AHEAD: usize = 4;
 
 /// How scores are made.
 #[derive(Debug, Clone, Copy)]
@@ -164,8 +164,8 @@ impl KvPages {
         let base = first_page * PAGE;
         let stride = end.next_multiple_of(PAGE) - base;
         let pages = &span.pages[first_page..end.div_ceil(PAGE)];
-        let heads = self.heads(pages, layer, part.head);
-        let (keys, values) = (|page| heads(page).0, |page| heads(page).1);
+        let keys = |index: usize| self.head(pages[index], layer, part.head).0;
+        let values = |index: usize| self.head(pages[index], layer, part.head).1;
         SCRATCH.with_borrow_mut(|scratch| {
             let Scratch {
                 scores,

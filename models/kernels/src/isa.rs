@@ -140,8 +140,6 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_i8(from: *const u8) -> Self::I;
     /// Two bytes per lane, each widened to 16 bits.
     unsafe fn load_u8_pairs(from: *const u8) -> Self::I;
-    /// Two signed bytes per lane, each widened to 16 bits.
-    unsafe fn load_i8_pairs(from: *const u8) -> Self::I;
     /// One F16 per lane, widened.
     unsafe fn load_f16(from: *const u8) -> Self::F;
     /// One BF16 per lane, widened.
@@ -166,6 +164,8 @@ pub(crate) trait Lanes: Copy {
     /// What takes the offset of 128 away again, if it is not taken away otherwise: `start` is -128 times the activations'
     /// sum.
     unsafe fn dot_wide_start(start: i32) -> Self::I;
+    /// `sum` and the four products of signed bytes with the unsigned ones in `shares`, at most 127.
+    unsafe fn dot_shares(sum: Self::I, values: Self::I, shares: i32) -> Self::I;
     /// `sum` and the two products of 16-bit numbers.
     unsafe fn dot_pairs(sum: Self::I, weights: Self::I, activations: i32) -> Self::I;
     /// `sum + a · b`, of integers; all of them fit 32 bits.
@@ -182,12 +182,14 @@ pub(crate) trait Lanes: Copy {
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     /// The largest of all lanes.
     unsafe fn largest(a: Self::F) -> f32;
-    /// Stores one 16-bit integer per lane: the nearest one, halves to even. All of them fit.
-    unsafe fn store_i16(value: Self::F, to: *mut i16);
+    /// Stores one 8-bit integer per lane: the nearest one, halves to even. All of them are from 0 to 127.
+    unsafe fn store_i8(value: Self::F, to: *mut u8);
     /// Two to the power of the integer `n` of each lane, given as `n + 1.5 · 2²³`.
     unsafe fn power(shifted: Self::F) -> Self::F;
     /// Asks for a cache line that will be read soon.
     unsafe fn prefetch(from: *const u8);
+    /// Asks for a cache line that will be read later, into the second cache: it takes more requests at a time.
+    unsafe fn prefetch_later(from: *const u8);
 }
 
 #[cfg(test)]

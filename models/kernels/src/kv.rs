@@ -1,11 +1,17 @@
 //! Keys and values in pages.
 //!
-//! A page holds [`PAGE`] tokens of a sequence, all layers: for each layer and head first the keys, column by column (the
-//! tokens of a column side by side, so that one register scores sixteen tokens), then the values, token by token. As F16,
-//! or as 8-bit numbers with an F16 scale for each token and [`KvShape::scaled`] columns: then two columns of a token's key
-//! stand beside each other, and two tokens of a value's column, since kernels multiply pairs; and the scales follow the
-//! keys and the values, those of all tokens for the first columns first. Which pages are a sequence's, and in which order,
-//! the caller says.
+//! A page holds [`PAGE`] tokens of a sequence, all layers: for each layer and head the keys, column by column (the
+//! tokens of a column side by side, so that one register scores sixteen tokens), and the values, token by token. As F16,
+//! or as 8-bit numbers with an F16 scale for each token and [`KvShape::scaled`] columns of a key, or
+//! [`KvShape::value_scaled`] of a value: then four columns of a token's key stand beside each other, and four tokens of a
+//! value's column, since kernels multiply fours; and the scales follow the keys and the values, those of all tokens for the
+//! first columns first. Numbers of keys are kept with 128 added, as the kernels' unsigned factor. Which pages are a
+//! sequence's, and in which order, the caller says.
+//!
+//! Neighbouring pages, [`EXTENT`] at a time, lie interleaved: a head's keys of all of them stand together, and then its
+//! values. A sequence that has them one after the other is read in long runs, which the processor fetches by itself.
+
+use std::ops::Range;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -16,6 +22,8 @@ use crate::pool::{Pool, Start};
 
 /// Tokens of a page.
 pub const PAGE: usize = 32;
+/// Pages that lie interleaved, where there are so many.
+const EXTENT: usize = 16;
 /// Columns of the widest head.
 pub(crate) const HEAD_MAX: usize = 512;
 
@@ -52,7 +60,7 @@ impl KvShape {
         self.layers * self.heads * self.head_bytes()
     }
 
-    /// Columns that share a scale.
+    /// Columns of a key that share a scale.
     pub(crate) fn scaled(&self) -> usize {
         if self.head_width.is_multiple_of(32) {
             32
@@ -61,31 +69,78 @@ impl KvShape {
         }
     }
 
-    /// Bytes of a head's keys in a page, and of its values.
-    pub(crate) fn half_bytes(&self) -> usize {
+    /// Columns of a value that share a scale: values have no columns that stand out as those of keys do, and each scale
+    /// costs kernels a page's shares once more. The largest part of a head that is a multiple of 16, at most 128.
+    pub(crate) fn value_scaled(&self) -> usize {
+        const MOST: usize = 128;
+        if self.head_width <= MOST {
+            return self.head_width;
+        }
+        let parts = (2..=HEAD_MAX / 16).filter(|parts| self.head_width.is_multiple_of(16 * parts));
+        let mut columns = parts.map(|parts| self.head_width / parts);
+        columns.find(|columns| *columns <= MOST).unwrap_or(16)
+    }
+
+    /// Bytes of a head's keys in a page.
+    pub(crate) fn key_bytes(&self) -> usize {
+        self.half_bytes(self.scaled())
+    }
+
+    /// Bytes of a head's values in a page.
+    pub(crate) fn value_bytes(&self) -> usize {
+        self.half_bytes(self.value_scaled())
+    }
+
+    fn half_bytes(&self, scaled: usize) -> usize {
         match self.kind {
             KvKind::F16 => PAGE * self.head_width * size_of::<f16>(),
-            KvKind::Q8 => {
-                PAGE * (self.head_width + self.head_width / self.scaled() * size_of::<f16>())
-            }
+            KvKind::Q8 => PAGE * (self.head_width + self.head_width / scaled * size_of::<f16>()),
         }
     }
 
     /// Bytes of a head in a page.
     pub(crate) fn head_bytes(&self) -> usize {
-        2 * self.half_bytes()
+        self.key_bytes() + self.value_bytes()
+    }
+}
+
+/// Where keys and values stand in the buffer.
+#[derive(Debug, Clone, Copy)]
+struct Places {
+    /// Pages that lie interleaved.
+    extent: usize,
+    layers: usize,
+    heads: usize,
+    /// Bytes of a head's keys in a page, and of its values.
+    keys: usize,
+    values: usize,
+}
+
+impl Places {
+    fn of(shape: &KvShape, pages: usize) -> Self {
+        Self {
+            extent: EXTENT.min(pages.max(1)),
+            layers: shape.layers,
+            heads: shape.heads,
+            keys: shape.key_bytes(),
+            values: shape.value_bytes(),
+        }
     }
 
-    /// Where a head's part of a page begins in the buffer.
-    pub(crate) fn place(&self, page: u32, layer: usize, head: usize) -> usize {
-        let heads_before = (page as usize * self.layers + layer) * self.heads + head;
-        heads_before * self.head_bytes()
+    /// A head's keys of a page, and its values.
+    fn of_head(&self, page: u32, layer: usize, head: usize) -> (Range<usize>, Range<usize>) {
+        let (extent, at) = (page as usize / self.extent, page as usize % self.extent);
+        let heads_before = (extent * self.layers + layer) * self.heads + head;
+        let keys = heads_before * self.extent * (self.keys + self.values) + at * self.keys;
+        let values = keys + (self.extent - at) * self.keys + at * self.values;
+        (keys..keys + self.keys, values..values + self.values)
     }
 }
 
 /// Keys and values of all sequences.
 pub struct KvPages {
     shape: KvShape,
+    places: Places,
     pages: usize,
     buffer: Buffer,
 }
@@ -107,12 +162,15 @@ impl KvPages {
     /// # Errors
     /// [`OutOfMemory`], or the same when heads have a width that is not supported.
     pub fn new(shape: KvShape, pages: usize) -> Result<Self, OutOfMemory> {
-        let len = shape.page_bytes().saturating_mul(pages);
+        let places = Places::of(&shape, pages);
+        let whole = pages.next_multiple_of(places.extent);
+        let len = shape.page_bytes().saturating_mul(whole);
         if !KvShape::supports(shape.head_width) {
             return Err(OutOfMemory::of(usize::MAX));
         }
         Ok(Self {
             shape,
+            places,
             pages,
             buffer: Buffer::zeroed(len)?,
         })
@@ -133,28 +191,25 @@ impl KvPages {
         self.pages == 0
     }
 
-    /// A head's keys and values of each of some pages.
-    pub(crate) fn heads<'a>(
-        &'a self,
-        pages: &'a [u32],
-        layer: usize,
-        head: usize,
-    ) -> impl Fn(usize) -> (&'a [u8], &'a [u8]) {
-        let (page_bytes, within) = (self.shape.page_bytes(), self.shape.place(0, layer, head));
-        let (len, half) = (self.shape.head_bytes(), self.shape.half_bytes());
+    /// A head's keys of one of some pages, and its values.
+    pub(crate) fn head(&self, page: u32, layer: usize, head: usize) -> (&[u8], &[u8]) {
+        let (keys, values) = self.places.of_head(page, layer, head);
         let buffer = self.buffer.as_slice();
-        move |index| {
-            let bytes = &buffer[pages[index] as usize * page_bytes + within..][..len];
-            bytes.split_at(half)
-        }
+        (&buffer[keys], &buffer[values])
     }
 
     /// Overwrites a page with zeros.
     pub fn wipe(&mut self, page: u32) {
-        let len = self.shape.page_bytes();
-        let start = page as usize * len;
-        if let Some(page) = self.buffer.as_mut_slice().get_mut(start..start + len) {
-            page.fill(0);
+        if page as usize >= self.pages {
+            return;
+        }
+        let buffer = self.buffer.as_mut_slice();
+        for layer in 0..self.shape.layers {
+            for head in 0..self.shape.heads {
+                let (keys, values) = self.places.of_head(page, layer, head);
+                buffer[keys].fill(0);
+                buffer[values].fill(0);
+            }
         }
     }
 
@@ -170,7 +225,7 @@ impl KvPages {
         values: &[f32],
         pool: &Pool,
     ) -> Result<(), ShapeError> {
-        let shape = self.shape;
+        let (shape, places) = (self.shape, self.places);
         let KvShape {
             heads, head_width, ..
         } = shape;
@@ -184,14 +239,14 @@ impl KvPages {
             let mut from = head * head_width;
             for span in spans {
                 for at in span.before..span.before + span.rows {
-                    let place = shape.place(span.pages[at / PAGE], layer, head);
-                    // SAFETY: `check` saw that the page exists, so the head's part of it lies in the buffer. Each head
+                    let (keys_at, values_at) = places.of_head(span.pages[at / PAGE], layer, head);
+                    // SAFETY: `check` saw that the page exists, so the head's parts of it lie in the buffer. Each head
                     // is one part's alone, and the buffer is borrowed mutably until `run` returns.
                     // JUSTIFICATION: heads lie interleaved in pages, which no safe split can express.
-                    let bytes = unsafe {
-                        std::slice::from_raw_parts_mut(start.get().add(place), shape.head_bytes())
-                    };
-                    let (to_keys, to_values) = bytes.split_at_mut(shape.half_bytes());
+                    let [to_keys, to_values] = [keys_at, values_at].map(|place| unsafe {
+                        let from = start.get().add(place.start);
+                        std::slice::from_raw_parts_mut(from, place.len())
+                    });
                     let (keys, values) =
                         (&keys[from..][..head_width], &values[from..][..head_width]);
                     match shape.kind {
@@ -202,12 +257,13 @@ impl KvPages {
                             });
                         }
                         KvKind::Q8 => {
-                            let scaled = shape.scaled();
-                            let key = |column| column / 2 * (2 * PAGE) + at % PAGE * 2 + column % 2;
+                            let token = at % PAGE;
+                            let key = |column| column / 4 * (4 * PAGE) + token * 4 + column % 4;
                             let value =
-                                |column| at % PAGE / 2 * (2 * head_width) + 2 * column + at % 2;
-                            store_bytes(scaled, at % PAGE, keys, to_keys, key);
-                            store_bytes(scaled, at % PAGE, values, to_values, value);
+                                |column| token / 4 * (4 * head_width) + 4 * column + token % 4;
+                            let (ours, theirs) = (shape.scaled(), shape.value_scaled());
+                            store_bytes::<128>(ours, token, keys, to_keys, key);
+                            store_bytes::<0>(theirs, token, values, to_values, value);
                         }
                     }
                     from += width;
@@ -251,9 +307,9 @@ fn store_halves(exact: &[f32], bytes: &mut [u8], place: impl Fn(usize) -> usize)
     }
 }
 
-/// A head of one token as 8-bit numbers, each column where `place` says; the scales of each `scaled` columns stand behind
-/// all of the page's numbers. What is beyond the largest scale becomes the largest number.
-fn store_bytes(
+/// A head of one token as 8-bit numbers with `OFFSET` added, each column where `place` says; the scales of each `scaled`
+/// columns stand behind all of the page's numbers. What is beyond the largest scale becomes the largest number.
+fn store_bytes<const OFFSET: u8>(
     scaled: usize,
     token: usize,
     exact: &[f32],
@@ -271,7 +327,7 @@ fn store_bytes(
         for (column, x) in exact.iter().enumerate() {
             // Adding 1.5 · 2²³ rounds to the nearest integer, halves to even.
             let step = (x * inverse).clamp(-127.0, 127.0) + 12_582_912.0;
-            numbers[place(group * scaled + column)] = step.to_bits() as u8;
+            numbers[place(group * scaled + column)] = (step.to_bits() as u8).wrapping_add(OFFSET);
         }
     }
 }

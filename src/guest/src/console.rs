@@ -19,7 +19,10 @@ impl Console {
             Ok(rustix::stdio::dup2_stderr(out)?)
         });
         // Without `/dev/null` the kernel's console stays standard output, of which nothing is written then.
-        Self(own.filter(|_| redirected.is_ok()))
+        let console = Self(own.filter(|_| redirected.is_ok()));
+        // Firmware leaves its last line open.
+        console.line("");
+        console
     }
 
     /// Writes one line.

@@ -10,9 +10,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use casemate::commands::serve::explain;
 use casemate::config::{GuestConfig, Loaded};
 use casemate::harden::SYSCTLS;
+use casemate::serve::ServeError;
 use casemate_attestation::{EvidenceProvider, Platform, UnixTime};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit};
@@ -116,17 +116,22 @@ fn wait_for_random() -> Result<(), Failure> {
 /// The machine's own device, asked by this process alone.
 fn provider(config: &GuestConfig) -> Result<Arc<dyn EvidenceProvider>, Failure> {
     casemate::serve::evidence_provider(&config.server).map_err(|error| {
-        let what = match (&error, config.server.attestation.platform) {
-            (casemate::serve::ServeError::Device(_), Platform::Tpm) => What::Tpm,
-            (casemate::serve::ServeError::Device(_), _) => What::Attest,
-            _ => What::Config,
+        let platform = config.server.attestation.platform;
+        let (what, hint) = match (&error, platform) {
+            (ServeError::Device(_), Platform::Tpm) => (
+                What::Tpm,
+                "start the machine with a TPM 2.0 that nobody else asks: -device tpm-crb",
+            ),
+            (ServeError::Device(_) | ServeError::NoProvider(_), _) => (
+                What::Attest,
+                "start the machine as the guest that [server.attestation] `platform` names",
+            ),
+            _ => (
+                What::Config,
+                "correct the file that is named, and build the image again",
+            ),
         };
-        let explained = explain(error);
-        Failure::new(
-            what,
-            explained.message(),
-            explained.advice().unwrap_or("look at [server.attestation]"),
-        )
+        Failure::new(what, error, hint)
     })
 }
 

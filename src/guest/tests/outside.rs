@@ -34,13 +34,13 @@ fn b20_outside_of_an_image_nothing_happens_whatever_it_is_told() {
 #[test]
 fn no_commands_are_in_it() {
     let program = std::fs::read(env!("CARGO_BIN_EXE_casemate-guest")).unwrap();
-    let has = |text: &str| {
-        program
-            .windows(text.len())
-            .any(|at| at == text.as_bytes())
-    };
+    let has = |text: &str| program.windows(text.len()).any(|at| at == text.as_bytes());
     assert!(has("casemate: READY"), "the program is read");
-    for absent in ["casemate demo", "casemate org enrol ./acme", "casemate connect --config"] {
+    for absent in [
+        "casemate demo",
+        "casemate org enrol ./acme",
+        "casemate connect --config",
+    ] {
         assert!(!has(absent), "{absent}");
     }
 }

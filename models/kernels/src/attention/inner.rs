@@ -1,7 +1,7 @@
 //! The two inner loops of attention: scores of a page's tokens, and the weighted sum of its values.
 //!
 //! F16 is widened and multiplied as `f32`. Eight-bit keys and values are multiplied as integers, with queries and weights
-//! rounded to 16 bits ([`super::table`]): half the instructions.
+//! rounded to eight bits as well ([`super::table`]): a quarter of the instructions.
 //!
 //! JUSTIFICATION of this file: [`Lanes`] is unsafe to call, and its loads take pointers. With them the loops run at eight
 //! times the speed of the portable twin (NEON's is not known); lengths are checked once a page, before them.
@@ -20,8 +20,8 @@ use crate::kv::{KvKind, KvShape, PAGE};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
-/// Pairs of a page's tokens.
-const PAIRS: usize = PAGE / 2;
+/// Fours of a page's tokens.
+const FOURS: usize = PAGE / 4;
 
 /// Calls a generic function for `R` queries at a time, as [`super::table::blocks`] cuts them.
 macro_rules! by_rows {
@@ -54,16 +54,18 @@ macro_rules! by_rows {
     };
 }
 
-/// What both loops work on. `words` and `factors` are those of queries or of shares, `target` scores or results; rows of
-/// it lie `stride` apart.
+/// What both loops work on. `words` and `factors` are those of queries or of shares, `starts` of queries alone, `target`
+/// scores or results; rows of it lie `stride` apart. Of what comes next `len` bytes are worth asking for.
 #[derive(Clone, Copy)]
 struct Job {
     shape: KvShape,
     count: usize,
     words: *const u32,
     factors: *const f32,
+    starts: *const i32,
     page: *const u8,
     next: *const u8,
+    len: usize,
     tokens: usize,
     scale: f32,
     target: *mut f32,
@@ -88,7 +90,7 @@ pub(super) fn score(
 ) {
     let (shape, count) = (queries.shape(), queries.count());
     let (words, factors) = (queries.words(), queries.factors());
-    assert!(keys.now.len() >= shape.half_bytes() && keys.next.len() >= shape.half_bytes());
+    assert!(keys.now.len() >= shape.key_bytes());
     assert!(scores.len() >= count * place.0, "a row for each query");
     assert!(
         place.1 + PAGE <= place.0,
@@ -99,14 +101,16 @@ pub(super) fn score(
         count,
         words: words.as_ptr(),
         factors: factors.as_ptr(),
+        starts: queries.starts().as_ptr(),
         page: keys.now.as_ptr(),
         next: keys.next.as_ptr(),
+        len: keys.next.len(),
         tokens: PAGE,
         scale: queries.scale(),
         target: scores.as_mut_ptr().wrapping_add(place.1),
         stride: place.0,
     };
-    // SAFETY: lengths were checked above, those of `words` and `factors` are `Queries`' invariant; who has an `Isa` has a
+    // SAFETY: lengths were checked above, those of `words`, `factors` and `starts` are `Queries`' invariant; who has an `Isa` has a
     // processor with the set.
     // JUSTIFICATION: see the head of this file.
     unsafe {
@@ -143,7 +147,7 @@ pub(super) fn weigh(
         place.1 + PAGE <= place.0,
         "the page's tokens lie inside a row"
     );
-    assert!(values.now.len() >= shape.half_bytes() && values.next.len() >= shape.half_bytes());
+    assert!(values.now.len() >= shape.value_bytes());
     assert!(
         tokens <= PAGE && out.len() >= count * shape.head_width,
         "a page's tokens, and a row for each query"
@@ -153,8 +157,10 @@ pub(super) fn weigh(
         count,
         words: shares.words(),
         factors: shares.factors(),
+        starts: std::ptr::null(),
         page: values.now.as_ptr(),
         next: values.next.as_ptr(),
+        len: values.next.len(),
         tokens,
         scale: 1.0,
         target: out.as_mut_ptr(),
@@ -180,38 +186,37 @@ pub(super) fn weigh(
     }
 }
 
-/// Asks for what will be read later, line by line: pages lie far from each other, so that the hardware's prefetcher begins
-/// anew in each. A burst of requests would hold up what is computed, so that each turn of a loop makes some.
+/// Asks for what will be read later, line by line, since the processor's own prefetcher does not run far enough. A burst
+/// of requests would hold up what is computed, so that each turn of a loop makes some.
 struct Asking {
     next: *const u8,
     at: usize,
     len: usize,
+    each: usize,
 }
 
 impl Asking {
-    /// For the first queries alone, whose loops take `turns` turns: the others ask for what is there already. What the
-    /// turns leave over is asked for at once.
+    /// For the first queries alone, whose loops take `turns` turns: for the others all was asked for already.
     #[inline(always)]
-    unsafe fn new<S: Lanes>(job: &Job, first: usize, turns: usize) -> Self {
-        let len = job.shape.half_bytes();
-        let next = if first == 0 { job.next } else { job.page };
-        let mut at = turns * LINE;
-        while at < len {
-            // SAFETY: a prefetch may name any address.
-            // JUSTIFICATION: see the head of this file.
-            unsafe { S::prefetch(next.wrapping_add(at)) }
-            at += LINE;
+    fn new(job: &Job, first: usize, turns: usize) -> Self {
+        let len = if first == 0 { job.len } else { 0 };
+        Self {
+            next: job.next,
+            at: 0,
+            len,
+            each: len.div_ceil(turns * LINE),
         }
-        Self { next, at: 0, len }
     }
 
     /// A turn.
     #[inline(always)]
     unsafe fn turn<S: Lanes>(&mut self) {
-        // SAFETY: a prefetch may name any address.
-        // JUSTIFICATION: see the head of this file.
-        unsafe { S::prefetch(self.next.wrapping_add(self.at.min(self.len))) }
-        self.at = self.at.wrapping_add(LINE);
+        for _ in 0..self.each {
+            // SAFETY: a prefetch may name any address.
+            // JUSTIFICATION: see the head of this file.
+            unsafe { S::prefetch_later(self.next.wrapping_add(self.at.min(self.len))) }
+            self.at = self.at.wrapping_add(LINE);
+        }
     }
 }
 
@@ -268,7 +273,10 @@ unsafe fn weigh_any<S: Lanes>(
             }
             KvKind::Q8 => {
                 round_shares::<S>(shares, job.page);
+                let registers = job.shape.value_scaled() / S::LANES;
                 by_rows!(job.count, |first, R| match S::LANES {
+                    16 if R <= 4 && registers.is_multiple_of(4) =>
+                        weigh_bytes::<S, R, 4>(&job, first),
                     16 if registers.is_multiple_of(2) => weigh_bytes::<S, R, 2>(&job, first),
                     8 if R <= 4 => weigh_bytes::<S, R, 2>(&job, first),
                     _ => weigh_bytes::<S, R, 1>(&job, first),
@@ -333,7 +341,7 @@ unsafe fn score_halves<S: Lanes, const R: usize, const U: usize>(job: &Job, firs
         let queries = job.words.add(first * width);
         let scores = job.target.add(first * job.stride);
         let scale = S::float(job.scale);
-        let mut asking = Asking::new::<S>(job, first, PAGE / (U * S::LANES) * width);
+        let mut asking = Asking::new(job, first, PAGE / (U * S::LANES) * width);
         for part in 0..PAGE / (U * S::LANES) {
             let token = part * U * S::LANES;
             let mut sums = [[S::float(0.0); U]; R];
@@ -365,34 +373,38 @@ unsafe fn score_halves<S: Lanes, const R: usize, const U: usize>(job: &Job, firs
 /// The same of a page of bytes. Sums over the columns of a scale are exact integers.
 #[inline(always)]
 unsafe fn score_bytes<S: Lanes, const R: usize, const U: usize>(job: &Job, first: usize) {
-    // SAFETY: as above; a scale's columns are whole pairs.
+    // SAFETY: as above; a scale's columns are whole fours.
     // JUSTIFICATION: see the head of this file.
     unsafe {
         let (width, scaled) = (job.shape.head_width, job.shape.scaled());
-        let queries = job.words.add(first * (width / 2));
-        let factors = job.factors.add(first * (width / scaled));
+        let queries = job.words.add(first * (width / 4));
+        let of_groups = first * (width / scaled);
+        let (factors, starts) = (job.factors.add(of_groups), job.starts.add(of_groups));
         let scores = job.target.add(first * job.stride);
-        let mut asking = Asking::new::<S>(job, first, PAGE / (U * S::LANES) * (width / 2));
+        let mut asking = Asking::new(job, first, PAGE / (U * S::LANES) * (width / 4));
         for part in 0..PAGE / (U * S::LANES) {
             let token = part * U * S::LANES;
             let mut sums = [[S::float(0.0); U]; R];
-            let (mut from, mut words) = (job.page.add(2 * token), queries);
+            let (mut from, mut words) = (job.page.add(4 * token), queries);
             let mut scales = job.page.add(PAGE * width + 2 * token);
             for group in 0..width / scaled {
                 let mut dots = [[S::int(0); U]; R];
-                for _ in 0..scaled / 2 {
+                for (row, dots) in dots.iter_mut().enumerate() {
+                    *dots = [S::dot_wide_start(starts.add(group * R + row).read()); U];
+                }
+                for _ in 0..scaled / 4 {
                     asking.turn::<S>();
                     let mut keys = [S::int(0); U];
                     for (at, keys) in keys.iter_mut().enumerate() {
-                        *keys = S::load_i8_pairs(from.add(2 * at * S::LANES));
+                        *keys = S::load(from.add(4 * at * S::LANES));
                     }
                     for (row, dots) in dots.iter_mut().enumerate() {
                         let query = words.add(row).read() as i32;
                         for (dot, keys) in dots.iter_mut().zip(keys) {
-                            *dot = S::dot_pairs(*dot, keys, query);
+                            *dot = S::dot_wide(*dot, keys, query);
                         }
                     }
-                    (from, words) = (from.wrapping_add(2 * PAGE), words.wrapping_add(R));
+                    (from, words) = (from.wrapping_add(4 * PAGE), words.wrapping_add(R));
                 }
                 for at in 0..U {
                     let own = S::load_f16(scales.add(2 * at * S::LANES));
@@ -423,7 +435,7 @@ unsafe fn weigh_halves<S: Lanes, const R: usize, const U: usize>(job: &Job, firs
         let width = job.shape.head_width;
         let shares = job.words.add(first * PAGE);
         let out = job.target.add(first * job.stride);
-        let mut asking = Asking::new::<S>(job, first, 2 * (width / (U * S::LANES)) * job.tokens);
+        let mut asking = Asking::new(job, first, width / (U * S::LANES) * job.tokens);
         for part in 0..width / (U * S::LANES) {
             let column = part * U * S::LANES;
             let mut sums = [[S::float(0.0); U]; R];
@@ -435,7 +447,6 @@ unsafe fn weigh_halves<S: Lanes, const R: usize, const U: usize>(job: &Job, firs
             }
             let (mut from, mut words) = (job.page.add(2 * column), shares);
             for _ in 0..job.tokens {
-                asking.turn::<S>();
                 asking.turn::<S>();
                 let mut values = [S::float(0.0); U];
                 for (at, values) in values.iter_mut().enumerate() {
@@ -465,28 +476,30 @@ unsafe fn weigh_bytes<S: Lanes, const R: usize, const U: usize>(job: &Job, first
     // SAFETY: as above; a scale's columns are a multiple of `U` whole registers.
     // JUSTIFICATION: see the head of this file.
     unsafe {
-        let (width, scaled) = (job.shape.head_width, job.shape.scaled());
+        let (width, scaled) = (job.shape.head_width, job.shape.value_scaled());
         let out = job.target.add(first * job.stride);
-        let mut asking = Asking::new::<S>(job, first, width / (U * S::LANES) * PAIRS);
+        // Known only when it runs: of a loop that is unrolled as a whole, the compiler spills half the numbers.
+        let fours = job.tokens.div_ceil(4);
+        let mut asking = Asking::new(job, first, width / (U * S::LANES) * fours.max(1));
         for part in 0..width / (U * S::LANES) {
             let column = part * U * S::LANES;
             let group = column / scaled * job.count + first;
             let mut dots = [[S::int(0); U]; R];
-            let mut from = job.page.add(2 * column);
-            let mut words = job.words.add(group * PAIRS);
-            for _ in 0..PAIRS {
+            let mut from = job.page.add(4 * column);
+            let mut words = job.words.add(group * FOURS);
+            for _ in 0..fours {
                 asking.turn::<S>();
                 let mut values = [S::int(0); U];
                 for (at, values) in values.iter_mut().enumerate() {
-                    *values = S::load_i8_pairs(from.add(2 * at * S::LANES));
+                    *values = S::load(from.add(4 * at * S::LANES));
                 }
                 for (row, dots) in dots.iter_mut().enumerate() {
-                    let share = words.add(row * PAIRS).read_unaligned() as i32;
+                    let share = words.add(row * FOURS).read_unaligned() as i32;
                     for (dot, values) in dots.iter_mut().zip(values) {
-                        *dot = S::dot_pairs(*dot, values, share);
+                        *dot = S::dot_shares(*dot, values, share);
                     }
                 }
-                (from, words) = (from.wrapping_add(2 * width), words.wrapping_add(1));
+                (from, words) = (from.wrapping_add(4 * width), words.wrapping_add(1));
             }
             for (row, dots) in dots.into_iter().enumerate() {
                 let factor = S::float(job.factors.add(group + row).read());

@@ -21,40 +21,38 @@ pub(super) unsafe fn exponentials<S: Lanes>(
     // Sums are made in sixteen lanes whatever the set is.
     const MOST: usize = LANES / 8;
     let (stride, column) = place;
+    let (registers, of_sums) = (PAGE / S::LANES, LANES / S::LANES);
     for ((sight, out), row) in shares.rows().zip(scores.chunks_exact(stride)) {
         let Some(scores) = row.get(column..).and_then(|row| row.first_chunk::<PAGE>()) else {
             return;
         };
-        let (from, to) = (scores.as_ptr(), out.as_mut_ptr());
-        // SAFETY: both are a page's tokens, which are whole registers' worth.
+        let (start, end) = sight.of_page(column);
+        // SAFETY: scores and exponentials are a page's tokens, which are whole registers' worth; sums are `LANES` numbers.
         // JUSTIFICATION: see the head of this file.
         unsafe {
             let largest = S::float(sight.largest);
-            for at in 0..PAGE / S::LANES {
-                let x = S::load_f32(from.add(at * S::LANES).cast());
-                let x = S::fnma(largest, S::float(1.0), x);
-                S::store(exp::<S>(x), to.add(at * S::LANES));
+            let mut all = [S::float(0.0); PAGE / 8];
+            for (at, x) in all[..registers].iter_mut().enumerate() {
+                let score = S::load_f32(scores.as_ptr().add(at * S::LANES).cast());
+                *x = exp::<S>(S::fnma(largest, S::float(1.0), score));
+                S::store(*x, out.as_mut_ptr().add(at * S::LANES));
             }
-        }
-        let (start, end) = sight.of_page(column);
-        if start > 0 || end < PAGE {
-            out[..start].fill(0.0);
-            out[end..].fill(0.0);
-        }
-        let (from, to) = (out.as_ptr(), sight.sums.as_mut_ptr());
-        // SAFETY: as above; sums are `LANES` numbers.
-        // JUSTIFICATION: see the head of this file.
-        unsafe {
-            let registers = LANES / S::LANES;
+            if start > 0 || end < PAGE {
+                out[..start].fill(0.0);
+                out[end..].fill(0.0);
+                for (at, x) in all[..registers].iter_mut().enumerate() {
+                    *x = S::load_f32(out.as_ptr().add(at * S::LANES).cast());
+                }
+            }
+            let to = sight.sums.as_mut_ptr();
             let mut sums = [S::float(0.0); MOST];
-            for (at, sum) in sums[..registers].iter_mut().enumerate() {
+            for (at, sum) in sums[..of_sums].iter_mut().enumerate() {
                 *sum = S::load_f32(to.add(at * S::LANES).cast());
             }
-            for at in 0..PAGE / S::LANES {
-                let x = S::load_f32(from.add(at * S::LANES).cast());
-                sums[at % registers] = S::fma(x, S::float(1.0), sums[at % registers]);
+            for (at, x) in all[..registers].iter().enumerate() {
+                sums[at % of_sums] = S::fma(*x, S::float(1.0), sums[at % of_sums]);
             }
-            for (at, sum) in sums[..registers].iter().enumerate() {
+            for (at, sum) in sums[..of_sums].iter().enumerate() {
                 S::store(*sum, to.add(at * S::LANES));
             }
         }
@@ -98,7 +96,7 @@ pub(super) unsafe fn round_shares<S: Lanes>(shares: &mut Shares, page: *const u8
     // query; scales follow the page's numbers.
     // JUSTIFICATION: see the head of this file.
     unsafe {
-        for group in 0..shape.head_width / shape.scaled() {
+        for group in 0..shape.head_width / shape.value_scaled() {
             let place = PAGE * (shape.head_width + 2 * group);
             let mut scales = [S::float(0.0); MOST];
             for (at, scales) in scales[..registers].iter_mut().enumerate() {
@@ -117,7 +115,7 @@ pub(super) unsafe fn round_shares<S: Lanes>(shares: &mut Shares, page: *const u8
                 let index = group * count + query;
                 let to = rounded.add(index * PAGE);
                 for (at, both) in both[..registers].iter().enumerate() {
-                    S::store_i16(S::mul(*both, S::float(inverse)), to.add(at * S::LANES));
+                    S::store_i8(S::mul(*both, S::float(inverse)), to.add(at * S::LANES));
                 }
                 factors.add(index).write(factor);
             }

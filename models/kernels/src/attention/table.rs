@@ -1,21 +1,21 @@
 //! What the inner loops multiply with: queries and shares (softmax's weights), as they read them.
 //!
-//! For F16 both are `f32`. For eight bits they are 16-bit integers in pairs, with a factor: of a query for the columns of
-//! each scale, of shares for a page's tokens, the scales of their values multiplied in beforehand. That rounding costs
-//! 1/256 of what the eight bits cost.
+//! For F16 both are `f32`. For eight bits they are 8-bit integers in fours, with a factor: of a query for the columns of
+//! each scale, of shares for a page's tokens, the scales of their values multiplied in beforehand. Shares have seven bits,
+//! so that two products fit 16 bits.
 
 use crate::elementwise::{LANES, add_lanes, largest_of};
 use crate::isa::Isa;
 use crate::kv::{KvKind, KvShape, PAGE};
 
-/// The largest 16-bit integer.
-const STEPS: f32 = 32_767.0;
+/// The largest 8-bit integer.
+const STEPS: f32 = 127.0;
 /// Adding it leaves an integer in the low bits of the sum: 1.5 · 2²³.
 const MAGIC: f32 = 12_582_912.0;
 /// What is smaller than this counts as nothing: what is divided by it is still finite.
 const TINY: f32 = 1e-30;
 
-/// By what numbers are multiplied to become 16-bit integers, and what one step is then worth.
+/// By what numbers are multiplied to become 8-bit integers, and what one step is then worth.
 #[inline(always)]
 pub(super) fn steps(largest: f32) -> (f32, f32) {
     let inverse = if largest > TINY { STEPS / largest } else { 0.0 };
@@ -35,13 +35,14 @@ fn blocks(count: usize) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-/// Queries of a part of the work. Those of a block stand beside each other, column by column (or pair by pair).
+/// Queries of a part of the work. Those of a block stand beside each other, column by column (or four by four).
 pub(super) struct Queries {
     shape: KvShape,
     count: usize,
     scale: f32,
     words: Vec<u32>,
     factors: Vec<f32>,
+    starts: Vec<i32>,
 }
 
 impl Queries {
@@ -53,6 +54,7 @@ impl Queries {
             scale: 1.0,
             words: Vec::new(),
             factors: Vec::new(),
+            starts: Vec::new(),
         }
     }
 
@@ -64,6 +66,7 @@ impl Queries {
         self.scale = scale;
         self.words.clear();
         self.factors.clear();
+        self.starts.clear();
         for (first, size) in blocks(self.count) {
             let block = &exact[first * width..(first + size) * width];
             match shape.kind {
@@ -86,18 +89,23 @@ impl Queries {
 
     /// The same columns of a block's queries.
     fn round_group<'a>(&mut self, scale: f32, rows: impl Iterator<Item = &'a [f32]> + Clone) {
-        let mut pairs = Vec::new();
+        let mut fours = Vec::new();
         for row in rows.clone() {
             let (inverse, factor) = steps(row.iter().fold(0.0_f32, |max, x| max.max(x.abs())));
-            let rounded = |x: f32| (x * inverse + MAGIC).to_bits() & 0xffff;
-            let twos = row.as_chunks::<2>().0.iter();
-            pairs.extend(twos.map(|[low, high]| rounded(*low) | rounded(*high) << 16));
+            let rounded = |x: f32| (x * inverse + MAGIC).to_bits() as u8;
+            let (chunks, mut sum) = (row.as_chunks::<4>().0.iter(), 0);
+            fours.extend(chunks.map(|four| {
+                let four = four.map(rounded);
+                sum += four.iter().map(|x| i32::from(*x as i8)).sum::<i32>();
+                u32::from_le_bytes(four)
+            }));
             self.factors.push(factor * scale);
+            self.starts.push(-128 * sum);
         }
-        let (count, size) = (rows.count(), pairs.len());
+        let (count, size) = (rows.count(), fours.len());
         let each = size / count.max(1);
         self.words
-            .extend((0..size).map(|at| pairs[at % count * each + at / count]));
+            .extend((0..size).map(|at| fours[at % count * each + at / count]));
     }
 
     pub(super) fn shape(&self) -> KvShape {
@@ -112,7 +120,7 @@ impl Queries {
         self.scale
     }
 
-    /// A word for each query and column, or for each query and two columns.
+    /// A word for each query and column, or for each query and four columns.
     pub(super) fn words(&self) -> &[u32] {
         &self.words
     }
@@ -120,6 +128,11 @@ impl Queries {
     /// With eight bits a factor for each query and scale of a key, the products' scale in it.
     pub(super) fn factors(&self) -> &[f32] {
         &self.factors
+    }
+
+    /// And what takes the keys' offset of 128 away again.
+    pub(super) fn starts(&self) -> &[i32] {
+        &self.starts
     }
 }
 
@@ -151,7 +164,7 @@ pub(super) struct Shares {
     /// For each query a page's tokens.
     exact: Vec<f32>,
     /// For each scale of a value and each query the page's tokens, and what a step is worth.
-    rounded: Vec<i16>,
+    rounded: Vec<u8>,
     factors: Vec<f32>,
 }
 
@@ -185,7 +198,7 @@ impl Shares {
             largest: largest_of(isa, &row[start..end]),
             sums: [0.0; LANES],
         }));
-        let (count, groups) = (self.sights.len(), shape.head_width / shape.scaled());
+        let (count, groups) = (self.sights.len(), shape.head_width / shape.value_scaled());
         self.exact.resize(count * PAGE, 0.0);
         if shape.kind == KvKind::Q8 {
             self.rounded.resize(count * groups * PAGE, 0);
@@ -199,7 +212,7 @@ impl Shares {
     }
 
     /// Where exponentials stand, where their rounded products with scales do, and the factors of those.
-    pub(super) fn parts(&mut self) -> (*const f32, *mut i16, *mut f32) {
+    pub(super) fn parts(&mut self) -> (*const f32, *mut u8, *mut f32) {
         (
             self.exact.as_ptr(),
             self.rounded.as_mut_ptr(),
@@ -221,7 +234,7 @@ impl Shares {
         self.sights.len()
     }
 
-    /// A word for each query and token, or for each scale of a value, query and two tokens.
+    /// A word for each query and token, or for each scale of a value, query and four tokens (not aligned).
     pub(super) fn words(&self) -> *const u32 {
         match self.shape.kind {
             KvKind::F16 => self.exact.as_ptr().cast(),

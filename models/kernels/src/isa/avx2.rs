@@ -24,7 +24,6 @@ macro_rules! common {
             fn load_u8(from: *const u8) -> __m256i { _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast())) }
             fn load_i8(from: *const u8) -> __m256i { _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())) }
             fn load_u8_pairs(from: *const u8) -> __m256i { _mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast())) }
-            fn load_i8_pairs(from: *const u8) -> __m256i { _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast())) }
             fn load_f16(from: *const u8) -> __m256 { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
             fn load_bf16(from: *const u8) -> __m256 {
                 let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
@@ -53,16 +52,18 @@ macro_rules! common {
                 let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
                 _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
             }
-            fn store_i16(value: __m256, to: *mut i16) -> () {
+            fn store_i8(value: __m256, to: *mut u8) -> () {
                 let wide = _mm256_cvtps_epi32(value);
                 let (low, high) = (_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide));
-                _mm_storeu_si128(to.cast(), _mm_packs_epi32(low, high));
+                let halves = _mm_packs_epi32(low, high);
+                _mm_storel_epi64(to.cast(), _mm_packs_epi16(halves, halves));
             }
             fn power(shifted: __m256) -> __m256 {
                 let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
                 _mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_set1_epi32(0x3f80_0000)))
             }
             fn prefetch(from: *const u8) -> () { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+            fn prefetch_later(from: *const u8) -> () { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
         }
     };
 }
@@ -87,6 +88,10 @@ impl Lanes for Avx2 {
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
         fn dot_wide_start(_start: i32) -> __m256i { _mm256_setzero_si256() }
+        fn dot_shares(sum: __m256i, values: __m256i, shares: i32) -> __m256i {
+            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(shares), values);
+            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
         fn dot_pairs(sum: __m256i, weights: __m256i, activations: i32) -> __m256i {
             _mm256_add_epi32(sum, _mm256_madd_epi16(weights, _mm256_set1_epi32(activations)))
         }
@@ -111,6 +116,9 @@ macro_rules! with_vnni {
                     $dot(sum, weights, _mm256_set1_epi32(activations))
                 }
                 fn dot_wide_start(start: i32) -> __m256i { _mm256_set1_epi32(start) }
+                fn dot_shares(sum: __m256i, values: __m256i, shares: i32) -> __m256i {
+                    $dot(sum, _mm256_set1_epi32(shares), values)
+                }
                 fn dot_pairs(sum: __m256i, weights: __m256i, activations: i32) -> __m256i {
                     $dot_pairs(sum, weights, _mm256_set1_epi32(activations))
                 }

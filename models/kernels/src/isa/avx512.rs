@@ -25,7 +25,6 @@ impl Lanes for Avx512 {
         fn load_u8(from: *const u8) -> __m512i { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())) }
         fn load_i8(from: *const u8) -> __m512i { _mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())) }
         fn load_u8_pairs(from: *const u8) -> __m512i { _mm512_cvtepu8_epi16(_mm256_loadu_si256(from.cast())) }
-        fn load_i8_pairs(from: *const u8) -> __m512i { _mm512_cvtepi8_epi16(_mm256_loadu_si256(from.cast())) }
         fn load_f16(from: *const u8) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
         fn load_bf16(from: *const u8) -> __m512 {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
@@ -46,6 +45,9 @@ impl Lanes for Avx512 {
             _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(activations))
         }
         fn dot_wide_start(start: i32) -> __m512i { _mm512_set1_epi32(start) }
+        fn dot_shares(sum: __m512i, values: __m512i, shares: i32) -> __m512i {
+            _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(shares), values)
+        }
         fn dot_pairs(sum: __m512i, weights: __m512i, activations: i32) -> __m512i {
             _mm512_dpwssd_epi32(sum, weights, _mm512_set1_epi32(activations))
         }
@@ -56,13 +58,14 @@ impl Lanes for Avx512 {
         fn fnma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fnmadd_ps(a, b, c) }
         fn max(a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
         fn largest(a: __m512) -> f32 { _mm512_reduce_max_ps(a) }
-        fn store_i16(value: __m512, to: *mut i16) -> () {
-            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(value)))
+        fn store_i8(value: __m512, to: *mut u8) -> () {
+            _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(value)))
         }
         fn power(shifted: __m512) -> __m512 {
             let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
             _mm512_castsi512_ps(_mm512_add_epi32(exponent, _mm512_set1_epi32(0x3f80_0000)))
         }
         fn prefetch(from: *const u8) -> () { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        fn prefetch_later(from: *const u8) -> () { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
 }

@@ -103,10 +103,6 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
             let bytes = vld1q_u8(from);
             Pair(vmovl_u8(vget_low_u8(bytes)), vmovl_high_u8(bytes)).map(|wide| vreinterpretq_s32_u16(wide))
         }
-        fn load_i8_pairs(from: *const u8) -> Pair<int32x4_t> {
-            let bytes = vreinterpretq_s8_u8(vld1q_u8(from));
-            Pair(vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes)).map(|wide| vreinterpretq_s32_s16(wide))
-        }
         fn load_f16(from: *const u8) -> Pair<float32x4_t> {
             let halves = vreinterpretq_f16_u8(vld1q_u8(from));
             Pair(vcvt_f32_f16(vget_low_f16(halves)), vcvt_high_f32_f16(halves))
@@ -154,6 +150,10 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
             Self::dot(sum, weights.map(|weights| veorq_s32(weights, offset)), activations)
         }
         fn dot_wide_start(_start: i32) -> Pair<int32x4_t> { Self::int(0) }
+        fn dot_shares(sum: Pair<int32x4_t>, values: Pair<int32x4_t>, shares: i32) -> Pair<int32x4_t> {
+            // No more than 127, so that they are signed bytes as well.
+            Self::dot(sum, values, shares)
+        }
         fn dot_pairs(sum: Pair<int32x4_t>, weights: Pair<int32x4_t>, activations: i32) -> Pair<int32x4_t> {
             let activations = vreinterpretq_s16_s32(vdupq_n_s32(activations));
             sum.with(weights, |sum, weights| {
@@ -177,9 +177,10 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
         }
         fn max(a: Pair<float32x4_t>, b: Pair<float32x4_t>) -> Pair<float32x4_t> { a.with(b, |a, b| vmaxq_f32(a, b)) }
         fn largest(a: Pair<float32x4_t>) -> f32 { vmaxvq_f32(vmaxq_f32(a.0, a.1)) }
-        fn store_i16(value: Pair<float32x4_t>, to: *mut i16) -> () {
+        fn store_i8(value: Pair<float32x4_t>, to: *mut u8) -> () {
             let wide = value.map(|value| vcvtnq_s32_f32(value));
-            vst1q_s16(to, vcombine_s16(vmovn_s32(wide.0), vmovn_s32(wide.1)));
+            let halves = vcombine_s16(vmovn_s32(wide.0), vmovn_s32(wide.1));
+            vst1_u8(to, vreinterpret_u8_s8(vmovn_s16(halves)));
         }
         fn power(shifted: Pair<float32x4_t>) -> Pair<float32x4_t> {
             let one = vdupq_n_s32(0x3f80_0000);
@@ -190,6 +191,9 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
         fn prefetch(from: *const u8) -> () {
             // Whatever the address is: asking for a line never fails.
             asm!("prfm pldl1keep, [{from}]", from = in(reg) from, options(nomem, nostack, preserves_flags));
+        }
+        fn prefetch_later(from: *const u8) -> () {
+            asm!("prfm pldl2keep, [{from}]", from = in(reg) from, options(nomem, nostack, preserves_flags));
         }
     }
 }

@@ -89,15 +89,6 @@ impl Lanes for Portable {
         }
     }
     #[inline(always)]
-    unsafe fn load_i8_pairs(from: *const u8) -> [i32; N] {
-        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
-        unsafe {
-            read(from, |[low, high]: [u8; 2]| {
-                i32::from(low as i8) & 0xffff | i32::from(high as i8) << 16
-            })
-        }
-    }
-    #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> [f32; N] {
         // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, |bytes| f16::from_le_bytes(bytes).to_f32()) }
@@ -158,6 +149,14 @@ impl Lanes for Portable {
         [start; N]
     }
     #[inline(always)]
+    unsafe fn dot_shares(mut sum: [i32; N], values: [i32; N], shares: i32) -> [i32; N] {
+        for (sum, values) in sum.iter_mut().zip(values) {
+            let values = values.to_le_bytes().map(|value| i32::from(value as i8));
+            *sum = products(*sum, values, shares);
+        }
+        sum
+    }
+    #[inline(always)]
     unsafe fn dot_pairs(mut sum: [i32; N], weights: [i32; N], activations: i32) -> [i32; N] {
         let high = activations >> 16;
         let low = i32::from(activations as i16);
@@ -212,11 +211,11 @@ impl Lanes for Portable {
             .fold(f32::NEG_INFINITY, |max, a| if a > max { a } else { max })
     }
     #[inline(always)]
-    unsafe fn store_i16(value: [f32; N], to: *mut i16) {
+    unsafe fn store_i8(value: [f32; N], to: *mut u8) {
         // Adding 1.5 · 2²³ leaves the nearest integer in the low bits of the sum.
-        let rounded = each(value, |value| (value + 12_582_912.0).to_bits() as i16);
+        let rounded = each(value, |value| (value + 12_582_912.0).to_bits() as u8);
         // SAFETY: see the head of this file, which has the JUSTIFICATION too.
-        unsafe { to.cast::<[i16; N]>().write_unaligned(rounded) }
+        unsafe { to.cast::<[u8; N]>().write(rounded) }
     }
     #[inline(always)]
     unsafe fn power(shifted: [f32; N]) -> [f32; N] {
@@ -227,4 +226,6 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     unsafe fn prefetch(_from: *const u8) {}
+    #[inline(always)]
+    unsafe fn prefetch_later(_from: *const u8) {}
 }
