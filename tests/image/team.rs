@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::place::{CONFIGURATION, Place, casemate_in, ended};
@@ -23,8 +24,20 @@ const RULES: &str = "@id(\"writers\")\npermit (principal in Team::\"writers\", a
 /// A process that ends with its handle.
 pub struct Running(pub Child);
 
+/// Asked to end, so that a machine takes its QEMU with it, and killed when it does not.
 impl Drop for Running {
     fn drop(&mut self) {
+        let id = Pid::from_raw(self.0.id().cast_signed());
+        if let Some(id) = id {
+            let _ = kill_process(id, Signal::TERM);
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            if matches!(self.0.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
