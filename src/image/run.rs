@@ -132,7 +132,7 @@ fn prepare(folder: &Folder, boot: Boot, launch: &mut Launch) -> Result<(), RunEr
         };
         let made = booted.snp_hash_page(&folder.bytes("firmware-snp.fd")?);
         let (at, page) = made.map_err(|error| RunError::Hashes(error.to_string()))?;
-        fs::write(&file, page)?;
+        fs::write(file.as_path(), page)?;
         *address = at;
     }
     Ok(())
