@@ -131,37 +131,7 @@ fn build(it: &Arguments) -> Result<Built, CommandError> {
         ("initrd.cpio".to_owned(), initrd.clone()),
         ("cmdline".to_owned(), line.clone().into_bytes()),
     ]);
-    let mut predicted = Predicted::default();
-    for (file, purpose) in it.firmware() {
-        let package = pins.package(file, firmware::is_wanted)?;
-        inputs.push(Input::of(&package));
-        let firmware = Firmware::new(purpose, &package).map_err(refused)?;
-        predicted
-            .add(&booted, &firmware, &it.shapes())
-            .map_err(refused)?;
-        files.extend(
-            purpose
-                .files()
-                .iter()
-                .map(|name| (*name).to_owned())
-                .zip(firmware.files),
-        );
-    }
-    if let Some(file) = &it.stub {
-        let stub = pins.stub(file, &mut inputs)?;
-        let release = uki::release(&stub).map_err(refused)?;
-        let parts = Parts {
-            stub: &stub,
-            command_line: &line,
-            initrd: &initrd,
-            kernel: kernel.image(),
-        };
-        let image = uki::unified(&parts).map_err(refused)?;
-        predicted
-            .tpm
-            .push(Tpm::unified(&image, release).map_err(refused)?);
-        files.insert("uki.efi".into(), image);
-    }
+    let predicted = predict(it, &pins, &booted, &mut files, &mut inputs)?;
     inputs.sort();
     let list = sbom(
         &it.release,
@@ -192,6 +162,48 @@ fn build(it: &Arguments) -> Result<Built, CommandError> {
     };
     files.insert("sbom.json".into(), json(&list)?);
     Ok(Built { files, manifest })
+}
+
+/// Takes firmware and stub out of their packages, puts them beside the image, and says what a machine measures with each.
+fn predict(
+    it: &Arguments,
+    pins: &Inputs,
+    booted: &Files<'_>,
+    files: &mut BTreeMap<String, Vec<u8>>,
+    inputs: &mut Vec<Input>,
+) -> Result<Predicted, CommandError> {
+    let mut predicted = Predicted::default();
+    for (file, purpose) in it.firmware() {
+        let package = pins.package(file, firmware::is_wanted)?;
+        inputs.push(Input::of(&package));
+        let firmware = Firmware::new(purpose, &package).map_err(refused)?;
+        predicted
+            .add(booted, &firmware, &it.shapes())
+            .map_err(refused)?;
+        files.extend(
+            purpose
+                .files()
+                .iter()
+                .map(|name| (*name).to_owned())
+                .zip(firmware.files),
+        );
+    }
+    if let Some(file) = &it.stub {
+        let stub = pins.stub(file, inputs)?;
+        let release = uki::release(&stub).map_err(refused)?;
+        let parts = Parts {
+            stub: &stub,
+            command_line: booted.command_line,
+            initrd: booted.initrd,
+            kernel: booted.kernel,
+        };
+        let image = uki::unified(&parts).map_err(refused)?;
+        predicted
+            .tpm
+            .push(Tpm::unified(&image, release).map_err(refused)?);
+        files.insert("uki.efi".into(), image);
+    }
+    Ok(predicted)
 }
 
 #[derive(Default)]
