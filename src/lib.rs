@@ -17,7 +17,11 @@ pub mod commands;
 pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
+pub mod doctor;
 pub mod enrolment;
+pub mod harden;
+pub mod host;
+pub mod image;
 pub mod keys;
 pub mod org;
 pub mod rim;

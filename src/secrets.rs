@@ -31,6 +31,14 @@ pub fn forbid_core_dumps() -> io::Result<()> {
     Ok(())
 }
 
+/// No program that this process starts gets more rights than it has.
+///
+/// # Errors
+/// When the kernel does not know that, which none does that runs this program.
+pub fn no_new_privileges() -> io::Result<()> {
+    Ok(rustix::thread::set_no_new_privs(true)?)
+}
+
 /// Asks the kernel to terminate this process when its parent ends, so that nothing is left behind by a killed parent.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use crate::bundles::{FleetChip, FleetList};
 use crate::devices::{DeviceExpectations, DeviceExpectationsError, none_twice};
 use crate::digest::{ChipId, UnixTime};
+use crate::images::Images;
 use crate::provider::Platform;
 use crate::reference::{ReferenceValues, SnpReference, TdxReference, TpmReference};
 use crate::signed::Verified;
@@ -116,6 +117,7 @@ pub struct Expectations {
     devices: Vec<(ChipId, DeviceExpectations)>,
     platform: Platform,
     policy: PlatformPolicy,
+    images: Images,
     fleet: Vec<FleetChip>,
     from: UnixTime,
     until: UnixTime,
@@ -164,6 +166,7 @@ impl Expectations {
             platform,
             devices,
             policy,
+            images: Images::of(platform, values),
             from: reference.issued().max(fleet.issued()),
             until: reference.expires().min(fleet.expires()),
             fleet: fleet_of_platform,
@@ -178,6 +181,10 @@ impl Expectations {
 
     pub(crate) const fn policy(&self) -> &PlatformPolicy {
         &self.policy
+    }
+
+    pub(crate) const fn images(&self) -> &Images {
+        &self.images
     }
 
     /// What SNP reports must say, where the platform is one that writes them.

@@ -22,6 +22,7 @@ pub mod test_chip;
 pub mod bundles;
 pub mod collateral;
 pub mod expectations;
+mod images;
 pub mod reference;
 pub mod signed;
 pub mod trust;
@@ -56,6 +57,7 @@ pub use digest::{ChipId, HexError, Measurement, Nonce, Sha256Digest, UnixTime};
 pub use envelope::{ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, EnvelopeParts};
 pub use expectations::{Expectations, ExpectationsError, tpm_policies};
 pub use hardware::{HardwareEvidence, TpmBoot};
+pub use images::Image;
 pub use provider::{DeviceProvider, EvidenceProvider, Platform, ProviderError};
 pub use reference::{
     NvidiaReference, ReferenceValues, SnpMeasurement, SnpReference, TdxMachine, TdxReference,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::collateral::GpuList;
 use crate::devices::DeviceExpectationsError;
-use crate::digest::Measurement;
+use crate::digest::{Measurement, UnixTime};
 use crate::nvidia::{AbsentFlag, FeatureFlag, GpuPolicy, GpuPolicyParts, Revocation};
 use crate::provider::Platform;
 use crate::snp::{Product, TcbVersion};
@@ -68,6 +68,9 @@ pub struct SnpMeasurement {
     pub measurement: Measurement,
     /// For people: what was measured.
     pub label: String,
+    /// The first second at which it is accepted no more (rule O-5); without one it is accepted while the document is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixTime>,
 }
 
 /// What a right SNP report says.
@@ -97,6 +100,9 @@ pub struct TdxMachine {
     pub rtmrs: [Expected; 4],
     /// For people: what was measured.
     pub label: String,
+    /// The first second at which it is accepted no more (rule O-5); without one it is accepted while the document is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixTime>,
 }
 
 /// What a right TDX quote says, beside what is never up for choice.
@@ -139,6 +145,9 @@ pub struct TpmMachine {
     pub registers: BTreeMap<u8, Vec<u8>>,
     /// For people: what was measured.
     pub label: String,
+    /// The first second at which it is accepted no more (rule O-5); without one it is accepted while the document is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixTime>,
 }
 
 /// What a right TPM quote says.

@@ -58,6 +58,16 @@ pub enum Rejection {
         /// The time given.
         now: UnixTime,
     },
+    /// Rule O-5: the image was accepted until a date, which has come.
+    #[error(
+        "what the machine runs was accepted until {until}, now is {now}: start the newer image"
+    )]
+    MeasurementEnded {
+        /// First second at which it is accepted no more.
+        until: UnixTime,
+        /// The time given.
+        now: UnixTime,
+    },
     /// Rule P-37: devices that the fleet list does not give this machine.
     #[error("machine sent evidence of devices, and the fleet list gives it none")]
     DevicesNotExpected,
@@ -119,6 +129,7 @@ impl Rejection {
             Self::ExpectationsNotInForce { .. } => "O-3",
             Self::OtherKind { .. } => "P-32",
             Self::EvidenceOutOfDate { .. } => "P-52",
+            Self::MeasurementEnded { .. } => "O-5",
             Self::DevicesNotExpected | Self::DevicesMissing => "P-37",
             Self::DevicesNotInContext => "P-38",
             Self::DeviceNotEnrolled(_) | Self::DeviceMissing(_) => "P-39",

@@ -6,11 +6,14 @@ use crate::envelope::Envelope;
 use crate::eventlog::{LogKind, QuotedRegisters, replay};
 use crate::expectations::{Expectations, PlatformPolicy, TpmExpectations};
 use crate::hardware::{HardwareEvidence, TpmBoot};
+use crate::images::Image;
 use crate::nvidia::GpuSetVerdict;
 use crate::provider::Platform;
 use crate::rejection::Rejection;
-use crate::snp::{SnpVerdict, TcbVersion, verify_snp_report};
-use crate::tdx::{self, TdxEvidence, TdxPolicy, TdxRoot, TdxVerdict, verify_tdx_quote};
+use crate::snp::{SnpRejection, SnpVerdict, TcbVersion, verify_snp_report};
+use crate::tdx::{
+    self, TdxEvidence, TdxPolicy, TdxRejection, TdxRoot, TdxVerdict, verify_tdx_quote,
+};
 use crate::tpm::{TpmRejection, TpmVerdict, registers_digest, session_nonce, verify_tpm_quote};
 use crate::trust::{Roots, TrustAnchors};
 use crate::verdict::{Check, Lines};
@@ -165,8 +168,25 @@ impl Verifier {
                 return Err(Rejection::OtherKind { platform, kind });
             }
         };
-        found.until = found.until.min(until);
+        let image = self.image(&found.verdict, now)?;
+        found.until = found.until.min(until).min(image.until.unwrap_or(until));
+        found.image = image.id;
         Ok(VerifiedEvidence { platform, found })
+    }
+
+    /// Rule O-5: the entry of the reference values by which a verdict is right.
+    fn image(&self, verdict: &Verdict, now: UnixTime) -> Result<&Image, Rejection> {
+        let image = self.expectations.images().accepting(verdict);
+        // The platform's own rules have looked already; whatever they found is no answer without an entry.
+        let image = image.ok_or_else(|| match verdict {
+            Verdict::Snp(found) => SnpRejection::MeasurementUnknown(found.measurement()).into(),
+            Verdict::Tdx(found) => TdxRejection::MrtdUnknown(found.measurement()).into(),
+            Verdict::Tpm(_) => Rejection::from(TpmRejection::KeyNotEnrolled),
+        })?;
+        match image.until {
+            Some(until) if now >= until => Err(Rejection::MeasurementEnded { until, now }),
+            _ => Ok(image),
+        }
     }
 
     /// Whether evidence that was verified before would still be accepted: its documents are not out of date, and these
@@ -206,7 +226,8 @@ impl Verifier {
                 Ok(expected.still_lists(chip, verdict)?)
             }
             _ => Err(other),
-        }
+        }?;
+        self.image(evidence.verdict(), now).map(drop)
     }
 }
 
@@ -230,6 +251,7 @@ fn trust_domain(
         until: verdict.collateral().until.plus(1),
         checks,
         verdict: Verdict::Tdx(Box::new(verdict)),
+        image: Sha256Digest::absent(),
         devices: None,
     })
 }
@@ -264,6 +286,7 @@ fn measured_boot(
         until: UnixTime::from_secs(u64::MAX),
         checks,
         verdict: Verdict::Tpm(Box::new(verdict)),
+        image: Sha256Digest::absent(),
         devices: None,
     })
 }
@@ -332,6 +355,8 @@ fn event_log(
 #[derive(Debug, Clone)]
 struct Found {
     verdict: Verdict,
+    /// The entry of the reference values, once it was looked for.
+    image: Sha256Digest,
     measurement: Measurement,
     chip_id: ChipId,
     until: UnixTime,
@@ -347,6 +372,7 @@ impl Found {
             until: verdict.until(),
             checks: verdict.checks().to_vec(),
             verdict: Verdict::Snp(Box::new(verdict)),
+            image: Sha256Digest::absent(),
             devices: None,
         }
     }
@@ -463,6 +489,12 @@ impl VerifiedEvidence {
     #[must_use]
     pub const fn until(&self) -> UnixTime {
         self.found.until
+    }
+
+    /// Which entry of the reference values it is: [`Image::id`](crate::Image::id).
+    #[must_use]
+    pub const fn image(&self) -> Sha256Digest {
+        self.found.image
     }
 
     /// What the platform's own rules found.

@@ -73,6 +73,7 @@ fn tdx_reference() -> TdxReference {
             mrtd: reference.mrtd,
             rtmrs: reference.rtmrs,
             label: "test".to_owned(),
+            until: None,
         }],
         ..serde_json::from_value(section).unwrap()
     }
@@ -254,6 +255,7 @@ fn tpm_reference(machines: &[&[(u8, u8)]]) -> TpmReference {
             .map(|(number, byte)| (*number, vec![*byte; 32]))
             .collect(),
         label: "test".to_owned(),
+        until: None,
     };
     TpmReference {
         bank: Bank::Sha256,

@@ -81,6 +81,7 @@ fn policy(chip: &TestChip, gpus: &[u32]) -> Policy {
     };
     let section = SnpReference {
         measurements: vec![SnpMeasurement {
+            until: None,
             measurement: TestChip::default_measurement(),
             label: String::new(),
         }],

@@ -44,6 +44,18 @@ pub enum Step {
     Release,
 }
 
+/// An image that is accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AcceptedImage {
+    /// Which (O-5).
+    pub image: Sha256Digest,
+    /// What the signed document calls it.
+    pub label: String,
+    /// When it ends, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixTime>,
+}
+
 /// One thing that happened. `reason` is always a code of this program, never a text from outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -121,6 +133,17 @@ pub enum AuditEvent {
         to: &'static str,
         /// Drawn for this step.
         reference: String,
+    },
+    /// Other reference values decide what may prove itself.
+    ReferenceInForce {
+        /// Their number.
+        number: u64,
+        /// Digest of the signed document.
+        reference: Sha256Digest,
+        /// Who signed: the id of the release key (O-1).
+        signed_by: Sha256Digest,
+        /// What is accepted of the broker's platform.
+        images: Vec<AcceptedImage>,
     },
     /// A session was attested, for the first time or again.
     Session {

@@ -8,6 +8,7 @@ pub mod client;
 pub mod config;
 mod documents;
 mod guard;
+mod images;
 mod possession;
 mod record;
 mod refusal;
@@ -122,6 +123,7 @@ impl Broker {
 
         let desk = Desk::new(organisation, anchors, kek, store);
         desk.ready(service::now()).map_err(BrokerError::NotReady)?;
+        recorder.note_news(desk.news());
         let request_timeout = Duration::from_secs(config.limits.request_seconds.into());
         let shared = Arc::new(Shared {
             desk,

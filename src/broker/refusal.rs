@@ -1,6 +1,6 @@
 //! Why the broker released nothing: one table from reason to the code and the status that the peer reads.
 
-use casemate_attestation::{EnvelopeError, Rejection, strict_json::JsonError};
+use casemate_attestation::{EnvelopeError, Rejection, UnixTime, strict_json::JsonError};
 use http::StatusCode;
 
 use super::documents::DocumentError;
@@ -37,6 +37,11 @@ pub enum Refusal {
     /// Evidence was refused; the rejection names the rule.
     #[error("evidence rejected by rule {rule}: {0}", rule = .0.rule())]
     Evidence(#[from] Rejection),
+    /// Rule O-5: an older image, which a signed document ended before.
+    #[error(
+        "evidence rejected: this image was accepted until {0} and never is again; start the newer one"
+    )]
+    ImageEnded(UnixTime),
     /// Rule P-51: the context must say what is asked for.
     #[error("the evidence speaks of other models than the request")]
     OtherModels,
@@ -89,9 +94,10 @@ impl Refusal {
             Self::Body(_) => ("malformed", StatusCode::PAYLOAD_TOO_LARGE),
             Self::NoSuchCall => ("malformed", StatusCode::NOT_FOUND),
             Self::ChallengeSpent(_) => ("challenge_spent", StatusCode::CONFLICT),
-            Self::Evidence(_) | Self::OtherModels | Self::NothingAccepted(_) => {
-                ("evidence_rejected", StatusCode::FORBIDDEN)
-            }
+            Self::Evidence(_)
+            | Self::ImageEnded(_)
+            | Self::OtherModels
+            | Self::NothingAccepted(_) => ("evidence_rejected", StatusCode::FORBIDDEN),
             Self::NameNotAllowed(_) => ("name_not_allowed", StatusCode::FORBIDDEN),
             Self::PackageUnknown(_) => ("package_unknown", StatusCode::NOT_FOUND),
             Self::NotInPolicy(_) => ("package_not_in_policy", StatusCode::FORBIDDEN),

@@ -9,9 +9,12 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::documents::{Documents, Issued};
 use super::guard;
+use super::images;
+use super::record;
 use super::refusal::Refusal;
 use super::store::Store;
 use super::wire;
+use crate::audit::AuditEvent;
 use crate::guard::mark::root_label;
 use crate::keys::{self, KeyEncryption, PackageId, RegisteredKey};
 use crate::org::Organisation;
@@ -31,6 +34,9 @@ pub(super) struct Desk {
 struct Books {
     store: Store,
     documents: Documents,
+    /// Reference values whose coming into force was told already.
+    told: Option<u64>,
+    news: Option<AuditEvent>,
 }
 
 /// What was decided, for the audit log and for the connection.
@@ -61,15 +67,27 @@ impl Desk {
             organisation,
             anchors,
             kek,
-            books: Mutex::new(Books { store, documents }),
+            books: Mutex::new(Books {
+                store,
+                documents,
+                told: None,
+                news: None,
+            }),
         }
+    }
+
+    /// Reference values that came into force since this was asked last, for the audit log.
+    pub(super) fn news(&self) -> Option<AuditEvent> {
+        self.books().news.take()
     }
 
     /// Checks that the broker could release something now. Returns the numbers of policy and revocation list.
     pub(super) fn ready(&self, now: UnixTime) -> Result<(u64, u64), Refusal> {
         let mut books = self.books();
-        let Books { store, documents } = &mut *books;
-        self.verifier(store, documents, now)?;
+        self.verifier(&mut books, now)?;
+        let Books {
+            store, documents, ..
+        } = &mut *books;
         let policy = documents.policy(store, now)?.0.number;
         let revocations = documents.revocations(store, now)?.number;
         self.keys(store)?;
@@ -87,9 +105,12 @@ impl Desk {
             }
         }
         let mut books = self.books();
-        let Books { store, documents } = &mut *books;
-        let verifier = self.verifier(store, documents, now)?;
+        let verifier = self.verifier(&mut books, now)?;
+        let Books {
+            store, documents, ..
+        } = &mut *books;
         let evidence = verifier.verify(asked.envelope, asked.binding, now)?;
+        images::check(store, &evidence, now)?;
         let models = asked.envelope.context().models.iter();
         if !models.eq(packages.iter().map(|package| &package.digest)) {
             return Err(Refusal::OtherModels);
@@ -128,9 +149,12 @@ impl Desk {
         now: UnixTime,
     ) -> Result<wire::UpdatesAnswer, Refusal> {
         let mut books = self.books();
-        let Books { store, documents } = &mut *books;
-        self.verifier(store, documents, now)?
+        self.verifier(&mut books, now)?
             .still_counts(evidence, now)?;
+        let Books {
+            store, documents, ..
+        } = &mut *books;
+        images::check(store, evidence, now)?;
         let newer = |document: Issued, number: u64| {
             (document.number > number).then_some(wire::Bytes(document.bytes))
         };
@@ -151,20 +175,29 @@ impl Desk {
         now: UnixTime,
     ) -> Result<(), Refusal> {
         let mut books = self.books();
-        let Books { store, documents } = &mut *books;
-        self.verifier(store, documents, now)?
+        self.verifier(&mut books, now)?
             .still_counts(evidence, now)?;
-        guard::raise(store, &guard::server(evidence, name), floor)
+        guard::raise(&mut books.store, &guard::server(evidence, name), floor)
     }
 
-    fn verifier(
-        &self,
-        store: &mut Store,
-        documents: &mut Documents,
-        now: UnixTime,
-    ) -> Result<Verifier, Refusal> {
+    fn verifier(&self, books: &mut Books, now: UnixTime) -> Result<Verifier, Refusal> {
+        let Books {
+            store,
+            documents,
+            told,
+            news,
+        } = books;
         let platform: Platform = self.anchors.platform();
         let reference = documents.reference(store, now)?.clone();
+        if *told != Some(reference.number()) {
+            *told = Some(reference.number());
+            *news = Some(record::reference(
+                &reference,
+                self.organisation.release_key(),
+                platform,
+            ));
+        }
+        images::note(store, platform, reference.payload(), now)?;
         let fleet = documents.fleet(store, now)?;
         let expectations = Expectations::new(platform, &reference, fleet)
             .map_err(|e| Refusal::NothingAccepted(e.to_string()))?;

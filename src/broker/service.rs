@@ -173,7 +173,9 @@ impl Connection {
             request,
             client_leaf,
         };
-        let decision = self.shared.desk.release(&asked, now())?;
+        let decision = self.shared.desk.release(&asked, now());
+        self.shared.recorder.news(self.shared.desk.news())?;
+        let decision = decision?;
         // No record, no release.
         self.shared
             .recorder
@@ -189,7 +191,9 @@ impl Connection {
     fn updates(&self, have: &wire::UpdatesRequest) -> Result<wire::UpdatesAnswer, Refusal> {
         let attested = self.state().attested.clone();
         let Attested { evidence, .. } = still_attested(attested, Instant::now())?;
-        self.shared.desk.updates(&evidence, have, now())
+        let answer = self.shared.desk.updates(&evidence, have, now());
+        self.shared.recorder.note_news(self.shared.desk.news());
+        answer
     }
 
     fn raise_guard(&self, floor: &wire::GuardFloor) -> Result<(), Refusal> {

@@ -160,6 +160,7 @@ fn booted(redeemed: &Redeemed, label: &str) -> TpmMachine {
     TpmMachine {
         registers: redeemed.registers.clone(),
         label: label.to_owned(),
+        until: None,
     }
 }
 

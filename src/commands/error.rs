@@ -29,6 +29,18 @@ impl CommandError {
         self
     }
 
+    /// What was found.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// The process's exit status.
     pub fn code(&self) -> ExitCode {
         self.code

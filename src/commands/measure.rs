@@ -258,9 +258,11 @@ fn snp(it: &Snp) -> Result<ReferenceValues, CommandError> {
                 .iter()
                 .any(|it| it.measurement == measurement)
             {
-                section
-                    .measurements
-                    .push(SnpMeasurement { measurement, label });
+                section.measurements.push(SnpMeasurement {
+                    measurement,
+                    label,
+                    until: None,
+                });
             }
         }
     }
@@ -326,6 +328,7 @@ fn tpm(it: &Tpm) -> Result<ReferenceValues, CommandError> {
     let machine = TpmMachine {
         registers: registers.map_err(refused)?,
         label: format!("{}: {sources}", it.origin.release),
+        until: None,
     };
     let mut section = base(&it.origin)?.tpm.unwrap_or_else(|| TpmReference {
         bank: Bank::Sha256,
@@ -360,7 +363,7 @@ fn base(origin: &Origin) -> Result<ReferenceValues, CommandError> {
         .map_err(|e| CommandError::new(ExitCode::Malformed, format!("{}: {e}", file.display())))
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, CommandError> {
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, CommandError> {
     let wrong = |what: String| {
         let what = format!("cannot read {}: {what}", file.display());
         CommandError::new(ExitCode::Configuration, what)
@@ -375,18 +378,22 @@ fn read(file: &Path) -> Result<Vec<u8>, CommandError> {
 }
 
 fn refused(error: MeasureError) -> CommandError {
-    let code = match error {
+    CommandError::new(code_of(&error), error)
+}
+
+/// A shape that no machine has is the caller's; anything else is the file's.
+pub(super) fn code_of(error: &MeasureError) -> ExitCode {
+    match error {
         MeasureError::Processors(_)
         | MeasureError::Features(_)
         | MeasureError::Model(_)
         | MeasureError::CommandLine => ExitCode::Usage,
         _ => ExitCode::Malformed,
-    };
-    CommandError::new(code, error)
+    }
 }
 
 /// A number in decimal, or in hexadecimal after 0x.
-fn features(text: &str) -> Result<u64, String> {
+pub(super) fn features(text: &str) -> Result<u64, String> {
     let parsed = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),

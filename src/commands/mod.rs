@@ -7,12 +7,15 @@ pub mod collateral;
 pub mod config;
 #[cfg(feature = "test-chip")]
 pub mod demo;
+pub mod doctor;
 mod enrol;
 mod enrolment;
 mod error;
 mod fetch;
 mod gpus;
 pub mod guard;
+pub mod host;
+pub mod image;
 pub mod machine;
 pub mod mark;
 pub mod measure;
@@ -22,6 +25,7 @@ pub mod org;
 mod own;
 pub mod policy;
 pub mod serve;
+mod upgrade;
 
 use casemate_attestation::Platform;
 use casemate_client::command::{
@@ -99,6 +103,12 @@ enum Command {
     Collateral(collateral::Arguments),
     /// Predict what a machine will measure, before it exists.
     Measure(measure::Arguments),
+    /// Build the guest image, and boot it.
+    Image(image::Arguments),
+    /// Look at the host that starts guests.
+    Host(host::Arguments),
+    /// Look whether a machine is closed as an image should be.
+    Doctor(doctor::Arguments),
     /// Convert what NVIDIA publishes for GPUs and switches.
     Nvidia(nvidia::Arguments),
     /// Look at configuration files before they are used.
@@ -139,6 +149,9 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Mark(arguments) => mark::run(arguments),
         Command::Collateral(arguments) => collateral::run(arguments),
         Command::Measure(arguments) => measure::run(arguments),
+        Command::Image(arguments) => image::run(arguments),
+        Command::Host(arguments) => host::run(arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Nvidia(arguments) => nvidia::run(arguments),
         Command::Config(arguments) => config::run(arguments),
     };

@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::enrol::{Devices, Enrol, run_devices, run_enrol};
 use super::enrolment::{self, ChallengeArguments};
+use super::upgrade::{self, Upgrade};
 use super::{CommandError, ExitCode};
 use crate::org::documents::{self, DOCUMENT_DAYS, ReferenceSection, Revocation};
 use crate::org::{self, InitOptions, Name, OrgError, Organisation};
@@ -65,6 +66,11 @@ enum Verb {
         after_help = "Example:\n  casemate org reference ./acme --measurement 4c1d… --label 'casemate 0.1.0'"
     )]
     Reference(Reference),
+    /// Accept a newer image, and let the present ones end.
+    #[command(
+        after_help = "Example:\n  casemate org upgrade ./acme --section newer.json --overlap-days 14"
+    )]
+    Upgrade(Upgrade),
     /// Make a challenge that only the TPM of a request can open.
     #[command(
         after_help = "Example:\n  casemate org challenge ./acme --request request.json --roots maker.pem --out challenge.json"
@@ -202,6 +208,7 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
         Verb::Revoke(revoke) => run_revoke(revoke),
         Verb::Reference(reference) => run_reference(reference),
         Verb::Floor(floor) => run_floor(&floor),
+        Verb::Upgrade(upgrade) => upgrade::run(&upgrade),
         Verb::Renew(renew) => run_renew(&renew),
     }
 }
@@ -250,7 +257,7 @@ fn run_issue(issue: &Issue) -> Result<(), CommandError> {
 }
 
 /// Reads one strict JSON document that an officer hands in.
-fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T, CommandError> {
+pub(super) fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T, CommandError> {
     let shown = file.display();
     let bytes = fs::read(file).map_err(|e| {
         CommandError::new(ExitCode::Configuration, format!("cannot read {shown}: {e}"))
@@ -293,7 +300,12 @@ fn run_reference(reference: Reference) -> Result<(), CommandError> {
     let number = match (reference.measurement, reference.section) {
         (Some(measurement), _) => {
             let label = reference.label.unwrap_or_default();
-            let entry = SnpMeasurement { measurement, label };
+            let until = None;
+            let entry = SnpMeasurement {
+                measurement,
+                label,
+                until,
+            };
             documents::add_measurement(&organisation, Platform::Snp, entry, days, now())
         }
         (None, Some(file)) => {
@@ -310,7 +322,7 @@ fn run_reference(reference: Reference) -> Result<(), CommandError> {
 }
 
 /// The one section of a document that has the form of reference values.
-fn one_section(values: ReferenceValues) -> Result<ReferenceSection, CommandError> {
+pub(super) fn one_section(values: ReferenceValues) -> Result<ReferenceSection, CommandError> {
     let ReferenceValues {
         snp,
         test_chip,
@@ -395,6 +407,9 @@ pub(super) fn command_error(error: OrgError) -> CommandError {
         | OrgError::DeviceEnrolled(_)
         | OrgError::MeasurementListed(_)
         | OrgError::OtherRegisters
+        | OrgError::NothingNewer
+        | OrgError::ImageEnding(_)
+        | OrgError::NoUpgrade
         | OrgError::RevokedAlready(_)
         | OrgError::NoNames => ExitCode::Usage,
         OrgError::NoTestChip(_) => ExitCode::Unsupported,

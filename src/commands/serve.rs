@@ -84,12 +84,13 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
         println!("{}# digest = \"{}\"", config.text(), config.digest());
         return Ok(());
     }
+    secrets::no_new_privileges()?;
     eprintln!("{}", secrets::lock_memory().check_line());
     let platform = config.attestation.platform;
     super::runtime()?.block_on(async {
         let server = Server::start(config, Arc::new(Bars::default()));
         let server = tokio::select! {
-            server = server => server.map_err(command_error)?,
+            server = server => server.map_err(explain)?,
             () = super::end_requested() => return Ok(()),
         };
         let address = server.address()?;
@@ -101,7 +102,7 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
         out.flush()?;
         let served = server.serve(super::end_requested()).await;
         eprintln!("stopped");
-        served.map_err(command_error)
+        served.map_err(explain)
     })
 }
 
@@ -127,7 +128,8 @@ impl LoadWatch for Bars {
 }
 
 /// Code and advice for each way in which a server does not start.
-fn command_error(error: ServeError) -> CommandError {
+#[must_use]
+pub fn explain(error: ServeError) -> CommandError {
     use ServeError as E;
     let (code, hint) = match &error {
         E::Listen { .. } => (

@@ -133,6 +133,16 @@ impl<T> Loaded<T> {
         self.config
     }
 
+    /// A part of it alone. Text and digest stay those of the whole, so that a binding names everything that was decided by it.
+    #[must_use]
+    pub fn part<U>(self, of: impl FnOnce(T) -> U) -> Loaded<U> {
+        Loaded {
+            config: of(self.config),
+            text: self.text,
+            digest: self.digest,
+        }
+    }
+
     /// SHA-256 of [`Loaded::text`]: what the binding carries. Comments and the order of lines do not change it.
     #[must_use]
     pub const fn digest(&self) -> Sha256Digest {
@@ -154,8 +164,18 @@ impl<T: Role> Loaded<T> {
     /// # Errors
     /// [`ConfigError`].
     pub fn read(file: &Path) -> Result<Self, ConfigError> {
-        let text = read_text(file)?;
-        let mut config: T = toml::from_str(&text).map_err(|error| ConfigError::Malformed {
+        Self::parse(&read_text(file)?, file)
+    }
+
+    /// Checks what stands in a file of this name, which is not opened.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        if text.len() as u64 > FILE_BYTES_MAX {
+            return Err(ConfigError::TooLong(file.to_owned()));
+        }
+        let mut config: T = toml::from_str(text).map_err(|error| ConfigError::Malformed {
             file: file.to_owned(),
             error: Box::new(error),
         })?;

@@ -3,11 +3,16 @@
 
 mod devices;
 mod engine;
+mod guest;
 mod load;
 mod server;
 
 pub use devices::{DeviceSource, DevicesSection};
 pub use engine::{CacheKind, EngineSection};
+pub use guest::{
+    ClockSection, DISKS, Date, DiskName, DiskSerial, FOLDER as GUEST_FOLDER, GuestConfig,
+    InterfaceAddress, NetworkMode, NetworkSection, WRITABLE as GUEST_WRITABLE,
+};
 pub use load::{ConfigError, ConfigPath, Loaded, Role};
 pub use server::{
     AttestationSection, AuditSection, BrokerSection, ClientDemand, ClientsSection, GuardSection,
@@ -15,5 +20,7 @@ pub use server::{
     TrustSection,
 };
 
+#[cfg(test)]
+mod guest_tests;
 #[cfg(test)]
 mod tests;

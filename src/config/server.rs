@@ -365,7 +365,18 @@ impl Role for ServerConfig {
         paths.extend(devices.into_iter().flat_map(DevicesSection::paths));
         paths.extend(self.guard.background.as_mut());
         paths.extend(self.guard.instructions.as_mut());
-        paths.extend(self.models.iter_mut().map(|model| &mut model.package));
+        if let Some(clients) = &mut self.clients {
+            paths.extend([
+                &mut clients.release_key,
+                &mut clients.reference,
+                &mut clients.fleet,
+            ]);
+            paths.extend(clients.test_chip_root.as_mut());
+        }
+        for model in &mut self.models {
+            paths.push(&mut model.package);
+            paths.extend(model.draft.as_mut());
+        }
         paths
     }
 

@@ -108,6 +108,7 @@ pub(super) fn enrol(
     let machine = TpmMachine {
         registers: quoted.registers,
         label: label.clone(),
+        until: None,
     };
     let reference = TpmReference {
         bank,

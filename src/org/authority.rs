@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use casemate_attestation::UnixTime;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
@@ -229,6 +230,12 @@ fn server_params(
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     Ok(params)
+}
+
+/// When a server's leaf that ends at `expires` was signed.
+#[must_use]
+pub fn server_leaf_signed_at(expires: UnixTime) -> UnixTime {
+    expires.minus(SERVER_SECONDS_MAX).plus(CLOCK_SKEW_SECONDS)
 }
 
 /// Parameters that are valid from a little before `now`, for `seconds` in all.

@@ -530,6 +530,7 @@ mod tests {
             let measurement = SnpMeasurement {
                 measurement: Measurement::from_bytes([3; 48]),
                 label: String::new(),
+                until: None,
             };
             add_measurement(&organisation, platform, measurement, DAYS, NOW)
         };

@@ -10,6 +10,7 @@ mod init;
 mod names;
 #[cfg(feature = "test-chip")]
 pub mod test_chip;
+pub mod upgrade;
 
 use std::path::{Path, PathBuf};
 
@@ -90,6 +91,15 @@ pub enum OrgError {
         "the machines in the reference values show other registers; answer with theirs: machine answer --registers"
     )]
     OtherRegisters,
+    /// Nothing would change.
+    #[error("every image of the section is accepted already; measure the newer one")]
+    NothingNewer,
+    /// Rule O-5: an end is not taken back.
+    #[error("image {0:?} has an end already, or has ended; build a newer image in its place")]
+    ImageEnding(String),
+    /// GPUs have versions, and no images.
+    #[error("this section has no images; replace it as a whole: org reference --section FILE")]
+    NoUpgrade,
     /// It is in the revocation list.
     #[error("{0} is revoked already")]
     RevokedAlready(String),

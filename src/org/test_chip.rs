@@ -115,6 +115,7 @@ impl Organisation {
         let measurement = SnpMeasurement {
             measurement: TestChip::default_measurement(),
             label: LABEL.into(),
+            until: None,
         };
         let section = values.test_chip.get_or_insert_default();
         if !section.measurements.contains(&measurement) {

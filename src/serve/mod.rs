@@ -17,7 +17,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use casemate_attestation::{Context, ReleasePublicKey, Revocations, TcbVersion, Verified};
+use casemate_attestation::{
+    Context, EvidenceProvider, ReleasePublicKey, Revocations, TcbVersion, UnixTime, Verified,
+};
 use casemate_client::floors::FloorsFile;
 use casemate_client::trust::{FleetFiles, Trust};
 use rustls_pki_types::CertificateDer;
@@ -36,6 +38,7 @@ use crate::broker::client::{BrokerAddress, OwnMachine, ReleaseClient, ReleaseReq
 use crate::config::{ClientDemand, Loaded, ServerConfig};
 use crate::guard::Outlet;
 use crate::listener;
+use crate::org::authority;
 use crate::policy::PolicyBundle;
 use crate::queue::Queue;
 use crate::sentry::{Floor, Sentry};
@@ -85,11 +88,25 @@ impl Server {
         config: Loaded<ServerConfig>,
         watch: Arc<dyn LoadWatch>,
     ) -> Result<Self, ServeError> {
+        let provider = evidence_provider(&config)?;
+        Self::start_proven_by(provider, config, watch).await
+    }
+
+    /// The same with evidence from elsewhere: in a measured image the process that serves may not reach the device, and asks the
+    /// first process. Whoever gives evidence of another machine gives evidence that the broker refuses.
+    ///
+    /// # Errors
+    /// [`ServeError`]. Nothing was served then.
+    pub async fn start_proven_by(
+        provider: Arc<dyn EvidenceProvider>,
+        config: Loaded<ServerConfig>,
+        watch: Arc<dyn LoadWatch>,
+    ) -> Result<Self, ServeError> {
         let address = config.server.listen;
         let socket = TcpListener::bind(address)
             .await
             .map_err(|source| ServeError::Listen { address, source })?;
-        let ground = Ground::read(&config)?;
+        let ground = Ground::read(&config, provider)?;
         let packages = Packages::open(&config.models)?;
         let request = ReleaseRequest {
             names: config.server.names.clone(),
@@ -161,6 +178,13 @@ impl Server {
         self.socket.local_addr()
     }
 
+    /// When the broker signed this server's certificate, by the broker's clock. This machine's own clock comes from its host.
+    #[must_use]
+    pub fn broker_time(&self) -> UnixTime {
+        let expires = u64::try_from(self.identities.current().expires()).unwrap_or(0);
+        authority::server_leaf_signed_at(UnixTime::from_secs(expires))
+    }
+
     /// Serves until `stop` completes, then lets answers under way finish within the drain limit.
     ///
     /// # Errors
@@ -216,13 +240,28 @@ impl Server {
     }
 }
 
+/// The device that the configuration names, opened.
+///
+/// # Errors
+/// [`ServeError`] without such a device, or without a file that it needs.
+pub fn evidence_provider(config: &ServerConfig) -> Result<Arc<dyn EvidenceProvider>, ServeError> {
+    provider::provider(&config.attestation, release_key(config)?, now())
+}
+
+fn release_key(config: &ServerConfig) -> Result<ReleasePublicKey, ServeError> {
+    let key = read_text(&config.trust.release_key)?;
+    ReleasePublicKey::from_hex(&key).map_err(|error| ServeError::ReleaseKey {
+        file: config.trust.release_key.to_path_buf(),
+        error,
+    })
+}
+
 impl Ground {
-    fn read(config: &ServerConfig) -> Result<Self, ServeError> {
-        let key = read_text(&config.trust.release_key)?;
-        let key = ReleasePublicKey::from_hex(&key).map_err(|error| ServeError::ReleaseKey {
-            file: config.trust.release_key.to_path_buf(),
-            error,
-        })?;
+    fn read(
+        config: &ServerConfig,
+        provider: Arc<dyn EvidenceProvider>,
+    ) -> Result<Self, ServeError> {
+        let key = release_key(config)?;
         let authority = certificates(&config.broker.authority)?
             .into_iter()
             .next()
@@ -238,7 +277,7 @@ impl Ground {
             clients: certificates(&config.trust.client_authority)?,
             broker,
             machine: OwnMachine {
-                provider: provider::provider(&config.attestation, key, now())?,
+                provider,
                 devices: devices::asker(&config.attestation, key)?,
             },
             documents: Documents::new(key, floors),

@@ -15,6 +15,7 @@ mod gpus;
 mod guard;
 mod place;
 mod raw;
+mod upgrade;
 
 use std::fs;
 use std::io::Read as _;

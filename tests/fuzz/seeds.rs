@@ -186,7 +186,7 @@ fn signed_documents(chip: &TestChip) -> Outcome {
         }],
     };
     let section = SnpReference {
-        measurements: vec![SnpMeasurement { measurement, label }],
+        measurements: vec![SnpMeasurement { measurement, label, until: None }],
         tcb_floor: BTreeMap::from([
             (Product::Genoa, TCB),
             (Product::Turin, TcbVersion::default()),
@@ -198,6 +198,7 @@ fn signed_documents(chip: &TestChip) -> Outcome {
     let machine = TpmMachine {
         registers: BTreeMap::from([(4, vec![1; 32]), (11, vec![2; 32])]),
         label: "rack 3".into(),
+        until: None,
     };
     let domain = json!({"machines": [{"mrtd": measurement, "rtmrs": [[measurement], null, [], null], "label": "rack 2"}],
         "collateral_floor": 17, "statuses": {"SWHardeningNeeded": ["INTEL-SA-00837"]}});

@@ -168,6 +168,7 @@ impl Organisation {
             measurements: vec![SnpMeasurement {
                 measurement: TestChip::default_measurement(),
                 label: "the release".into(),
+                until: None,
             }],
             tcb_floor: [(PRODUCT, TCB)].into(),
             ..SnpReference::default()

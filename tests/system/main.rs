@@ -13,6 +13,7 @@
 mod by_hand;
 mod clients;
 mod demo;
+mod doctor;
 mod draft;
 mod enrolment;
 mod gpus;

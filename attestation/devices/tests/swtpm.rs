@@ -381,6 +381,7 @@ fn the_provider_satisfies_the_verifier_of_sessions() {
             machines: vec![TpmMachine {
                 registers,
                 label: "test".into(),
+                until: None,
             }],
         }),
         ..ReferenceValues::default()

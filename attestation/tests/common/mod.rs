@@ -80,6 +80,7 @@ pub fn snp_reference() -> SnpReference {
         measurements: vec![SnpMeasurement {
             measurement: TestChip::default_measurement(),
             label: "test".to_owned(),
+            until: None,
         }],
         tcb_floor: BTreeMap::from([
             (Product::Genoa, TCB),

@@ -1,6 +1,7 @@
 //! Evidence that was verified before still counts, or does not, by documents of a later day (rule P-52).
 
 use super::*;
+use casemate_attestation::test_chip::TestChip;
 
 /// What a verifier with other documents says of evidence that was verified before.
 fn later(
@@ -103,4 +104,73 @@ fn p52_a_report_counts_while_chip_and_measurement_are_listed() {
     let verifier = Verifier::new(anchors, expectations).unwrap();
     let unknown = SnpRejection::MeasurementUnknown(evidence.measurement());
     assert_eq!(verifier.still_counts(&evidence, NOW), Err(unknown.into()));
+}
+
+/// Reference values in which what the chip runs is accepted until then.
+fn ending(chip: &TestChip, until: Option<UnixTime>) -> Verifier {
+    let mut section = common::snp_reference();
+    section.measurements[0].until = until;
+    let values = ReferenceValues {
+        test_chip: Some(section),
+        ..ReferenceValues::default()
+    };
+    let fleet = verified(&common::fleet(Platform::TestChip, chip));
+    let expectations = Expectations::new(Platform::TestChip, &verified(&values), &fleet).unwrap();
+    Verifier::new(TrustAnchors::test_chip(chip.root_der()), expectations).unwrap()
+}
+
+#[test]
+fn o5_an_image_is_accepted_until_its_end_and_evidence_of_it_as_well() {
+    let chip = common::chip();
+    let envelope = common::envelope(&chip, &channel());
+    let end = NOW.plus(60);
+    let judged = |until, now| ending(&chip, until).verify(&envelope, &binding(), now);
+    let ended = |until, now| Err(Rejection::MeasurementEnded { until, now });
+    assert!(judged(None, NOW).unwrap().until() > end);
+    let evidence = judged(Some(end), end.minus(1)).unwrap();
+    assert_eq!(evidence.until(), end, "no session outlives it");
+    assert_eq!(judged(Some(end), end).map(drop), ended(end, end));
+    assert_eq!(
+        ended(end, end).map_err(|it: Rejection| it.rule()),
+        Err::<(), _>("O-5")
+    );
+    // Closed earlier than it was when the evidence was judged, and opened for longer.
+    let counts = |until, now| ending(&chip, until).still_counts(&evidence, now);
+    assert_eq!(counts(Some(end), end.minus(1)), Ok(()));
+    assert_eq!(counts(Some(NOW), NOW), ended(NOW, NOW));
+    assert_eq!(counts(Some(NOW), NOW.minus(1)), Ok(()));
+}
+
+#[test]
+fn o5_of_two_images_the_older_ends_and_the_newer_stays() {
+    let evidence = judge_tdx(|_| (), |_| (), tdx_reference()).unwrap();
+    let chips = || vec![machine(Platform::Tdx, tdx::platform_id())];
+    let judged = |section| {
+        let expectations = tdx_expectations(section, chips()).unwrap();
+        later(Platform::Tdx, expectations, &evidence, NOW)
+    };
+    let ended = Err(Rejection::MeasurementEnded {
+        until: NOW,
+        now: NOW,
+    });
+    let mut section = tdx_reference();
+    section.machines[0].until = Some(NOW);
+    assert_eq!(judged(section.clone()), ended);
+    // Another one with the same firmware, whose registers are others, does not keep it open.
+    let mut newer = section.machines[0].clone();
+    newer.rtmrs[2] = tdx::exactly(0x77);
+    newer.until = None;
+    section.machines.push(newer);
+    assert_eq!(judged(section.clone()), ended);
+    // The same one listed twice is open as long as either says.
+    let mut again = section.machines[0].clone();
+    again.until = Some(NOW.plus(1));
+    section.machines.push(again);
+    assert_eq!(judged(section), Ok(()));
+
+    let evidence = judge_tpm(|_| (), &[&BOOTED], enrolled()).unwrap();
+    let mut section = tpm_reference(&[&BOOTED]);
+    section.machines[0].until = Some(NOW);
+    let expectations = tpm_expectations(section, vec![enrolled()]).unwrap();
+    assert_eq!(later(Platform::Tpm, expectations, &evidence, NOW), ended);
 }

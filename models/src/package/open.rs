@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io::{Seek as _, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt as _};
 use std::path::Path;
 
 use ring::digest::{Context, SHA256};
@@ -26,7 +27,8 @@ pub struct SealedPackage {
 }
 
 impl SealedPackage {
-    /// Opens the file at `path` and decodes its clear header.
+    /// Opens the file or disk at `path` and decodes its clear header. Nothing is ever mapped: each chunk is copied into this
+    /// process's memory and authenticated there, so that whoever holds the disk cannot change it after the check.
     ///
     /// # Errors
     /// The rule of PK-1 to PK-6 that does not hold, or [`PackageError::Read`].
@@ -39,7 +41,7 @@ impl SealedPackage {
     /// # Errors
     /// As [`SealedPackage::open`].
     pub fn from_file(file: File) -> Result<Self, PackageError> {
-        let found = file.metadata()?.len();
+        let (found, is_disk) = length(&file)?;
         let mut start = [0; START_LEN];
         let start = read_start(&file, found, &mut start)?;
         let len = header_len(start)?;
@@ -55,6 +57,8 @@ impl SealedPackage {
         let expected = header.file_len();
         match found.cmp(&expected) {
             std::cmp::Ordering::Less => Err(PackageError::Truncated { expected, found }),
+            // A disk ends at a sector or later. What lies behind the package is never read.
+            std::cmp::Ordering::Greater if is_disk => Ok(Self { file, header }),
             std::cmp::Ordering::Greater => Err(PackageError::TrailingBytes { expected, found }),
             std::cmp::Ordering::Equal => Ok(Self { file, header }),
         }
@@ -96,6 +100,15 @@ impl SealedPackage {
         let manifest = Manifest::parse(plain)?.verify(&header, publisher)?;
         let weights = PartReader::new(file, header.weights_offset(), header.weights(), weights_key);
         UnlockedPackage::new(header, manifest, weights)
+    }
+}
+
+/// Bytes of a file, or of a disk, which has no length of its own in the file system.
+fn length(mut file: &File) -> std::io::Result<(u64, bool)> {
+    let about = file.metadata()?;
+    match about.file_type().is_block_device() {
+        true => Ok((file.seek(SeekFrom::End(0))?, true)),
+        false => Ok((about.len(), false)),
     }
 }
 
