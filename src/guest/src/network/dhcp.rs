@@ -157,7 +157,11 @@ impl Options {
         let number = || value.try_into().ok().map(u32::from_be_bytes);
         match code {
             1 => self.mask = Some(address(value)?),
-            3 => self.router = Some(address(value.get(..4).filter(|_| value.len() % 4 == 0)?)?),
+            3 => {
+                self.router = Some(address(
+                    value.get(..4).filter(|_| value.len().is_multiple_of(4))?,
+                )?)
+            }
             51 => self.lease = Some(number()?),
             53 => self.kind = Some(*value.first().filter(|_| value.len() == 1)?),
             54 => self.server = Some(address(value)?),
