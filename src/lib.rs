@@ -6,6 +6,7 @@ pub mod guard;
 pub mod listener;
 pub mod policy;
 pub mod queue;
+pub mod sentry;
 pub mod serve;
 pub mod session;
 pub mod tls;

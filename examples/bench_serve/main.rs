@@ -80,6 +80,10 @@ async fn bench(options: &Options) -> anyhow::Result<Vec<Row>> {
     if options.rows.contains(&RowKind::Guess) {
         measured.push((RowKind::Guess, guess_rounds(&place, options).await?));
     }
+    drop(place);
+    if options.rows.contains(&RowKind::Guard) {
+        measured.push((RowKind::Guard, guard_rounds(options).await?));
+    }
     let rows = measured
         .iter()
         .flat_map(|(kind, rounds)| rows::of(*kind, rounds, options));
@@ -210,6 +214,42 @@ async fn guess_rounds(place: &Place, options: &Options) -> anyhow::Result<Vec<Me
         eprintln!("guess, round {} of {}: {turns}", round + 1, options.rounds);
         if !turns.same_text() {
             bail!("guesses changed an answer");
+        }
+        rounds.push(turns);
+    }
+    Ok(rounds)
+}
+
+/// Everything of the guard: it acts, counts bits against a limit, and compares prompts with a declared workload.
+const GUARD_ON: &str = "[guard]\nmode = \"on\"\n\n\
+    [guard.budgets]\norganisation = { bits = 1000000000000, told_bits = 1000000000000 }\n\n\
+    [guard.workloads.other]\nowner = { team = \"load\" }\nprompts = 1000000\nwindow_seconds = 86400\n\
+    expires = 4000000000\n\
+    template = \"0000000000000001000000000000000200000000000000030000000000000004\"\n";
+const GUARD_OFF: &str = "[guard]\nmode = \"off\"\n";
+
+/// The same requests with the guard and without, in two organisations that differ in nothing else.
+async fn guard_rounds(options: &Options) -> anyhow::Result<Vec<Measured>> {
+    let (guarded, free) = (
+        Place::guarded(options, GUARD_ON)
+            .await
+            .context("the guarded organisation")?,
+        Place::guarded(options, GUARD_OFF)
+            .await
+            .context("the other organisation")?,
+    );
+    let with = guarded.start_product(MODEL, "guard", false).await?;
+    let without = free.start_product(MODEL, "free", false).await?;
+    let mut words = Words::calibrated(&with.target(), options).await?;
+    let mut rounds = Vec::new();
+    for round in 0..options.rounds {
+        let prompts = words.prompts(options.clients * options.requests, Length::Asked);
+        let load = Load::new(prompts, options.clients, options);
+        let other = without.target();
+        let turns = take_turns(round, &with, &Other::Without(&other), &load).await?;
+        eprintln!("guard, round {} of {}: {turns}", round + 1, options.rounds);
+        if !turns.same_text() {
+            bail!("the guard changed an answer");
         }
         rounds.push(turns);
     }

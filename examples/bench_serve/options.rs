@@ -17,7 +17,7 @@ usage: bench-serve --model FILE.gguf [options]
   --threads N          threads of both engines (2)
   --rounds N           rounds in which both take turns (3)
   --peer-first         the other side begins the first round
-  --rows A,B,...       clients, one, cost, guess (all)
+  --rows A,B,...       clients, one, cost, guess, guard (all but guard)
   --guess-model FILE   a model whose answers repeat, for the row guess (the model with layers that add nothing)
   --json               rows for machines
 Exit code 1 when a bar is missed.";
@@ -42,10 +42,20 @@ pub enum RowKind {
     Cost,
     /// Repetitive text with guesses and without.
     Guess,
+    /// Many clients with everything of the guard on, and with it off.
+    Guard,
 }
 
 impl RowKind {
-    const ALL: [Self; 4] = [Self::Clients, Self::One, Self::Cost, Self::Guess];
+    const ALL: [Self; 5] = [
+        Self::Clients,
+        Self::One,
+        Self::Cost,
+        Self::Guess,
+        Self::Guard,
+    ];
+    /// What is measured unless rows are named.
+    const USUAL: [Self; 4] = [Self::Clients, Self::One, Self::Cost, Self::Guess];
 
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
@@ -54,6 +64,7 @@ impl RowKind {
             Self::One => "one",
             Self::Cost => "cost",
             Self::Guess => "guess",
+            Self::Guard => "guard",
         }
     }
 
@@ -117,7 +128,7 @@ pub fn parse(words: &[String]) -> anyhow::Result<Task> {
         threads: 2,
         rounds: 3,
         peer_first: false,
-        rows: RowKind::ALL.to_vec(),
+        rows: RowKind::USUAL.to_vec(),
         json: false,
     };
     let mut words = words.iter();

@@ -49,6 +49,14 @@ impl Place {
     /// # Errors
     /// When a command of the product fails, with its words.
     pub async fn make(options: &Options) -> anyhow::Result<Self> {
+        Self::guarded(options, "").await
+    }
+
+    /// The same, with these lines about the guard in its policy.
+    ///
+    /// # Errors
+    /// As [`Place::make`].
+    pub async fn guarded(options: &Options, guard: &str) -> anyhow::Result<Self> {
         let mut place = Self {
             folder: tempfile::tempdir()?,
             casemate: built_casemate()?,
@@ -82,7 +90,7 @@ impl Place {
         let budget = "{ window_seconds = 86400, requests = 1000000, tokens = 1000000000, concurrency = 256 }";
         tables += &format!(
             "\n[team.load]\nprincipals = [\"spiffe://bench/team/load/*\"]\noutput_tokens_max = 65536\n\
-             session_seconds = 86400\nshared = {budget}\neach = {budget}\n"
+             session_seconds = 86400\nshared = {budget}\neach = {budget}\n\n{guard}"
         );
         let rules = "@id(\"load\")\npermit (principal in Team::\"load\", action in [Action::\"complete\", \
                      Action::\"list\"], resource);\n";

@@ -144,6 +144,12 @@ pub fn of(kind: RowKind, rounds: &[Measured], options: &Options) -> Vec<Row> {
                 ),
             ]
         }
+        RowKind::Guard => vec![row(
+            &format!("{} clients, guard on (peer: off)", options.clients),
+            "tok/s",
+            vec![Bar::RatioAtLeast(0.98)],
+            speeds(),
+        )],
         RowKind::Guess => vec![row(
             "repetitive text, guesses (peer: without)",
             "tok/s",

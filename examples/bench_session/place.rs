@@ -15,6 +15,7 @@ use casemate::org::documents::file_of;
 use casemate::org::{self, InitOptions, Name, Organisation, documents};
 use casemate::policy::{PolicyBundle, PolicySource};
 use casemate::queue::Queue;
+use casemate::sentry::{self, Floor, LedgerKey, Sentry, Store};
 use casemate::session::{Attestor, ClientEvidence, EvidenceBatcher, Registry, now};
 use casemate::tls::{ClientAuthority, IdentitySlot, Revoked, ServingIdentity};
 use casemate_attestation::test_chip::TestChip;
@@ -155,14 +156,34 @@ impl Place {
         let waiting_max = usize::try_from(LimitsSection::default().evidence_waiting)?;
         let batcher = EvidenceBatcher::start(Arc::clone(chip) as _, waiting_max)?;
         let audit = self.folder.path().join(format!("audit-{port}.jsonl"));
+        let audit = AuditLog::open(&audit, Durability::Disk)?;
+        let folder = self.folder.path().join(format!("guard-{port}"));
+        let (ledger, found) = Store::open(
+            &folder,
+            &LedgerKey::new([1; 32]),
+            NAME,
+            &Floor::default(),
+            now().secs(),
+        )?;
+        let sentry = Sentry::start(sentry::Setup {
+            ledger: Box::new(ledger),
+            found,
+            principals_max: 1,
+            background: Vec::new(),
+            instructions: Vec::new(),
+            pace: bundle.document().guard().pace(),
+            audit: audit.clone(),
+            now: now().secs(),
+        })?;
         Ok(Service::new(Parts {
             attestor: Attestor::new(batcher, context, ClientEvidence::NotJudged),
             access: Access::new(bundle, machine),
             outlet: Outlet::new(MarkRoot::new([1; 32], 1)),
             queue: Queue::new(Vec::new(), 1),
+            sentry,
             registry: Registry::new(CONNECTIONS_MAX),
             revoked,
-            audit: AuditLog::open(&audit, Durability::Disk)?,
+            audit,
             limits: api::Limits::default(),
         }))
     }

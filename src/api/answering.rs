@@ -12,6 +12,7 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::access::Caller;
 use super::body::{Answer, Piece};
+use super::guarding::Watched;
 use super::outgoing::{Said, Trace};
 use super::sse::{DONE, Head, Usage, event};
 use super::{ApiError, Service};
@@ -37,6 +38,8 @@ pub(super) struct Answering {
     pub(super) slot: Slot,
     pub(super) prompt_tokens: u64,
     pub(super) answer_tokens: u64,
+    /// What the guard counts of it; nothing where policy has it off.
+    pub(super) watched: Option<Watched>,
     /// Whether probabilities are told.
     pub(super) logprobs: bool,
     /// The way out of its text.
@@ -74,6 +77,9 @@ impl Answering {
         if let Some(finish) = self.ending.take() {
             return Ok(Step::End(finish));
         }
+        if self.watched.as_ref().is_some_and(|watched| watched.spent) {
+            return Ok(self.over(Finish::Length));
+        }
         let mut check = interval(DEADLINE_CHECK);
         loop {
             let event = tokio::select! {
@@ -90,7 +96,7 @@ impl Answering {
                     tokens,
                     logprobs,
                 }) => {
-                    self.count(tokens);
+                    self.count(tokens, &logprobs);
                     match self.kept.push(Said { text, logprobs }) {
                         Ok(pieces) if pieces.is_empty() => continue,
                         Ok(pieces) => Ok(joined(pieces)),
@@ -103,16 +109,11 @@ impl Answering {
                     repeated,
                     tokens,
                 }) => {
-                    self.count(tokens.saturating_sub(self.answer_tokens));
+                    self.count(tokens.saturating_sub(self.answer_tokens), &[]);
                     if repeated {
                         self.trace.noted.push("repetition");
                     }
-                    let pieces = self.kept.finish();
-                    if pieces.is_empty() {
-                        return Ok(Step::End(finish));
-                    }
-                    self.ending = Some(finish);
-                    Ok(joined(pieces))
+                    Ok(self.over(finish))
                 }
                 Some(Event::TimedOut) => Err(ApiError::AnswerTooSlow {
                     limit_s: self.service.limits.answer_s_max,
@@ -123,9 +124,22 @@ impl Answering {
         }
     }
 
-    fn count(&mut self, tokens: u64) {
+    fn count(&mut self, tokens: u64, told: &[TokenLogprobs]) {
         self.answer_tokens = self.answer_tokens.saturating_add(tokens);
         self.slot.count(tokens);
+        if let Some(watched) = &mut self.watched {
+            watched.charge(&self.service, tokens, told);
+        }
+    }
+
+    /// The end, after what waited: it was no leak.
+    fn over(&mut self, finish: Finish) -> Step {
+        let pieces = self.kept.finish();
+        if pieces.is_empty() {
+            return Step::End(finish);
+        }
+        self.ending = Some(finish);
+        joined(pieces)
     }
 
     fn still_attested(&self) -> Result<(), ApiError> {
@@ -153,6 +167,9 @@ impl Drop for Answering {
     fn drop(&mut self) {
         let mut noted = std::mem::take(&mut self.trace.noted);
         noted.extend(self.kept.found().map(Leaked::as_str));
+        if let Some(watched) = &mut self.watched {
+            watched.end(&self.service, &self.granted, self.answer_tokens);
+        }
         let event = AuditEvent::Answer {
             session: SessionId(self.caller.session.id()),
             principal: self.granted.principal().clone(),

@@ -150,6 +150,53 @@ pub enum ApiError {
          much work; make the schema smaller or looser"
     )]
     AnswerStuck,
+    /// A step of the guard withholds an option. The reason is the officer's to know.
+    #[error(
+        "the parameter '{param}' is withheld from you for now; your organisation's officer knows why: reference {reference}"
+    )]
+    GuardWithheld {
+        /// Its name.
+        param: &'static str,
+        /// Names the step.
+        reference: String,
+    },
+    /// A step of the guard leaves a smaller window.
+    #[error(
+        "prompt and answer may have {window} tokens together for you for now; your organisation's officer knows why: reference {reference}"
+    )]
+    GuardWindow {
+        /// Tokens.
+        window: usize,
+        /// The parameter that holds the prompt.
+        param: &'static str,
+        /// Names the step.
+        reference: String,
+    },
+    /// A step of the guard asks for evidence of the client's machine.
+    #[error(
+        "attest again with evidence of your own machine; your organisation's officer knows why: reference {reference}"
+    )]
+    GuardStepUp {
+        /// Names the step.
+        reference: String,
+    },
+    /// A step of the guard gives nothing.
+    #[error("closed for you; your organisation's officer knows why: reference {reference}")]
+    GuardClosed {
+        /// Names the step.
+        reference: String,
+    },
+    /// What may be given of the model was given.
+    #[error(
+        "{whose} has been given what it may of this model; the organisation's policy says how much that is"
+    )]
+    GuardSpent {
+        /// Whose budget.
+        whose: &'static str,
+    },
+    /// What is given could not be written down.
+    #[error("the server cannot write down what it gives; its operator must see to the disk")]
+    GuardUnwritten,
     /// Nobody knows any more what was revoked: the server's list is out of date.
     #[error("the server's list of revocations has expired; its operator must renew it")]
     RevocationsExpired,
@@ -164,6 +211,9 @@ struct Row {
     kind: &'static str,
     code: &'static str,
 }
+
+/// What the official clients look at before they ask again.
+const SHOULD_RETRY: &str = "x-should-retry";
 
 const INVALID: &str = "invalid_request_error";
 const PERMISSION: &str = "permission_error";
@@ -200,6 +250,12 @@ impl ApiError {
             Self::Schema { .. } => (400, INVALID, "invalid_schema"),
             Self::AnswerStuck => (400, INVALID, "answer_stuck"),
             Self::RevocationsExpired => (503, SERVER, "revocations_expired"),
+            Self::GuardWithheld { .. } => (403, PERMISSION, "guard_withheld"),
+            Self::GuardWindow { .. } => (403, PERMISSION, "guard_window"),
+            Self::GuardStepUp { .. } => (403, PERMISSION, "guard_step_up"),
+            Self::GuardClosed { .. } => (403, PERMISSION, "guard_closed"),
+            Self::GuardSpent { .. } => (429, LIMIT, "guard_budget_spent"),
+            Self::GuardUnwritten => (503, SERVER, "guard_unwritten"),
             Self::Internal => (500, SERVER, "internal_error"),
         };
         Row {
@@ -237,6 +293,7 @@ impl ApiError {
             | Self::Unsupported { param, .. } => Some(param),
             Self::ContextLength { param, .. } => Some(param),
             Self::Denied { param, .. } => *param,
+            Self::GuardWithheld { param, .. } | Self::GuardWindow { param, .. } => Some(param),
             Self::Schema { .. } | Self::AnswerStuck => Some("response_format"),
             Self::ModelNotFound { .. } => Some("model"),
             _ => None,
@@ -254,6 +311,18 @@ impl ApiError {
             | Self::Session(SessionError::EvidenceBusy) => Some(1),
             _ => None,
         }
+    }
+
+    /// What asking again does not change: clients that would are told not to.
+    const fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::GuardWithheld { .. }
+                | Self::GuardWindow { .. }
+                | Self::GuardStepUp { .. }
+                | Self::GuardClosed { .. }
+                | Self::GuardSpent { .. }
+        )
     }
 
     /// The error as JSON.
@@ -279,6 +348,9 @@ impl ApiError {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_s() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.is_final() {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         if let Self::Method { allow } = self {
             headers.insert(ALLOW, HeaderValue::from_static(allow));

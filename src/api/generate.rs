@@ -5,15 +5,18 @@ use std::time::{Duration, Instant};
 
 use casemate_models::grammar::{Grammar, Shape};
 use http::Response;
+use tokio::time::sleep;
 
 use super::access::Caller;
 use super::answering::{Answering, READER_GONE, stream, whole};
 use super::body::Answer;
-use super::outgoing::Outgoing;
+use super::guarding::{Glance, Read, Watched, begins_the_answer, last_turn};
+use super::outgoing::{Outgoing, Said};
 use super::sse::{Endpoint, Head};
 use super::wire::{ChatRequest, CompletionRequest, Message, Options};
 use super::{ApiError, Service};
-use crate::policy::Action;
+use crate::guard::keep::Keeper;
+use crate::policy::{Action, Granted, Slot};
 use crate::queue::{Generator, Job, Prompt, PromptError, StartError};
 use crate::session::now;
 
@@ -42,6 +45,19 @@ impl Options {
 pub(super) enum Source {
     Chat(Vec<Message>),
     Text(String),
+}
+
+impl Source {
+    fn last_turn(&self) -> &str {
+        match self {
+            Self::Chat(messages) => last_turn(messages),
+            Self::Text(text) => text,
+        }
+    }
+
+    fn begins_the_answer(&self) -> bool {
+        matches!(self, Self::Chat(messages) if begins_the_answer(messages))
+    }
 }
 
 impl Endpoint {
@@ -112,45 +128,99 @@ async fn generate(
         let decided = service.decide(&caller, action, &reference).await;
         decided.map_err(|error| error.about(param))?;
     }
-    let mut outgoing = Outgoing::new(service, &granted, &*model, endpoint, &options)?;
+    let outgoing = Outgoing::new(service, &granted, &*model, endpoint, &options)?;
     let kept = outgoing.keeper(&mut source)?;
-    let prompt = encode(service, &model, source, endpoint).await?;
-    let prompt_tokens = prompt.0.len();
+    let passed = service.pass(&caller, &granted, &options, source.begins_the_answer())?;
+    if let Some(passed) = &passed {
+        sleep(Duration::from_millis(
+            passed.conditions.wait_milliseconds.into(),
+        ))
+        .await;
+    }
+    let glance = passed
+        .as_ref()
+        .map(|passed| service.glance(passed, &granted));
+    let (prompt, read) = encode(service, &model, source, (endpoint, glance)).await?;
     let limit = service.limits.prompt_tokens_max;
+    let prompt_tokens = prompt.0.len();
     if prompt_tokens > limit {
         return Err(too_long(limit, prompt_tokens, 0, endpoint));
     }
-    let context = model.context_tokens();
-    let wanted = answer_tokens(&options, prompt_tokens, context, endpoint)?;
+    let mut wanted = answer_tokens(&options, prompt_tokens, model.context_tokens(), endpoint)?;
+    if let Some(passed) = &passed {
+        wanted = passed.answer_tokens(prompt_tokens, wanted, endpoint.prompt_param())?;
+    }
     let slot = service
         .access
         .admit(&granted, prompt_tokens, wanted, now())?;
-    let tokens_max = usize::try_from(slot.output_tokens_max())
-        .unwrap_or(wanted)
-        .min(wanted);
-    let seed = outgoing.seed(service, &granted, endpoint, &options, &prompt);
-    let mark = outgoing.mark(&options)?;
-    let grammar = match options.shape {
-        Some(shape) => Some(Box::new(compile(service, &model, shape).await?)),
+    let watched = match passed.zip(read) {
+        Some((passed, read)) => {
+            let read = (read, options.sampling.logit_bias.len());
+            Some(service.watched(passed, &caller, &granted, read).await?)
+        }
         None => None,
     };
-    let job = Job {
-        tenant: granted.team().clone(),
-        share: granted.limits().share,
+    let begun = Begun {
+        caller,
+        granted,
         prompt,
+        slot,
+        watched,
+        wanted,
+        outgoing,
+        kept,
+    };
+    start(service, &model, begun, endpoint, options).await
+}
+
+/// A request that everybody has let through.
+struct Begun {
+    caller: Caller,
+    granted: Granted,
+    prompt: Prompt,
+    slot: Slot,
+    watched: Option<Watched>,
+    wanted: usize,
+    outgoing: Outgoing,
+    kept: Keeper<Said>,
+}
+
+async fn start(
+    service: &Arc<Service>,
+    model: &Arc<dyn Generator>,
+    mut begun: Begun,
+    endpoint: Endpoint,
+    options: Options,
+) -> Result<Response<Answer>, ApiError> {
+    let outgoing = &mut begun.outgoing;
+    let seed = outgoing.seed(service, &begun.granted, endpoint, &options, &begun.prompt);
+    let mark = outgoing.mark(&options)?;
+    let (reveal, repetition) = (outgoing.reveal, outgoing.repetition());
+    let tokens_max = usize::try_from(begun.slot.output_tokens_max())
+        .unwrap_or(begun.wanted)
+        .min(begun.wanted);
+    let grammar = match options.shape {
+        Some(shape) => Some(Box::new(compile(service, model, shape).await?)),
+        None => None,
+    };
+    let prompt_tokens = begun.prompt.0.len() as u64;
+    let job = Job {
+        tenant: begun.granted.team().clone(),
+        share: begun.granted.limits().share,
+        prompt: begun.prompt,
         tokens_max,
         sampling: options.sampling,
         grammar,
         stop: options.stop,
         seed,
-        logprobs: outgoing.reveal,
+        logprobs: reveal,
         mark,
-        repetition: outgoing.repetition(),
+        repetition,
         deadline: Instant::now() + Duration::from_secs(service.limits.answer_s_max),
     };
     let running = service
         .queue
-        .start(&model, job)
+        .start(model, job)
         .map_err(|error| match error {
             StartError::Full => ApiError::Busy,
             StartError::UnknownToken => ApiError::Invalid {
@@ -167,15 +237,16 @@ async fn generate(
     };
     let answering = Answering {
         service: Arc::clone(service),
-        caller,
-        granted,
+        caller: begun.caller,
+        granted: begun.granted,
         running,
-        slot,
-        prompt_tokens: prompt_tokens as u64,
+        slot: begun.slot,
+        prompt_tokens,
         answer_tokens: 0,
+        watched: begun.watched,
         logprobs: options.logprobs.is_some(),
-        kept,
-        trace: outgoing.trace,
+        kept: begun.kept,
+        trace: begun.outgoing.trace,
         ending: None,
         ended: READER_GONE,
     };
@@ -186,12 +257,13 @@ async fn generate(
     }
 }
 
+/// Tokens of the prompt, and what the guard reads of it.
 async fn encode(
     service: &Service,
     model: &Arc<dyn Generator>,
     source: Source,
-    endpoint: Endpoint,
-) -> Result<Prompt, ApiError> {
+    (endpoint, glance): (Endpoint, Option<Glance>),
+) -> Result<(Prompt, Option<Read>), ApiError> {
     // Long prompts take a while: off the threads that serve others, and few at once.
     let _turn = service
         .encoders
@@ -199,17 +271,21 @@ async fn encode(
         .await
         .map_err(|_| ApiError::Stopping)?;
     let model = Arc::clone(model);
-    let encoded = tokio::task::spawn_blocking(move || match source {
-        Source::Chat(messages) => model.encode_chat(&messages),
-        Source::Text(text) => model.encode_text(&text),
+    let encoded = tokio::task::spawn_blocking(move || {
+        let read = glance.map(|glance| glance.read(source.last_turn()));
+        let prompt = match source {
+            Source::Chat(messages) => model.encode_chat(&messages),
+            Source::Text(text) => model.encode_text(&text),
+        };
+        prompt.map(|prompt| (prompt, read))
     });
     let refused = |error: &PromptError| ApiError::Invalid {
         param: endpoint.prompt_param().to_owned(),
         expected: format!("a prompt that the model can take: {error}"),
     };
     match encoded.await {
-        Ok(Ok(prompt)) if prompt.0.is_empty() => Err(refused(&PromptError::Empty)),
-        Ok(Ok(prompt)) => Ok(prompt),
+        Ok(Ok((prompt, _))) if prompt.0.is_empty() => Err(refused(&PromptError::Empty)),
+        Ok(Ok(encoded)) => Ok(encoded),
         Ok(Err(error)) => Err(refused(&error)),
         Err(_) => Err(ApiError::Internal),
     }

@@ -7,8 +7,10 @@ mod body;
 mod error;
 mod fields;
 mod generate;
+mod guarding;
 mod logprobs;
 mod outgoing;
+mod oversight;
 mod record;
 mod response_format;
 mod sampling;
@@ -32,6 +34,7 @@ use tokio::sync::Semaphore;
 pub use access::{Access, Caller, Machine};
 pub use body::{Answer, CutOff, Piece};
 pub use error::ApiError;
+pub use oversight::{ExplainRequest, ReleaseRequest};
 pub use record::Attended;
 pub use sse::{Endpoint, Head, Usage};
 pub use wire::{
@@ -46,6 +49,7 @@ use crate::guard::mark::MarkRoot;
 use crate::listener::{Handler, Peer};
 use crate::policy::{Action, Denied, Granted, ModelRef, PolicyBundle, Principal};
 use crate::queue::{Generator, Queue};
+use crate::sentry::Sentry;
 use crate::session::{
     Attestor, CHALLENGE_BYTES_MAX, CONFIRMATION_BYTES_MAX, Connection, Registry, SessionError, now,
     parse_challenge, parse_confirmation,
@@ -95,6 +99,8 @@ pub struct Parts {
     pub outlet: Outlet,
     /// The served models.
     pub queue: Queue,
+    /// The extraction guard.
+    pub sentry: Sentry,
     /// Open connections.
     pub registry: Arc<Registry>,
     /// What was revoked; the handshake asks the same list.
@@ -111,6 +117,7 @@ pub struct Service {
     access: Access,
     outlet: Outlet,
     queue: Queue,
+    sentry: Sentry,
     registry: Arc<Registry>,
     revoked: Arc<Revoked>,
     revocations_expire: AtomicU64,
@@ -128,6 +135,7 @@ impl Service {
             access,
             outlet,
             queue,
+            sentry,
             registry,
             revoked,
             audit,
@@ -140,6 +148,7 @@ impl Service {
             access,
             outlet,
             queue,
+            sentry,
             registry,
             revoked,
             revocations_expire: AtomicU64::new(0),
@@ -181,6 +190,11 @@ impl Service {
     /// Connections that are open now.
     pub fn open_connections(&self) -> usize {
         self.registry.open()
+    }
+
+    /// The extraction guard.
+    pub const fn sentry(&self) -> &Sentry {
+        &self.sentry
     }
 
     fn names(&self, principal: &str, leaf: &Sha256Digest) -> bool {
@@ -266,6 +280,19 @@ impl Service {
             "/v1/completions" => {
                 let body = self.read_json(&head.method, &head.headers, body).await?;
                 generate::complete(self, caller, parse_completion(&body)?).await
+            }
+            "/guard/status" => {
+                method(&head.method, "GET")?;
+                self.guard_status(&caller).await
+            }
+            "/guard/explain" | "/guard/release" => {
+                method(&head.method, "POST")?;
+                let limits = (oversight::QUESTION_BYTES_MAX, self.limits.body_s_max);
+                let question = body::read(body, limits.0, limits.1).await?;
+                match path {
+                    "/guard/explain" => self.guard_explain(&caller, &question).await,
+                    _ => self.guard_release(&caller, &question).await,
+                }
             }
             _ => {
                 let name = path

@@ -143,13 +143,19 @@ fn step_of(error: &ApiError) -> Option<Step> {
         ApiError::Denied { .. } => None,
         ApiError::Session(_) => Some(Step::Attestation),
         ApiError::LimitReached { .. }
+        | ApiError::GuardWithheld { .. }
+        | ApiError::GuardWindow { .. }
+        | ApiError::GuardStepUp { .. }
+        | ApiError::GuardClosed { .. }
+        | ApiError::GuardSpent { .. }
         | ApiError::Busy
         | ApiError::Schema {
             reason: GrammarError::Busy,
         } => Some(Step::Limit),
-        ApiError::Internal | ApiError::AnswerTooSlow { .. } | ApiError::Stopping => {
-            Some(Step::Engine)
-        }
+        ApiError::Internal
+        | ApiError::AnswerTooSlow { .. }
+        | ApiError::Stopping
+        | ApiError::GuardUnwritten => Some(Step::Engine),
         _ => Some(Step::Request),
     }
 }

@@ -81,6 +81,47 @@ pub enum AuditEvent {
         /// Connections that it ended.
         connections_ended: u64,
     },
+    /// The extraction guard found the state that must outlive a server.
+    GuardState {
+        /// How: `first`, `whole`, `lost`, `rolled_back`, `edited`.
+        found: &'static str,
+        /// Commits of its ledger.
+        generation: u64,
+    },
+    /// The guard moved a principal by itself.
+    GuardStep {
+        /// Whom.
+        principal: Principal,
+        /// Its team.
+        team: TeamName,
+        /// Whether it only watches, so that nothing follows.
+        shadow: bool,
+        /// From which step.
+        from: &'static str,
+        /// To which.
+        to: &'static str,
+        /// Why: the code of an alarm, or `quiet`.
+        reason: &'static str,
+        /// Drawn for this step; the principal is told it.
+        reference: String,
+        /// Prompts that were looked at, as the power of two that they reach.
+        prompts_band: u64,
+        /// Shared templates that the principal may have sent, in the same way.
+        families_band: u64,
+    },
+    /// An officer moved a principal.
+    GuardDecided {
+        /// Whom.
+        principal: Principal,
+        /// Who.
+        officer: Principal,
+        /// From which step.
+        from: &'static str,
+        /// To which.
+        to: &'static str,
+        /// Drawn for this step.
+        reference: String,
+    },
     /// A session was attested, for the first time or again.
     Session {
         /// Which session.

@@ -28,7 +28,9 @@ use super::channel::Channel;
 use super::wire;
 use crate::devices::{DeviceAskError, DeviceAsker, Lane};
 use crate::guard::mark::MarkRoot;
+use crate::guard::{AccountId, Holder};
 use crate::org::authority;
+use crate::sentry::{Floor, LedgerKey};
 
 /// One answer of the broker may take this long.
 const ANSWER_SECONDS_MAX: u64 = 20;
@@ -84,6 +86,10 @@ pub struct Released {
     pub mark: MarkRoot,
     /// Firmware that this machine's evidence reports, and that the broker verified.
     pub tcb: Option<TcbVersion>,
+    /// The key of the guard's ledger.
+    pub ledger_key: LedgerKey,
+    /// How far the broker knows that ledger to be (rule P-53).
+    pub guard_floor: Floor,
 }
 
 impl std::fmt::Debug for Released {
@@ -228,6 +234,22 @@ impl ReleaseClient {
             policy_bundle: answer.policy_bundle.map(|bytes| bytes.0),
             revocations: answer.revocations.map(|bytes| bytes.0),
         })
+    }
+
+    /// Tells how far the guard's ledger is, for the broker to hold (rule P-53).
+    ///
+    /// # Errors
+    /// As [`updates`](Self::updates).
+    pub async fn raise_guard(&mut self, floor: &Floor) -> Result<(), ReleaseError> {
+        let account = |((holder, model), millibits): &(AccountId, u64)| {
+            (format!("{model}/{}", holder.as_str()), *millibits)
+        };
+        let request = wire::GuardFloor {
+            generation: floor.generation,
+            given: floor.given.iter().map(account).collect(),
+        };
+        let wire::GuardAnswer {} = self.post("/release/guard", &request).await?;
+        Ok(())
     }
 
     async fn connect(
@@ -425,6 +447,7 @@ fn read_answer(
         .as_slice()
         .try_into()
         .map_err(|_| malformed("the key of marks is not 32 bytes"))?;
+    let (ledger_key, guard_floor) = read_guard(&answer.guard)?;
     let chain =
         CertificateDer::pem_slice_iter(answer.leaf.as_bytes()).collect::<Result<Vec<_>, _>>();
     let private_key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes());
@@ -436,7 +459,30 @@ fn read_answer(
         keys,
         mark: MarkRoot::new(*mark, answer.mark.epoch),
         tcb: None,
+        ledger_key,
+        guard_floor,
     })
+}
+
+fn read_guard(guard: &wire::GuardRelease) -> Result<(LedgerKey, Floor), ReleaseError> {
+    let malformed = |what: &str| ReleaseError::Malformed(what.to_owned());
+    let key: [u8; 32] = guard
+        .key
+        .as_slice()
+        .try_into()
+        .map_err(|_| malformed("the ledger's key is not 32 bytes"))?;
+    let account = |(account, millibits): (&String, &u64)| {
+        let (model, holder) = account.split_once('/')?;
+        let id = (Holder::of_word(holder)?, model.parse().ok()?);
+        Some((id, *millibits))
+    };
+    let given = guard.floor.given.iter().map(account);
+    let given = given.collect::<Option<Vec<_>>>();
+    let floor = Floor {
+        generation: guard.floor.generation,
+        given: given.ok_or_else(|| malformed("the guard's floor names no account"))?,
+    };
+    Ok((LedgerKey::new(key), floor))
 }
 
 /// What this machine's own report says of its firmware: for policy to ask about, where the platform has such a report.
@@ -497,6 +543,10 @@ mod tests {
             mark: wire::MarkAnswer {
                 epoch: 1,
                 key: vec![7; 32],
+            },
+            guard: wire::GuardRelease {
+                key: vec![9; 32],
+                floor: wire::GuardFloor::default(),
             },
         }
     }

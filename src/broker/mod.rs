@@ -1,4 +1,4 @@
-//! Holds keys, fleet list and policy; releases them to attested servers only (DESIGN section 5, rules P-50 to P-52).
+//! Holds keys, fleet list and policy; releases them to attested servers only (DESIGN section 5, rules P-50 to P-53).
 //!
 //! A connection meets these modules in this order: `possession` at the handshake, `service` for its calls,
 //! `release` for the decision with `documents` and `store`, `record` before anything leaves. [`client`] is the other end.
@@ -7,6 +7,7 @@ mod channel;
 pub mod client;
 pub mod config;
 mod documents;
+mod guard;
 mod possession;
 mod record;
 mod refusal;

@@ -8,7 +8,7 @@ use super::store::StoreError;
 use crate::keys::{KeyError, KeyFolderError};
 use crate::org::authority::AuthorityError;
 
-/// A refusal (rules P-50 to P-52).
+/// A refusal (rules P-50 to P-53).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -20,7 +20,7 @@ pub enum Refusal {
     Envelope(#[from] EnvelopeError),
     /// No such path or method.
     #[error(
-        "there is no such call; use POST /release/challenge, /release/keys or /release/updates"
+        "there is no such call; use POST /release/challenge, /release/keys, /release/updates or /release/guard"
     )]
     NoSuchCall,
     /// The body is too long or did not come in time.
@@ -65,6 +65,9 @@ pub enum Refusal {
     /// A signed document is missing, out of date, or older than one before.
     #[error("a signed document is not in force: {0}")]
     Document(#[from] DocumentError),
+    /// Rule P-53: names that are no accounts, or too many.
+    #[error("the guard's floor names what is no account of a team or of everybody, or too many")]
+    GuardAccounts,
     /// Updates are for connections on which keys were released.
     #[error("this connection has not attested")]
     NotAttested,
@@ -80,7 +83,7 @@ impl Refusal {
     /// Code and status for the peer.
     pub fn code(&self) -> (&'static str, StatusCode) {
         match self {
-            Self::Malformed(_) | Self::Envelope(_) | Self::Nothing(_) => {
+            Self::Malformed(_) | Self::Envelope(_) | Self::Nothing(_) | Self::GuardAccounts => {
                 ("malformed", StatusCode::BAD_REQUEST)
             }
             Self::Body(_) => ("malformed", StatusCode::PAYLOAD_TOO_LARGE),

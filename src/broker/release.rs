@@ -8,6 +8,7 @@ use casemate_attestation::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::documents::{Documents, Issued};
+use super::guard;
 use super::refusal::Refusal;
 use super::store::Store;
 use super::wire;
@@ -105,6 +106,8 @@ impl Desk {
             .collect::<Result<Vec<_>, _>>()?;
         let leaf = self.issue_leaf(asked.client_leaf, names, now)?;
         self.record(store, &registered, packages)?;
+        let name = names.first().ok_or(Refusal::Nothing("name"))?;
+        let guard = guard::release(store, &*self.kek, &guard::server(&evidence, name))?;
         let (policy_bundle, revocations) = (policy.bytes, revocations.bytes);
         let answer = wire::KeysAnswer {
             leaf,
@@ -112,6 +115,7 @@ impl Desk {
             revocations,
             keys,
             mark,
+            guard,
         };
         Ok(Decision { evidence, answer })
     }
@@ -136,6 +140,21 @@ impl Desk {
             policy_bundle,
             revocations,
         })
+    }
+
+    /// Raises what is held of a server's guard (rule P-53), if its chip and measurement still count.
+    pub(super) fn raise_guard(
+        &self,
+        evidence: &VerifiedEvidence,
+        name: &str,
+        floor: &wire::GuardFloor,
+        now: UnixTime,
+    ) -> Result<(), Refusal> {
+        let mut books = self.books();
+        let Books { store, documents } = &mut *books;
+        self.verifier(store, documents, now)?
+            .still_counts(evidence, now)?;
+        guard::raise(store, &guard::server(evidence, name), floor)
     }
 
     fn verifier(

@@ -1,4 +1,4 @@
-//! One connection's calls: challenge, keys, updates (rules P-50 to P-52).
+//! One connection's calls: challenge, keys, updates (rules P-50 to P-53).
 //!
 //! The open challenge belongs to the connection and is taken out before anything is looked at: an answer, good or bad,
 //! spends it. After a restart there is none.
@@ -47,7 +47,14 @@ pub(super) struct Connection {
 #[derive(Default)]
 struct State {
     challenge: Option<(Nonce, Instant)>,
-    attested: Option<(VerifiedEvidence, Instant)>,
+    attested: Option<(Attested, Instant)>,
+}
+
+/// Whom keys were released to: what its evidence says, and the first of its names.
+#[derive(Clone)]
+struct Attested {
+    evidence: VerifiedEvidence,
+    name: String,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -108,6 +115,16 @@ impl Connection {
                 let have = self.read(request).await?;
                 json(StatusCode::OK, &self.updates(&have)?)
             }
+            "/release/guard" => {
+                let floor: wire::GuardFloor = self.read(request).await?;
+                let connection = Arc::clone(self);
+                // It waits for a disk: not on the network's threads.
+                let raised = tokio::task::spawn_blocking(move || connection.raise_guard(&floor));
+                raised
+                    .await
+                    .map_err(|e| Refusal::Internal(e.to_string()))??;
+                json(StatusCode::OK, &wire::GuardAnswer {})
+            }
             _ => Err(Refusal::NoSuchCall),
         }
     }
@@ -161,14 +178,24 @@ impl Connection {
         self.shared
             .recorder
             .released(client_leaf, &decision.evidence, request)?;
-        self.state().attested = Some((decision.evidence, Instant::now()));
+        let attested = Attested {
+            evidence: decision.evidence,
+            name: request.names.first().cloned().unwrap_or_default(),
+        };
+        self.state().attested = Some((attested, Instant::now()));
         Ok(decision.answer)
     }
 
     fn updates(&self, have: &wire::UpdatesRequest) -> Result<wire::UpdatesAnswer, Refusal> {
         let attested = self.state().attested.clone();
-        let evidence = still_attested(attested, Instant::now())?;
+        let Attested { evidence, .. } = still_attested(attested, Instant::now())?;
         self.shared.desk.updates(&evidence, have, now())
+    }
+
+    fn raise_guard(&self, floor: &wire::GuardFloor) -> Result<(), Refusal> {
+        let attested = self.state().attested.clone();
+        let Attested { evidence, name } = still_attested(attested, Instant::now())?;
+        self.shared.desk.raise_guard(&evidence, &name, floor, now())
     }
 
     async fn read<T: DeserializeOwned>(&self, request: Request<Incoming>) -> Result<T, Refusal> {

@@ -182,6 +182,13 @@ impl Store {
         self.marks.get(mark).copied().unwrap_or(0)
     }
 
+    /// Marks whose names begin with `prefix`, in their order.
+    pub fn beginning_with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, u64)> {
+        let from = self.marks.range(prefix.to_owned()..);
+        let those = from.take_while(move |(mark, _)| mark.starts_with(prefix));
+        those.map(|(mark, value)| (mark.as_str(), *value))
+    }
+
     /// Raises marks; those that are higher already stay. When this returns the change is on disk and witnessed.
     ///
     /// # Errors

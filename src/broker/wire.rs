@@ -1,5 +1,6 @@
-//! Documents of the release protocol (rules P-50 to P-52). Strict: see rule P-2.
+//! Documents of the release protocol (rules P-50 to P-53). Strict: see rule P-2.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use casemate_attestation::{ENVELOPE_BYTES_MAX, Nonce, Sha256Digest, strict_json};
@@ -55,6 +56,7 @@ pub(super) struct KeysAnswer {
     pub(super) revocations: Vec<u8>,
     pub(super) keys: Vec<KeyAnswer>,
     pub(super) mark: MarkAnswer,
+    pub(super) guard: GuardRelease,
 }
 
 /// The key from which marks come, of the epoch that the policy names.
@@ -71,6 +73,40 @@ impl Drop for MarkAnswer {
         self.key.zeroize();
     }
 }
+
+/// What a server's guard needs (rule P-53). Carries a key: never shown, wiped when dropped.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GuardRelease {
+    #[serde(with = "strict_json::base64_bytes")]
+    pub(super) key: Vec<u8>,
+    pub(super) floor: GuardFloor,
+}
+
+impl Drop for GuardRelease {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+impl fmt::Debug for GuardRelease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GuardRelease(..)")
+    }
+}
+
+/// Rule P-53, request: how far the ledger is, and what was given, by `<model>/<holder>`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GuardFloor {
+    pub(super) generation: u64,
+    pub(super) given: BTreeMap<String, u64>,
+}
+
+/// Rule P-53, answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GuardAnswer {}
 
 /// One data key on its way to an attested server.
 #[derive(Serialize, Deserialize)]

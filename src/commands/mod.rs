@@ -12,6 +12,7 @@ mod enrolment;
 mod error;
 mod fetch;
 mod gpus;
+pub mod guard;
 pub mod machine;
 pub mod mark;
 pub mod measure;
@@ -90,6 +91,8 @@ enum Command {
     Model(model::Arguments),
     /// Edit, check, try out and sign what teams may do.
     Policy(policy::Arguments),
+    /// Declare workloads, see whom the extraction guard asks about, release.
+    Guard(guard::Arguments),
     /// Look for the marks of an organisation's teams in texts.
     Mark(mark::Arguments),
     /// Fetch, pack, verify and show what vendors sign about machines.
@@ -132,6 +135,7 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Machine(arguments) => machine::run(arguments),
         Command::Model(arguments) => model::run(arguments),
         Command::Policy(arguments) => policy::run(arguments),
+        Command::Guard(arguments) => guard::run(arguments),
         Command::Mark(arguments) => mark::run(arguments),
         Command::Collateral(arguments) => collateral::run(arguments),
         Command::Measure(arguments) => measure::run(arguments),

@@ -12,8 +12,8 @@ use ring::rand::SystemRandom;
 use super::{CommandError, ExitCode};
 use crate::org::{Organisation, documents};
 use crate::policy::{
-    Action, DecisionContext, PolicyBundle, PolicyDocument, PolicyError, PolicySource, Principal,
-    decide,
+    Action, DecisionContext, Owner, PolicyBundle, PolicyDocument, PolicyError, PolicySource,
+    Principal, decide,
 };
 
 /// The officer's files in an organisation's folder.
@@ -213,6 +213,16 @@ fn describe(document: &PolicyDocument) {
     for (name, team) in &document.teams {
         let members: Vec<_> = team.principals.iter().map(ToString::to_string).collect();
         println!("INFO policy-team {name} {}", members.join(" "));
+    }
+    let guard = document.guard();
+    println!("INFO policy-guard {}", guard.mode.as_str());
+    for (name, workload) in &guard.workloads {
+        let owner = match &workload.owner {
+            Owner::Team(team) => format!("team {team}"),
+            Owner::Principal(principal) => principal.to_string(),
+        };
+        let (prompts, window) = (workload.prompts, workload.window_seconds);
+        println!("INFO policy-workload {name} {owner}, {prompts} prompts in {window} s");
     }
 }
 

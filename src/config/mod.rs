@@ -10,8 +10,9 @@ pub use devices::{DeviceSource, DevicesSection};
 pub use engine::{CacheKind, EngineSection};
 pub use load::{ConfigError, ConfigPath, Loaded, Role};
 pub use server::{
-    AttestationSection, AuditSection, BrokerSection, ClientDemand, ClientsSection, LimitsSection,
-    ModelSection, ServerConfig, ServerSection, StateSection, TpmSection, TrustSection,
+    AttestationSection, AuditSection, BrokerSection, ClientDemand, ClientsSection, GuardSection,
+    LimitsSection, ModelSection, ServerConfig, ServerSection, StateSection, TpmSection,
+    TrustSection,
 };
 
 #[cfg(test)]

@@ -29,6 +29,9 @@ pub struct ServerConfig {
     pub clients: Option<ClientsSection>,
     /// What it keeps.
     pub state: StateSection,
+    /// The extraction guard.
+    #[serde(default)]
+    pub guard: GuardSection,
     /// Where it records decisions.
     pub audit: AuditSection,
     /// Every bound.
@@ -170,6 +173,30 @@ pub struct StateSection {
     pub folder: ConfigPath,
 }
 
+/// `[guard]`: how the extraction guard begins. What it may do is policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GuardSection {
+    /// Principals whose sketches are kept at once, 24 KiB each; who was not seen for longest goes.
+    pub principals: u32,
+    /// Questions that anybody asks, a line each, at most 8 MiB: they tell nothing of who sends them. Without it nothing is taken away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub background: Option<ConfigPath>,
+    /// How anybody begins to ask, a line each, at most 8 MiB: it makes no family of templates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<ConfigPath>,
+}
+
+impl Default for GuardSection {
+    fn default() -> Self {
+        Self {
+            principals: 10_000,
+            background: None,
+            instructions: None,
+        }
+    }
+}
+
 /// `[audit]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -284,6 +311,9 @@ const fn an_hour() -> u32 {
     3600
 }
 
+/// A gigabyte and a half of sketches.
+const PRINCIPALS_MAX: u32 = 65_536;
+
 type Complaint = (&'static str, String);
 
 impl AttestationSection {
@@ -333,6 +363,8 @@ impl Role for ServerConfig {
         paths.extend(self.attestation.collateral.as_mut());
         let devices = self.attestation.devices.as_mut();
         paths.extend(devices.into_iter().flat_map(DevicesSection::paths));
+        paths.extend(self.guard.background.as_mut());
+        paths.extend(self.guard.instructions.as_mut());
         paths.extend(self.models.iter_mut().map(|model| &mut model.package));
         paths
     }
@@ -356,6 +388,13 @@ impl Role for ServerConfig {
             return Err(("model", format!("two models are named {}", twice.name)));
         }
         self.engine.check()?;
+        if !(1..=PRINCIPALS_MAX).contains(&self.guard.principals) {
+            let rule = format!(
+                "is {}; it must be 1 to {PRINCIPALS_MAX}",
+                self.guard.principals
+            );
+            return Err(("guard.principals", rule));
+        }
         for (field, value, most) in self.limits.bounds() {
             if value == 0 || value > most {
                 return Err((field, format!("is {value}; it must be 1 to {most}")));

@@ -272,3 +272,25 @@ fn the_engine_is_told_what_it_can_do() {
         "CUDA"
     }));
 }
+
+#[test]
+fn the_guard_keeps_ten_thousand_principals_unless_told_otherwise_and_never_none() {
+    let loaded = read(GOOD).unwrap();
+    assert_eq!(loaded.guard, GuardSection::default());
+    assert!(loaded.text().contains("[guard]\nprincipals = 10000\n"));
+    let with =
+        |lines: &str| read(&GOOD.replace("[[model]]", &format!("[guard]\n{lines}\n[[model]]")));
+    let files = with("background = \"questions.txt\"").unwrap();
+    assert!(
+        files
+            .guard
+            .background
+            .as_ref()
+            .unwrap()
+            .ends_with("questions.txt")
+    );
+    for number in [0, 65_537] {
+        let error = with(&format!("principals = {number}")).unwrap_err();
+        assert!(error.contains("guard.principals"), "{error}");
+    }
+}

@@ -1,12 +1,39 @@
-//! The extraction guard. What is here stands between the sampler and the stream: what of a request may be granted
+//! The extraction guard. Between session and queue: what it can tell of a principal from wording alone, in bounded memory and
+//! without keeping text ([`crate::sentry`] asks it for a server). Between sampler and stream: what of a request may be granted
 //! ([`reveal`]), which random numbers it gets ([`noise`]), whose mark it carries ([`mark`]), and what is kept in ([`keep`]).
 //!
-//! Pure: keys, randomness and rules are arguments.
+//! Pure: time, keys and chance are arguments, nothing here reads a clock. What it cannot see stands in docs/GUARD.md.
 
+pub mod background;
+pub mod families;
+pub mod filter;
+pub mod hash;
 pub mod keep;
+mod layout;
 pub mod mark;
+pub mod meter;
 pub mod noise;
 pub mod outlet;
+pub mod people;
 pub mod reveal;
+pub mod shingle;
+pub mod sketch;
+pub mod template;
+pub mod verdict;
+pub mod wager;
+pub mod watch;
+pub mod withheld;
 
+pub use background::Background;
+pub use families::{Families, Family, Principals};
+pub use hash::GuardKey;
+pub use meter::{AccountId, Accounts, Allowance, Holder, Meter, MeterError, Tally};
 pub use outlet::Outlet;
+pub use people::{Note, People, Person};
+pub use shingle::Prompt;
+pub use sketch::{Score, Sketch};
+pub use template::{Template, TemplateError, Wording};
+pub use verdict::{Change, Ladder, Pace, Reason, Step, e_bh};
+pub use wager::{Honest, Wager, WagerError};
+pub use watch::{Sighting, Terms, Watch};
+pub use withheld::{Asked, Conditions, Measures, Refusal, WithheldOption};

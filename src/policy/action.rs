@@ -29,11 +29,13 @@ pub enum Action {
     SeeReasoning,
     /// Declaring a workload of one's own shape.
     DeclareWorkload,
+    /// Seeing what the extraction guard holds against whom, and releasing.
+    Oversee,
 }
 
 impl Action {
     /// Every action, in the order of the schema.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Chat,
         Self::Complete,
         Self::Embed,
@@ -44,6 +46,7 @@ impl Action {
         Self::UsePrefill,
         Self::SeeReasoning,
         Self::DeclareWorkload,
+        Self::Oversee,
     ];
 
     /// The word of the schema.
@@ -60,6 +63,7 @@ impl Action {
             Self::UsePrefill => "use_prefill",
             Self::SeeReasoning => "see_reasoning",
             Self::DeclareWorkload => "declare_workload",
+            Self::Oversee => "oversee",
         }
     }
 }
@@ -74,7 +78,7 @@ impl fmt::Display for Action {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "no such action; actions are chat, complete, embed, list, use_logprobs, use_logit_bias, use_seed, \
-         use_prefill, see_reasoning and declare_workload"
+         use_prefill, see_reasoning, declare_workload and oversee"
 )]
 pub struct UnknownAction;
 

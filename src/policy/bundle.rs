@@ -49,6 +49,14 @@ pub enum PolicyError {
         /// What is wrong.
         rule: &'static str,
     },
+    /// Something about the guard that makes no sense.
+    #[error("guard.{place}: {rule}")]
+    Guard {
+        /// Where.
+        place: String,
+        /// What is wrong.
+        rule: String,
+    },
     /// Two teams claim one principal.
     #[error("teams {first} and {second} both claim {pattern}; a principal has one team")]
     TeamsOverlap {

@@ -10,6 +10,7 @@ use casemate_attestation::{Issue, ReleaseSecretKey, Sha256Digest, SignedDocument
 use serde::{Deserialize, Serialize};
 
 use super::bundle::{PolicyError, Rules};
+use super::guard::GuardPolicy;
 use super::name::{ModelName, TeamName};
 use super::output::OutputRules;
 use super::principal::PrincipalPattern;
@@ -32,6 +33,9 @@ pub struct PolicyDocument {
     /// Which keys answers are marked with. A higher one makes the keys of all teams new.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub mark_epoch: u32,
+    /// What the extraction guard may do; without it [`GuardPolicy::unspoken`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<GuardPolicy>,
 }
 
 /// Who belongs to a team and what the team may use up.
@@ -109,6 +113,12 @@ impl PolicyDocument {
             .find(|(_, team)| team.principals.iter().any(|p| p.matches(principal)))
     }
 
+    /// What the extraction guard may do.
+    #[must_use]
+    pub fn guard(&self) -> &GuardPolicy {
+        self.guard.as_ref().unwrap_or(GuardPolicy::unspoken())
+    }
+
     pub(super) fn check_tables(&self) -> Result<(), PolicyError> {
         if self.format != POLICY_FORMAT {
             return Err(PolicyError::Format);
@@ -122,7 +132,11 @@ impl PolicyDocument {
                 rule,
             })?;
         }
-        self.check_overlaps()
+        self.check_overlaps()?;
+        match self.guard().complaint(self) {
+            Some((place, rule)) => Err(PolicyError::Guard { place, rule }),
+            None => Ok(()),
+        }
     }
 
     /// A principal has one team, therefore one budget and one set of limits; two that both claim it are a mistake.

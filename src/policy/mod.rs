@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod decide;
 pub mod document;
 pub mod excerpt;
+pub mod guard;
 pub mod name;
 pub mod output;
 pub mod principal;
@@ -17,7 +18,10 @@ pub use budget::{BudgetExceeded, Budgets, Charge, SharedBudgets, Slot};
 pub use bundle::{ModelRef, PolicyBundle, PolicyError};
 pub use decide::{ClientMachine, DecisionContext, Denied, Granted, decide};
 pub use document::{Budget, MARK_EPOCH_MAX, POLICY_FORMAT, PolicyDocument, Team};
-pub use name::{ModelName, NameError, RuleId, TeamName};
+pub use guard::{
+    Ceiling, Climb, GuardMode, GuardPolicy, LeakBudgets, Owner, TeamAllowance, Workload,
+};
+pub use name::{ModelName, NameError, RuleId, TeamName, WorkloadName};
 pub use output::{OutputRules, Switch, Together};
 pub use principal::{Principal, PrincipalError, PrincipalPattern};
 pub use source::{PolicySource, SourceError};

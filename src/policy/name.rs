@@ -92,6 +92,11 @@ name!(
     "model name"
 );
 name!(
+    /// The name of a declared workload.
+    WorkloadName,
+    "workload name"
+);
+name!(
     /// A rule's name: its `@id("…")`, or `policy` and its position from 0.
     RuleId,
     "rule id"

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::bundle::{PolicyError, Rules};
 use super::document::{POLICY_FORMAT, PolicyDocument, Team};
+use super::guard::GuardPolicy;
 use super::name::{ModelName, TeamName};
 
 /// Tables, as a file in the folder.
@@ -64,6 +65,7 @@ struct Tables {
     models: BTreeMap<ModelName, Sha256Digest>,
     #[serde(default = "first")]
     mark_epoch: u32,
+    guard: Option<GuardPolicy>,
 }
 
 const fn first() -> u32 {
@@ -91,6 +93,7 @@ impl PolicySource {
             teams: tables.team,
             models: tables.models,
             mark_epoch: tables.mark_epoch,
+            guard: tables.guard,
         };
         Rules::check(&document).map_err(|error| SourceError::Policy {
             file: if error.concerns_tables() {
@@ -114,7 +117,11 @@ impl PolicyError {
     fn concerns_tables(&self) -> bool {
         matches!(
             self,
-            Self::Limit { .. } | Self::TeamsOverlap { .. } | Self::MarkEpoch | Self::Format
+            Self::Limit { .. }
+                | Self::Guard { .. }
+                | Self::TeamsOverlap { .. }
+                | Self::MarkEpoch
+                | Self::Format
         )
     }
 }

@@ -50,6 +50,7 @@ fn document(cedar: &str) -> PolicyDocument {
         teams: [team("writers", 1000), team("coders", 5000)].into(),
         models: [digest("small"), digest("large")].into(),
         mark_epoch: 1,
+        guard: None,
     }
 }
 

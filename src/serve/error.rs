@@ -88,6 +88,9 @@ pub enum ServeError {
     /// Nothing was released.
     #[error(transparent)]
     Release(#[from] ReleaseError),
+    /// The extraction guard.
+    #[error(transparent)]
+    Guard(#[from] crate::sentry::SentryError),
     /// A document of the broker's.
     #[error(transparent)]
     Document(#[from] DocumentError),

@@ -13,6 +13,7 @@ use crate::api::Service;
 use crate::audit::{AuditEvent, Step};
 use crate::broker::client::{ReleaseClient, ReleaseError, ReleaseRequest, Updates};
 use crate::devices::{DeviceAskError, DeviceAsker, DevicesChanged};
+use crate::sentry::Floor;
 use crate::session::now;
 use crate::tls::{IdentitySlot, ServingIdentity};
 
@@ -45,6 +46,8 @@ pub(super) struct Keeper {
     pub(super) client: Option<ReleaseClient>,
     /// How often devices are looked at, where there are any.
     pub(super) watch_every: Option<Duration>,
+    /// What the broker holds of the guard's ledger, as far as this process told it.
+    pub(super) witnessed: Floor,
 }
 
 impl Keeper {
@@ -99,6 +102,25 @@ impl Keeper {
             Ok(updates) => self.take(updates).await,
             Err(error) => {
                 tracing::warn!(%error, "the broker gives no updates");
+                self.client = None;
+            }
+        }
+        self.witness().await;
+    }
+
+    /// Lets the broker hold how far the guard's ledger is, where it went on (P-53).
+    async fn witness(&mut self) {
+        let Some(client) = &mut self.client else {
+            return;
+        };
+        let floor = self.service.sentry().floor();
+        if floor.generation == self.witnessed.generation {
+            return;
+        }
+        match client.raise_guard(&floor).await {
+            Ok(()) => self.witnessed = floor,
+            Err(error) => {
+                tracing::warn!(%error, "the broker does not hold the guard's floor");
                 self.client = None;
             }
         }

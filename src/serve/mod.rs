@@ -5,6 +5,7 @@ mod collateral;
 pub(crate) mod devices;
 mod documents;
 mod error;
+mod guard;
 mod keeper;
 mod limits;
 mod model;
@@ -37,6 +38,7 @@ use crate::guard::Outlet;
 use crate::listener;
 use crate::policy::PolicyBundle;
 use crate::queue::Queue;
+use crate::sentry::{Floor, Sentry};
 use crate::session::{Attestor, ClientEvidence, ClientVerifier, EvidenceBatcher, Registry, now};
 use crate::tls::{ClientAuthority, IdentitySlot, Revoked, ServingIdentity};
 use documents::Documents;
@@ -119,7 +121,10 @@ impl Server {
         record_start(&ground.audit, &config, &bundle, &revocations).await?;
         let access = Access::new(bundle, machine(&config, released.tcb));
         let outlet = Outlet::new(released.mark);
-        let service = ground.service(&config, context, (access, outlet), queue, revoked)?;
+        let keys = (&released.ledger_key, &released.guard_floor);
+        let sentry = guard::start(&config, &ground.audit, access.bundle().document(), keys).await?;
+        let service =
+            ground.service(&config, context, (access, outlet), (queue, sentry), revoked)?;
         service.revoke(&revocations);
         let identities = Arc::new(IdentitySlot::new(identity));
         let audit = ground.audit.clone();
@@ -136,6 +141,7 @@ impl Server {
                 .devices
                 .as_ref()
                 .map(|devices| Duration::from_secs(devices.watch_seconds.into())),
+            witnessed: Floor::default(),
         };
         Ok(Self {
             socket,
@@ -199,6 +205,9 @@ impl Server {
                 Ok(Ok(()))
             }
         };
+        if let Err(error) = service.sentry().flush().await {
+            tracing::error!(%error, "what was given last is not written down");
+        }
         let event = AuditEvent::Stopped { part: Part::Server };
         if let Err(error) = self.audit.record(now(), event).await {
             tracing::error!(%error, "the end is not recorded");
@@ -245,7 +254,7 @@ impl Ground {
         config: &ServerConfig,
         context: Context,
         (access, outlet): (Access, Outlet),
-        queue: Queue,
+        (queue, sentry): (Queue, Sentry),
         revoked: Arc<Revoked>,
     ) -> Result<Arc<Service>, ServeError> {
         let waiting_max = config.limits.evidence_waiting as usize;
@@ -256,6 +265,7 @@ impl Ground {
             access,
             outlet,
             queue,
+            sentry,
             registry: Registry::new(config.limits.connections_per_principal as usize),
             revoked,
             audit: self.audit.clone(),

@@ -12,6 +12,7 @@
 
 mod connection;
 mod gpus;
+mod guard;
 mod place;
 mod raw;
 

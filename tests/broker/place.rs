@@ -91,6 +91,7 @@ pub fn policy_for_all() -> PolicyDocument {
         teams: BTreeMap::new(),
         models: pairs.map(named).collect(),
         mark_epoch: 1,
+        guard: None,
     }
 }
 

@@ -10,11 +10,12 @@ use std::time::Duration;
 use casemate::api::{self, Access, Machine, Parts, Service};
 use casemate::audit::{AuditLog, Durability};
 use casemate::devices::DeviceAsker;
-use casemate::guard::Outlet;
 use casemate::guard::mark::MarkRoot;
+use casemate::guard::{Outlet, Step};
 use casemate::listener::{self, serve};
-use casemate::policy::OutputRules;
+use casemate::policy::{GuardPolicy, OutputRules};
 use casemate::queue::{Generator, Queue};
+use casemate::sentry::{Decision, Floor, LedgerError, LedgerKey, Sentry, Store};
 use casemate::session::{Attestor, ClientEvidence, EvidenceBatcher, Registry};
 use casemate::tls::{ClientAuthority, IdentitySlot, Revoked, ServingIdentity};
 use casemate_attestation::test_chip::TCB;
@@ -24,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::organisation::{DAY, Leaf, NODE_A, ORGANISATION, model, nobody};
+use crate::organisation::{DAY, Leaf, NODE_A, ORGANISATION, model, nobody, principal};
 use crate::script::Script;
 
 /// Planted in every prompt; found nowhere else.
@@ -51,6 +52,12 @@ pub struct Setup {
     pub output: OutputRules,
     /// Another model than the scripted one.
     pub generator: Option<Arc<dyn Generator>>,
+    /// What policy says of the guard.
+    pub guard: Option<GuardPolicy>,
+    /// Where the guard keeps what must outlive a server.
+    pub ledger: Arc<tempfile::TempDir>,
+    /// How far the broker knows that to be.
+    pub floor: Floor,
 }
 
 impl Default for Setup {
@@ -67,6 +74,9 @@ impl Default for Setup {
             listener: listener::Limits::default(),
             output: OutputRules::default(),
             generator: None,
+            guard: None,
+            ledger: Arc::new(tempfile::tempdir().unwrap()),
+            floor: Floor::default(),
         }
     }
 }
@@ -79,6 +89,8 @@ pub struct Server {
     pub leaf: Leaf,
     /// Digest of the policy in force at the start.
     pub policy: Sha256Digest,
+    guard: GuardPolicy,
+    ledger: Arc<tempfile::TempDir>,
     audit: PathBuf,
     _folder: tempfile::TempDir,
     _stop: watch::Sender<bool>,
@@ -99,11 +111,15 @@ impl Server {
         logs();
         let folder = tempfile::tempdir().unwrap();
         let audit = folder.path().join("audit");
-        let bundle = ORGANISATION.policy_for(1, setup.output);
+        let bundle = ORGANISATION.policy_of(1, setup.guard.clone(), setup.output.clone());
         let policy = bundle.digest();
         let scripted = Arc::new(Script::default());
-        let generator = setup.generator.unwrap_or_else(|| scripted.clone());
-        let batcher = EvidenceBatcher::start(setup.provider, setup.evidence_waiting_max).unwrap();
+        let generator = setup.generator.clone().unwrap_or_else(|| scripted.clone());
+        let audit_log = AuditLog::open(&audit, Durability::System).unwrap();
+        let sentry = sentry(&setup, audit_log.clone()).await;
+        let batcher =
+            EvidenceBatcher::start(Arc::clone(&setup.provider), setup.evidence_waiting_max)
+                .unwrap();
         let machine = Machine {
             platform: batcher.platform(),
             tcb: Some(TCB),
@@ -115,9 +131,10 @@ impl Server {
             access: Access::new(bundle, machine),
             outlet: Outlet::new(MarkRoot::new(MARK_ROOT, 1)),
             queue: Queue::new(vec![(model(), generator)], setup.places),
+            sentry,
             registry: Registry::new(setup.per_principal_max),
             revoked: Arc::clone(&revoked),
-            audit: AuditLog::open(&audit, Durability::System).unwrap(),
+            audit: audit_log,
             limits: setup.api,
         });
         service.revoke(&ORGANISATION.revocations(&nobody(), DAY));
@@ -133,6 +150,8 @@ impl Server {
             model: scripted,
             leaf: setup.leaf,
             policy,
+            guard: setup.guard.unwrap_or_default(),
+            ledger: setup.ledger,
             audit,
             _folder: folder,
             _stop: stop,
@@ -145,6 +164,22 @@ impl Server {
 
     pub fn revoke(&self, list: &Revocations) -> usize {
         self.service.revoke(&ORGANISATION.revocations(list, DAY))
+    }
+
+    /// Ends as on a signal: what was given last is written down. When this returns the ledger's file is closed.
+    pub async fn stop(self) {
+        self.service.sentry().flush().await.unwrap();
+        self.service.end_all("stopped");
+        let ledger = Arc::clone(&self.ledger);
+        drop(self);
+        let key = LedgerKey::new([3; 32]);
+        let deadline = Instant::now() + SOON;
+        while let Err(LedgerError::InUse(_)) =
+            Store::open(ledger.path(), &key, NODE_A, &Floor::default(), 0)
+        {
+            assert!(Instant::now() < deadline, "the ledger stays open");
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// The audit log as it is now.
@@ -160,6 +195,29 @@ impl Server {
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
+    }
+
+    /// Puts a member on a step, as an officer would.
+    pub async fn place(&self, member: &str, step: Step) {
+        let terms = self.guard.terms(&"writers".parse().unwrap());
+        let decision = Decision {
+            principal: principal(member).parse().unwrap(),
+            to: step,
+            officer: principal("olga").parse().unwrap(),
+            terms,
+            now: crate::organisation::now().secs(),
+        };
+        let decided = self.service.sentry().decide(decision).await;
+        assert_eq!(decided.unwrap().unwrap().to, step);
+    }
+
+    /// On which step a member stands.
+    pub fn standing(&self, member: &str) -> Step {
+        let member = principal(member).parse().unwrap();
+        self.service
+            .sentry()
+            .standing(self.guard.mode, &member)
+            .step
     }
 
     /// Waits for the first record of `kind` with `reason`.
@@ -200,6 +258,33 @@ impl Server {
     pub fn saw_nothing(&self) {
         assert_eq!(self.model.seen(), Vec::<String>::new());
     }
+}
+
+/// The guard as `casemate serve` starts it. A server that was just stopped closes its ledger a moment later.
+async fn sentry(setup: &Setup, audit: AuditLog) -> Sentry {
+    let key = LedgerKey::new([3; 32]);
+    let now = crate::organisation::now().secs();
+    let deadline = Instant::now() + SOON;
+    let (ledger, found) = loop {
+        match Store::open(setup.ledger.path(), &key, NODE_A, &setup.floor, now) {
+            Err(LedgerError::InUse(_)) if Instant::now() < deadline => {
+                sleep(Duration::from_millis(10)).await;
+            }
+            opened => break opened.unwrap(),
+        }
+    };
+    let policy = setup.guard.clone().unwrap_or_default();
+    Sentry::start(casemate::sentry::Setup {
+        ledger: Box::new(ledger),
+        found,
+        principals_max: 100,
+        background: Vec::new(),
+        instructions: Vec::new(),
+        pace: policy.pace(),
+        audit,
+        now,
+    })
+    .unwrap()
 }
 
 /// An acceptor's settings with `leaf`, for clients of the organisation.

@@ -24,6 +24,23 @@ async fn demanding() -> Server {
     .await
 }
 
+/// A server that judges evidence where it comes, under this guard.
+pub async fn asking_for_evidence(guard: casemate::policy::GuardPolicy) -> Server {
+    Server::start(Setup {
+        clients: ClientEvidence::Optional(ClientVerifier::Fixed(Box::new(ORGANISATION.verifier()))),
+        guard: Some(guard),
+        ..Setup::default()
+    })
+    .await
+}
+
+/// An attested connection of this member that has shown its own machine.
+pub async fn with_evidence(server: &Server, member: &str) -> Raw {
+    let (answer, raw) = offered_by(server, member, |honest, _| Some(bytes(honest))).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    raw
+}
+
 /// The server's answer to a good confirmation that offers `own` as the client's evidence. `own` is given what the client
 /// itself would send, and the server's envelope.
 async fn offered(

@@ -3,7 +3,9 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use casemate::policy::{Budget, OutputRules, POLICY_FORMAT, PolicyBundle, PolicyDocument, Team};
+use casemate::policy::{
+    Budget, GuardPolicy, OutputRules, POLICY_FORMAT, PolicyBundle, PolicyDocument, Team,
+};
 use casemate_attestation::test_chip::{PRODUCT, TCB, TestChip, TestGpu};
 use casemate_attestation::{
     Expectations, FleetChip, FleetDevice, FleetList, Issue, Payload, Platform, ReferenceValues,
@@ -189,11 +191,16 @@ impl Organisation {
 
     /// A policy by which writers may do everything with the model.
     pub fn policy(&self, number: u64) -> PolicyBundle {
-        self.policy_for(number, OutputRules::default())
+        self.policy_of(number, None, OutputRules::default())
     }
 
-    /// The same, with rules for what leaves in their answers.
-    pub fn policy_for(&self, number: u64, output: OutputRules) -> PolicyBundle {
+    /// The same, with a word about the guard, and rules for what leaves in their answers.
+    pub fn policy_of(
+        &self,
+        number: u64,
+        guard: Option<GuardPolicy>,
+        output: OutputRules,
+    ) -> PolicyBundle {
         let budget = Budget {
             window_seconds: 3600,
             requests: 100_000,
@@ -222,6 +229,7 @@ impl Organisation {
             teams: [("writers".parse().unwrap(), team)].into(),
             models: [("story".parse().unwrap(), model())].into(),
             mark_epoch: 1,
+            guard,
         };
         let signed = self.sign(&document, number, DAY);
         PolicyBundle::open(&signed, &self.release.public().unwrap(), 0, now()).unwrap()

@@ -41,12 +41,18 @@ const STEP: Duration = Duration::from_millis(20);
 #[derive(Default)]
 pub struct Script {
     seen: Mutex<Vec<String>>,
+    tokens_max: Mutex<Vec<usize>>,
 }
 
 impl Script {
     /// The prompts that reached the model.
     pub fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// How long the last answer could have been.
+    pub fn tokens_max(&self) -> usize {
+        *self.tokens_max.lock().unwrap().last().unwrap()
     }
 
     fn encode(text: &str) -> Prompt {
@@ -89,6 +95,10 @@ impl Generator for Script {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(prompt.clone());
+        let tokens_max = self.tokens_max.lock();
+        tokens_max
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(job.tokens_max);
         let word = prompt
             .split_whitespace()
             .next()

@@ -1,0 +1,240 @@
+//! What the extraction guard costs: processor time per prompt of the thread that judges, and memory per principal. Run by
+//! `scripts/bench-guard`, which adds the throughput of a server with the guard on and off (G16).
+//!
+//! Prompts are made up here: every one is a template around words that never come again, the dearest case for the sketches.
+
+use std::alloc::System;
+use std::fs;
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use casemate::guard::{
+    Background, Families, GuardKey, Honest, Pace, People, Prompt, Sighting, Step, Terms, Watch,
+};
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
+use zeroizing_alloc::ZeroAlloc;
+
+#[allow(
+    dead_code,
+    reason = "bars of figures that have a peer are only in bench-serve"
+)]
+#[path = "../models/examples/bench_engine/row.rs"]
+mod row;
+
+use row::{Bar, Row};
+
+/// The product's allocator wipes what it frees, which costs time here as there.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+
+const USAGE: &str = "\
+usage: bench-guard [--json] [--with FILE]
+  --with FILE    rows that bench-serve wrote with --json, to be shown with these
+  --json         rows for machines
+Exit code 1 when a bar is missed.";
+
+const PRINCIPALS: usize = 256;
+const PRINCIPALS_KEPT: usize = 10_000;
+const PROMPTS: usize = 4096;
+const ROUNDS: usize = 9;
+const MICROSECONDS_MAX: f64 = 100.0;
+const BYTES_MAX: f64 = 24.0 * 1024.0;
+
+const TERMS: Terms = Terms {
+    honest: Honest {
+        templated: 0.6,
+        repeated: 0.1,
+    },
+    pace: Pace {
+        delay_prompts_max: 16,
+        quiet: Duration::from_secs(7 * 86_400),
+        highest: Step::Slowed,
+    },
+    shadow: true,
+};
+
+/// Processor time of this thread, microseconds.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "microseconds of one process are far below 2^52"
+)]
+fn spent() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
+}
+
+/// Text of Han characters, each a word: the most shingles that so many bytes hold in ordinary use.
+const DENSE: usize = 0;
+
+fn han(at: usize) -> Option<char> {
+    char::from_u32(0x4e00 + u32::try_from(at * at % 20_000).ok()?)
+}
+
+fn prompt(n: usize, words: usize) -> String {
+    if words == DENSE {
+        let letters = (n..n + 2048).map(han);
+        return letters.flatten().collect();
+    }
+    let slot: Vec<String> = (0..words).map(|word| format!("w{n}x{word}")).collect();
+    format!(
+        "Explain in many small steps and plain words why: {}",
+        slot.join(" ")
+    )
+}
+
+fn watch(people: usize) -> (Watch, GuardKey, Background) {
+    let key = GuardKey::new([1; 16]);
+    let background = Background::of_lines(&key, ["what is the capital of France"]);
+    let families = Families::new(Background::default(), 0);
+    let watch = Watch::new(key.clone(), People::new(people), families);
+    (watch, key, background)
+}
+
+/// Microseconds per prompt: read, scored, bet on and counted for the organisation.
+#[expect(clippy::cast_precision_loss, reason = "a few thousand prompts")]
+fn round(texts: &[String]) -> f64 {
+    let (mut watch, key, background) = watch(PRINCIPALS);
+    let names: Vec<String> = (0..PRINCIPALS).map(name).collect();
+    let begin = spent();
+    for (text, principal) in texts.iter().zip(names.iter().cycle()) {
+        let prompt = Prompt::read(&key, &background, text);
+        let sighting = Sighting {
+            principal,
+            prompt: &prompt,
+            terms: &TERMS,
+            now: 0,
+            chance: 0,
+        };
+        black_box(watch.observe(&sighting, || None));
+    }
+    (spent() - begin) / texts.len() as f64
+}
+
+fn name(n: usize) -> String {
+    format!("spiffe://organisation.example/team/research/member-{n:06}")
+}
+
+/// Bytes of this process that are in memory.
+fn resident() -> Option<f64> {
+    let text = fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u32 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(f64::from(kib) * 1024.0)
+}
+
+/// Bytes per principal with as many of them as a server keeps, each with prompts of its own.
+fn memory() -> Option<f64> {
+    let (mut watch, key, background) = watch(PRINCIPALS_KEPT);
+    let before = resident()?;
+    for n in 0..PRINCIPALS_KEPT {
+        let principal = name(n);
+        for of_them in 0..2 {
+            let prompt = Prompt::read(&key, &background, &prompt(2 * n + of_them, 20));
+            let sighting = Sighting {
+                principal: &principal,
+                prompt: &prompt,
+                terms: &TERMS,
+                now: 0,
+                chance: 0,
+            };
+            watch.observe(&sighting, || None);
+        }
+    }
+    let after = resident()?;
+    black_box(&watch);
+    let people = u32::try_from(watch.people().len()).ok()?;
+    // The counts of the organisation are in it: they are touched for the first time here.
+    Some((after - before) / f64::from(people))
+}
+
+fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for words in [20, 100, 400, 2000, DENSE] {
+        let texts: Vec<String> = (0..PROMPTS).map(|n| prompt(n, words)).collect();
+        let rounds = (0..ROUNDS).map(|_| (Some(round(&texts)), None)).collect();
+        let what = match words {
+            DENSE => "2,048 characters of Han".to_owned(),
+            words => format!("{words} words"),
+        };
+        let bars = vec![Bar::AtMost(MICROSECONDS_MAX)];
+        rows.push(Row::new(
+            "guard",
+            &format!("processor time per prompt, {what}"),
+            "us",
+            bars,
+            rounds,
+        ));
+    }
+    let name = "memory per principal, 10,000 of them";
+    let bars = vec![Bar::AtMost(BYTES_MAX)];
+    rows.push(Row::new(
+        "guard",
+        name,
+        "bytes",
+        bars,
+        vec![(memory(), None)],
+    ));
+    rows
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let (mut for_machines, mut with) = (false, None);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--json" => for_machines = true,
+            "--with" => with = words.next(),
+            "--help" | "-h" => {
+                println!("{USAGE}");
+                return Ok(());
+            }
+            other => anyhow::bail!("{other:?} means nothing here\n{USAGE}"),
+        }
+    }
+    let others: Vec<Value> = match with {
+        None => Vec::new(),
+        Some(file) => {
+            let mut document: Value = serde_json::from_slice(&fs::read(&file)?)?;
+            let rows = document.get_mut("rows").map(Value::take);
+            serde_json::from_value(rows.unwrap_or_default())?
+        }
+    };
+    let rows = rows();
+    if for_machines {
+        let own = rows.iter().map(Row::json);
+        let all: Vec<Value> = others.iter().cloned().chain(own).collect();
+        let document = json!({"rows": all, "load_average": row::load_average()});
+        println!("{document:#}");
+    } else {
+        for other in &others {
+            let field = |name: &str| other.get(name).cloned().unwrap_or_default();
+            println!(
+                "{}: ours {}, peer {}, ratio {}, {} {}",
+                field("name"),
+                field("ours"),
+                field("peer"),
+                field("ratio"),
+                field("bar"),
+                field("status")
+            );
+        }
+        row::print_table(&rows);
+    }
+    let missed = others
+        .iter()
+        .any(|row| row.get("pass") == Some(&Value::Bool(false)));
+    anyhow::ensure!(!missed, "a bar was missed");
+    row::verdict(&rows).map_err(anyhow::Error::msg)
+}

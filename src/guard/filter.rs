@@ -1,0 +1,95 @@
+//! A set of hashes that forgets: two Bloom filters, of which the older one is emptied when the younger is full. What was added
+//! is found until at least one more filling; what was not is found by mistake at times.
+
+/// Places of a hash in a filter.
+const PROBES: u64 = 3;
+
+/// `WORDS` words of 64 bits in each of two filters.
+#[derive(Debug, Clone)]
+pub struct AgingFilter<const WORDS: usize> {
+    young: [u64; WORDS],
+    old: [u64; WORDS],
+    added: u32,
+}
+
+impl<const WORDS: usize> Default for AgingFilter<WORDS> {
+    fn default() -> Self {
+        Self {
+            young: [0; WORDS],
+            old: [0; WORDS],
+            added: 0,
+        }
+    }
+}
+
+impl<const WORDS: usize> AgingFilter<WORDS> {
+    /// Whether the hash was added, as far as the filter remembers.
+    #[must_use]
+    pub fn has(&self, hash: u64) -> bool {
+        holds(&self.young, hash) || holds(&self.old, hash)
+    }
+
+    /// Adds a hash. How many were added since the last aging.
+    pub fn add(&mut self, hash: u64) -> u32 {
+        for (word, bit) in places::<WORDS>(hash) {
+            if let Some(word) = self.young.get_mut(word) {
+                *word |= bit;
+            }
+        }
+        self.added = self.added.saturating_add(1);
+        self.added
+    }
+
+    /// How many were added since the last aging.
+    #[must_use]
+    pub const fn added(&self) -> u32 {
+        self.added
+    }
+
+    /// Forgets what was added before the last aging.
+    pub fn age(&mut self) {
+        self.old = std::mem::replace(&mut self.young, [0; WORDS]);
+        self.added = 0;
+    }
+}
+
+fn holds<const WORDS: usize>(filter: &[u64; WORDS], hash: u64) -> bool {
+    places::<WORDS>(hash).all(|(word, bit)| filter.get(word).is_some_and(|word| word & bit != 0))
+}
+
+/// Double hashing: the halves of one hash give all places.
+pub(super) fn places<const WORDS: usize>(hash: u64) -> impl Iterator<Item = (usize, u64)> {
+    let (start, step) = (hash >> 32, (hash & 0xffff_ffff) | 1);
+    (0..PROBES).map(move |probe| {
+        let bit = start.wrapping_add(probe.wrapping_mul(step)) % (WORDS as u64 * 64);
+        (usize::try_from(bit / 64).unwrap_or(0), 1 << (bit % 64))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::GuardKey;
+
+    #[test]
+    fn what_was_added_is_found_until_the_second_aging() {
+        let key = GuardKey::new([2; 16]);
+        let mut filter = AgingFilter::<128>::default();
+        let hash = |n: u64| key.hash_words(&[n]);
+        for n in 0..600 {
+            filter.add(hash(n));
+        }
+        assert!((0..600).all(|n| filter.has(hash(n))));
+        let mistaken = (1000..11_000).filter(|n| filter.has(hash(*n))).count();
+        assert!(
+            mistaken < 200,
+            "{mistaken} of 10,000 at a fifth of the bits"
+        );
+        filter.age();
+        assert!((0..600).all(|n| filter.has(hash(n))));
+        assert_eq!(filter.add(hash(0)), 1);
+        filter.age();
+        assert!(filter.has(hash(0)));
+        assert!((1..600).filter(|n| filter.has(hash(*n))).count() < 3);
+    }
+}

@@ -1,0 +1,116 @@
+//! How the lines of a prompt begin and end. A short template ("Answer the question:") has too few words for shingles of its
+//! own, and puts them at the edge of a line, as labels or behind list marks. Public wording at such edges is background too.
+
+use super::hash::GuardKey;
+
+/// Lines that are read, and words of a label before its colon.
+const LINES: usize = 128;
+const LABEL_WORDS: usize = 3;
+/// Bytes of a word that count: a line of Han is one word here.
+const WORD_BYTES: usize = 64;
+
+/// What a mark says, so that marks of different kinds never meet, nor any shingle.
+const BEGINS: u64 = 1;
+const ENDS: u64 = 2;
+const WHOLE: u64 = 3;
+const LABEL: u64 = 4;
+const LIST: u64 = 5;
+
+/// Adds the marks of `text`: at most four a line, of at most 128 lines.
+pub(super) fn gather(key: &GuardKey, text: &str, marks: &mut Vec<u64>) {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    for line in lines.take(LINES) {
+        of_line(key, line, marks);
+    }
+}
+
+fn of_line(key: &GuardKey, line: &str, marks: &mut Vec<u64>) {
+    let first = line.chars().next().unwrap_or_default();
+    if matches!(first, '-' | '*' | '•' | '#') {
+        marks.push(key.hash_words(&[LIST, u64::from(u32::from(first))]));
+    }
+    if let Some(label) = label(line) {
+        marks.push(hash(key, LABEL, words(label)));
+    }
+    match (words(line).nth(1), words(line).next()) {
+        (Some(second), Some(first)) => {
+            marks.push(hash(key, BEGINS, [first, second].into_iter()));
+            marks.push(hash(key, ENDS, words_back(line).take(2)));
+        }
+        (None, Some(only)) => marks.push(hash(key, WHOLE, std::iter::once(only))),
+        _ => {}
+    }
+}
+
+/// What stands before the first colon, if it is short enough to be a label.
+fn label(line: &str) -> Option<&str> {
+    let (before, _) = line.split_once(':')?;
+    (1..=LABEL_WORDS)
+        .contains(&words(before).take(LABEL_WORDS + 1).count())
+        .then_some(before)
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let parts = text.split(|character: char| !character.is_alphanumeric());
+    parts.filter(|word| !word.is_empty())
+}
+
+fn words_back(text: &str) -> impl Iterator<Item = &str> {
+    let parts = text.rsplit(|character: char| !character.is_alphanumeric());
+    parts.filter(|word| !word.is_empty())
+}
+
+/// The words in their order, in lower case.
+fn hash<'a>(key: &GuardKey, kind: u64, words: impl Iterator<Item = &'a str>) -> u64 {
+    let start = key.hash_words(&[kind]);
+    words.take(LABEL_WORDS).fold(start, |so_far, word| {
+        let end = word.floor_char_boundary(WORD_BYTES);
+        let word = word.get(..end).unwrap_or_default().to_lowercase();
+        key.hash_words(&[so_far, key.hash(word.as_bytes())])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marks(text: &str) -> Vec<u64> {
+        let mut marks = Vec::new();
+        gather(&GuardKey::new([6; 16]), text, &mut marks);
+        marks.sort_unstable();
+        marks.dedup();
+        marks
+    }
+
+    fn shared(one: &str, other: &str) -> usize {
+        let other = marks(other);
+        let one = marks(one);
+        one.iter().filter(|mark| other.contains(mark)).count()
+    }
+
+    #[test]
+    fn short_templates_share_their_edges_and_plain_questions_share_none() {
+        assert_eq!(
+            shared(
+                "Answer the following question:\nWhere is the Rhine?",
+                "answer the following question:\nWho wrote Faust?"
+            ),
+            2,
+            "a beginning and an end; four words are no label"
+        );
+        assert_eq!(
+            shared("Question: who\nAnswer:", "Question: when\nAnswer:"),
+            3,
+            "two labels and a line of one word"
+        );
+        assert_eq!(shared("- Rome\n- Ghent", "which?\n- Bern"), 1, "a list");
+        assert_eq!(shared("Where is the Rhine?", "Who wrote Faust?"), 0);
+        assert_eq!(marks(" \n\n ??\n"), [0_u64; 0]);
+    }
+
+    #[test]
+    fn a_text_of_lines_alone_costs_a_bounded_number_of_marks() {
+        let text: String = (0..5000).map(|n| format!("- a{n}: b{n} c{n}\n")).collect();
+        assert!(marks(&text).len() <= LINES * 4);
+    }
+}

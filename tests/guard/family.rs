@@ -1,0 +1,110 @@
+//! G5: twenty-five identities that send one scaffolded prompt a day each, among thousands of others.
+
+use std::collections::BTreeSet;
+
+use casemate::guard::{Background, Families, GuardKey, Prompt};
+
+use crate::traffic::{Chance, Traffic};
+
+const PRINCIPALS: usize = 260;
+const CRAWLERS: usize = 25;
+const PROMPTS_EACH: usize = 50;
+const DAY: u64 = 86_400;
+
+/// A wrapper that only one person uses: nine words of their own.
+fn own_wrapper(chance: &mut Chance) -> String {
+    let words: Vec<String> = (0..9)
+        .map(|_| format!("own{}", chance.below(5000)))
+        .collect();
+    format!("{} {{slot}}", words.join(" "))
+}
+
+/// What everybody sends on a day, in mixed order: who, and what.
+fn day(traffic: &Traffic, scaffold: Option<&str>, chance: &mut Chance) -> Vec<(u64, String)> {
+    let mut sent = Vec::new();
+    for who in 0..PRINCIPALS {
+        let (wrapper, wrapped) = (own_wrapper(chance), chance.below(601));
+        for text in traffic.plain(PROMPTS_EACH, chance) {
+            let text = if chance.below(1000) < wrapped {
+                wrapper.replace("{slot}", text)
+            } else {
+                text.to_owned()
+            };
+            sent.push((who as u64, text));
+        }
+    }
+    if let Some(scaffold) = scaffold {
+        for (who, text) in traffic.plain(CRAWLERS, chance).into_iter().enumerate() {
+            sent.push((who as u64, scaffold.replace("{slot}", text)));
+        }
+    }
+    for at in 0..sent.len() {
+        let other = at + chance.below(sent.len() - at);
+        sent.swap(at, other);
+    }
+    sent
+}
+
+fn watch(families: &mut Families, background: &Background, sent: &[(u64, String)], now: u64) {
+    let key = GuardKey::new([9; 16]);
+    for (who, text) in sent {
+        let prompt = Prompt::read(&key, background, text);
+        families.observe(&prompt, key.hash_words(&[*who]), now);
+    }
+}
+
+/// What anybody asks, and how anybody begins to ask: both of the half that is in no session.
+fn public(key: &GuardKey, traffic: &Traffic) -> (Background, Background) {
+    let of = |lines: &[String]| Background::of_lines(key, lines.iter().map(String::as_str));
+    (of(&traffic.public), of(&traffic.instructions))
+}
+
+#[test]
+fn s20_g5_one_prompt_a_day_from_each_of_many_identities_is_a_family() {
+    let Some(traffic) = Traffic::read() else {
+        return;
+    };
+    let key = GuardKey::new([9; 16]);
+    let (background, instructions) = public(&key, &traffic);
+    let mut chance = Chance::new(4);
+    let (mut found, mut others) = (0, 0);
+    let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
+    for run in 0..100 {
+        let scaffold = &traffic.scaffolds[run % traffic.scaffolds.len()];
+        let sent = day(&traffic, Some(scaffold), &mut chance);
+        let mut families = Families::new(instructions.clone(), 0);
+        watch(&mut families, &background, &sent, 0);
+        let all = families.families();
+        others += all.len().saturating_sub(1);
+        let prompts = all.iter().map(|one| one.prompts()).max().unwrap_or(0);
+        let share = f64::from(prompts) / CRAWLERS as f64;
+        if share >= 0.8 {
+            found += 1;
+            (least, most) = (least.min(share), most.max(share));
+        }
+    }
+    println!("families: {found} of 100 days, {least} to {most} gathered, {others} others");
+    assert!(found >= 95, "{found} of 100 days");
+    assert!(others <= 5, "{others} false families in 100 days");
+}
+
+#[test]
+fn g5_honest_weeks_have_no_families() {
+    let Some(traffic) = Traffic::read() else {
+        return;
+    };
+    let key = GuardKey::new([9; 16]);
+    let (background, instructions) = public(&key, &traffic);
+    let (mut chance, mut families) = (Chance::new(5), Families::new(instructions, 0));
+    let mut ever = BTreeSet::new();
+    for n in 0..28 {
+        let sent = day(&traffic, None, &mut chance);
+        watch(&mut families, &background, &sent, n * DAY);
+        ever.extend(families.families().iter().map(|one| one.marks().to_vec()));
+    }
+    println!(
+        "families: {} false ones in 28 honest days on end",
+        ever.len()
+    );
+    assert!(ever.len() <= 1, "{}", ever.len());
+}
