@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_devices::Machine;
@@ -88,10 +89,12 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
     eprintln!("{}", secrets::lock_memory().check_line());
     let platform = config.attestation.platform;
     super::runtime()?.block_on(async {
+        // One wait for both parts: a signal that comes between two would be nobody's.
+        let mut end = pin!(super::end_requested());
         let server = Server::start(config, Arc::new(Bars::default()));
         let server = tokio::select! {
             server = server => server.map_err(explain)?,
-            () = super::end_requested() => return Ok(()),
+            () = &mut end => return Ok(()),
         };
         let address = server.address()?;
         if let Some(caveat) = platform.caveat() {
@@ -100,7 +103,7 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
         let mut out = std::io::stdout();
         writeln!(out, "server ready on {address}")?;
         out.flush()?;
-        let served = server.serve(super::end_requested()).await;
+        let served = server.serve(end).await;
         eprintln!("stopped");
         served.map_err(explain)
     })
