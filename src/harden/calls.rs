@@ -53,8 +53,8 @@ const PRCTL: &[i32] = &[libc::PR_SET_NAME, libc::PR_SET_VMA, libc::PR_GET_DUMPAB
 /// Every call that is left, beside [`OLDER`]. The order is of no matter.
 pub const ALLOWED: &[Allowed] = calls! {
     "files of the configuration, models and records":
-        SYS_openat, SYS_close, SYS_read, SYS_write, SYS_writev, SYS_pread64, SYS_pwrite64, SYS_lseek, SYS_fstat, SYS_newfstatat,
-        SYS_statx, SYS_fsync, SYS_fdatasync, SYS_ftruncate, SYS_flock, SYS_getdents64, SYS_mkdirat, SYS_renameat2,
+        SYS_openat, SYS_close, SYS_read, SYS_write, SYS_writev, SYS_pread64, SYS_pwrite64, SYS_lseek, SYS_fstat,
+        SYS_newfstatat, SYS_statx, SYS_fsync, SYS_fdatasync, SYS_ftruncate, SYS_flock, SYS_getdents64, SYS_mkdirat, SYS_renameat2,
         SYS_unlinkat, SYS_fchmod, SYS_fcntl;
     "memory; never executable, so that nothing new can be run":
         SYS_mmap(When::NotExecutable), SYS_mprotect(When::NotExecutable), SYS_munmap, SYS_mremap, SYS_madvise, SYS_brk;
