@@ -164,7 +164,7 @@ pub(crate) trait Lanes: Copy {
     /// What takes the offset of 128 away again, if it is not taken away otherwise: `start` is -128 times the activations'
     /// sum.
     unsafe fn dot_wide_start(start: i32) -> Self::I;
-    /// `sum` and the four products of signed bytes with the unsigned ones in `shares`, at most 127.
+    /// `sum` and the four products of signed bytes with the unsigned ones in `shares`.
     unsafe fn dot_shares(sum: Self::I, values: Self::I, shares: i32) -> Self::I;
     /// `sum` and the two products of 16-bit numbers.
     unsafe fn dot_pairs(sum: Self::I, weights: Self::I, activations: i32) -> Self::I;
@@ -182,8 +182,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     /// The largest of all lanes.
     unsafe fn largest(a: Self::F) -> f32;
-    /// Stores one 8-bit integer per lane: the nearest one, halves to even. All of them are from 0 to 127.
-    unsafe fn store_i8(value: Self::F, to: *mut u8);
+    /// Stores one 8-bit integer per lane: the nearest one, halves to even. All of them are from 0 to 255.
+    unsafe fn store_u8(value: Self::F, to: *mut u8);
     /// Two to the power of the integer `n` of each lane, given as `n + 1.5 · 2²³`.
     unsafe fn power(shifted: Self::F) -> Self::F;
     /// Asks for a cache line that will be read soon.

@@ -1,13 +1,13 @@
 //! The two inner loops of attention: scores of a page's tokens, and the weighted sum of its values.
 //!
-//! F16 is widened and multiplied as `f32`. Eight-bit keys and values are multiplied as integers, with queries and weights
-//! rounded to eight bits as well ([`super::table`]): a quarter of the instructions.
+//! F16 is widened and multiplied as `f32`. Eight-bit keys and values are multiplied as integers, four
+//! at a time: queries in two parts of eight bits, weights in one ([`super::table`]).
 //!
 //! JUSTIFICATION of this file: [`Lanes`] is unsafe to call, and its loads take pointers. With them the loops run at eight
 //! times the speed of the portable twin (NEON's is not known); lengths are checked once a page, before them.
 
 use super::shares::{exponentials, round_shares};
-use super::table::{Queries, Shares};
+use super::table::{HIGH, Queries, Shares};
 #[cfg(target_arch = "aarch64")]
 use crate::isa::neon::Neon;
 use crate::isa::{Isa, Lanes, portable::Portable};
@@ -377,9 +377,10 @@ unsafe fn score_bytes<S: Lanes, const R: usize, const U: usize>(job: &Job, first
     // JUSTIFICATION: see the head of this file.
     unsafe {
         let (width, scaled) = (job.shape.head_width, job.shape.scaled());
-        let queries = job.words.add(first * (width / 4));
+        let queries = job.words.add(first * (width / 2));
         let of_groups = first * (width / scaled);
-        let (factors, starts) = (job.factors.add(of_groups), job.starts.add(of_groups));
+        let (factors, starts) = (job.factors.add(of_groups), job.starts.add(2 * of_groups));
+        let high = S::int(HIGH.into());
         let scores = job.target.add(first * job.stride);
         let mut asking = Asking::new(job, first, PAGE / (U * S::LANES) * (width / 4));
         for part in 0..PAGE / (U * S::LANES) {
@@ -388,9 +389,13 @@ unsafe fn score_bytes<S: Lanes, const R: usize, const U: usize>(job: &Job, first
             let (mut from, mut words) = (job.page.add(4 * token), queries);
             let mut scales = job.page.add(PAGE * width + 2 * token);
             for group in 0..width / scaled {
-                let mut dots = [[S::int(0); U]; R];
-                for (row, dots) in dots.iter_mut().enumerate() {
-                    *dots = [S::dot_wide_start(starts.add(group * R + row).read()); U];
+                // Of high parts and of low ones.
+                let mut dots = [[[S::int(0); U]; R]; 2];
+                for (part, dots) in dots.iter_mut().enumerate() {
+                    for (row, dots) in dots.iter_mut().enumerate() {
+                        let start = starts.add(2 * (group * R + row) + part).read();
+                        *dots = [S::dot_wide_start(start); U];
+                    }
                 }
                 for _ in 0..scaled / 4 {
                     asking.turn::<S>();
@@ -398,20 +403,22 @@ unsafe fn score_bytes<S: Lanes, const R: usize, const U: usize>(job: &Job, first
                     for (at, keys) in keys.iter_mut().enumerate() {
                         *keys = S::load(from.add(4 * at * S::LANES));
                     }
-                    for (row, dots) in dots.iter_mut().enumerate() {
-                        let query = words.add(row).read() as i32;
-                        for (dot, keys) in dots.iter_mut().zip(keys) {
-                            *dot = S::dot_wide(*dot, keys, query);
+                    for (part, dots) in dots.iter_mut().enumerate() {
+                        for (row, dots) in dots.iter_mut().enumerate() {
+                            let query = words.add(part * R + row).read() as i32;
+                            for (dot, keys) in dots.iter_mut().zip(keys) {
+                                *dot = S::dot_wide(*dot, keys, query);
+                            }
                         }
                     }
-                    (from, words) = (from.wrapping_add(4 * PAGE), words.wrapping_add(R));
+                    (from, words) = (from.wrapping_add(4 * PAGE), words.wrapping_add(2 * R));
                 }
                 for at in 0..U {
                     let own = S::load_f16(scales.add(2 * at * S::LANES));
                     for row in 0..R {
                         let both = S::mul(own, S::float(factors.add(group * R + row).read()));
-                        let dot = S::to_float(dots[row][at]);
-                        sums[row][at] = S::fma(dot, both, sums[row][at]);
+                        let dot = S::mul_add(dots[0][row][at], high, dots[1][row][at]);
+                        sums[row][at] = S::fma(S::to_float(dot), both, sums[row][at]);
                     }
                 }
                 scales = scales.wrapping_add(2 * PAGE);

@@ -3,7 +3,7 @@
 //! JUSTIFICATION of this file: as of [`super::inner`], into whose loops these are inlined. Of plain loops over the same arrays
 //! the compiler made gathers of single numbers: all of attention took 27.7 ms then, and 21.6 with this.
 
-use super::table::{Shares, steps};
+use super::table::{SHARE, Shares, steps};
 use crate::elementwise::{EXP, LANES, LN_2, MAGIC};
 use crate::isa::Lanes;
 use crate::kv::PAGE;
@@ -111,11 +111,11 @@ pub(super) unsafe fn round_shares<S: Lanes>(shares: &mut Shares, page: *const u8
                     both[at] = S::mul(share, scales[at]);
                     most = S::max(both[at], most);
                 }
-                let (inverse, factor) = steps(S::largest(most));
+                let (inverse, factor) = steps(S::largest(most), SHARE);
                 let index = group * count + query;
                 let to = rounded.add(index * PAGE);
                 for (at, both) in both[..registers].iter().enumerate() {
-                    S::store_i8(S::mul(*both, S::float(inverse)), to.add(at * S::LANES));
+                    S::store_u8(S::mul(*both, S::float(inverse)), to.add(at * S::LANES));
                 }
                 factors.add(index).write(factor);
             }

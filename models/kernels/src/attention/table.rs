@@ -1,25 +1,36 @@
 //! What the inner loops multiply with: queries and shares (softmax's weights), as they read them.
 //!
 //! For F16 both are `f32`. For eight bits they are 8-bit integers in fours, with a factor: of a query for the columns of
-//! each scale, of shares for a page's tokens, the scales of their values multiplied in beforehand. Shares have seven bits,
-//! so that two products fit 16 bits.
+//! each scale, of shares for a page's tokens, the scales of their values multiplied in beforehand. Queries have a high and a
+//! low part: with the high one alone results are up to 1.7 times as far off, and memory is slower than both.
+//! Shares are positive and have all eight bits.
 
 use crate::elementwise::{LANES, add_lanes, largest_of};
 use crate::isa::Isa;
 use crate::kv::{KvKind, KvShape, PAGE};
 
-/// The largest 8-bit integer.
-const STEPS: f32 = 127.0;
+/// The largest integer of queries, which have a sign and two parts.
+const QUERY: f32 = 127.0 * HIGH as f32;
+/// What a query's high part is worth.
+pub(super) const HIGH: i16 = 128;
+/// The largest integer of shares, which have none.
+pub(super) const SHARE: f32 = 255.0;
 /// Adding it leaves an integer in the low bits of the sum: 1.5 · 2²³.
 const MAGIC: f32 = 12_582_912.0;
 /// What is smaller than this counts as nothing: what is divided by it is still finite.
 const TINY: f32 = 1e-30;
 
-/// By what numbers are multiplied to become 8-bit integers, and what one step is then worth.
+/// By what numbers are multiplied to become integers up to `most`, and what one step is then worth.
 #[inline(always)]
-pub(super) fn steps(largest: f32) -> (f32, f32) {
-    let inverse = if largest > TINY { STEPS / largest } else { 0.0 };
-    (inverse, largest / STEPS)
+pub(super) fn steps(largest: f32, most: f32) -> (f32, f32) {
+    let inverse = if largest > TINY { most / largest } else { 0.0 };
+    (inverse, largest / most)
+}
+
+/// A high and a low part, neither of them -128.
+fn in_two(x: i16) -> [i8; 2] {
+    let high = (x + HIGH / 2) >> 7;
+    [high as i8, (x - HIGH * high) as i8]
 }
 
 /// How many queries the inner loops take at once, beginning with the first: eight as often as there are, then fewer.
@@ -87,25 +98,32 @@ impl Queries {
         }
     }
 
-    /// The same columns of a block's queries.
+    /// The same columns of a block's queries: for four columns first the high parts of all of them, then the low ones.
     fn round_group<'a>(&mut self, scale: f32, rows: impl Iterator<Item = &'a [f32]> + Clone) {
-        let mut fours = Vec::new();
+        let mut halves = [Vec::new(), Vec::new()];
         for row in rows.clone() {
-            let (inverse, factor) = steps(row.iter().fold(0.0_f32, |max, x| max.max(x.abs())));
-            let rounded = |x: f32| (x * inverse + MAGIC).to_bits() as u8;
-            let (chunks, mut sum) = (row.as_chunks::<4>().0.iter(), 0);
-            fours.extend(chunks.map(|four| {
-                let four = four.map(rounded);
-                sum += four.iter().map(|x| i32::from(*x as i8)).sum::<i32>();
-                u32::from_le_bytes(four)
-            }));
+            let largest = row.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+            let (inverse, factor) = steps(largest, QUERY);
+            let mut sums = [0, 0];
+            for four in row.as_chunks::<4>().0 {
+                let four = four.map(|x| in_two((x * inverse + MAGIC).to_bits() as i16));
+                for (part, (half, sum)) in halves.iter_mut().zip(&mut sums).enumerate() {
+                    let four = four.map(|parts| parts[part]);
+                    *sum += four.iter().map(|x| i32::from(*x)).sum::<i32>();
+                    half.push(u32::from_le_bytes(four.map(|x| x as u8)));
+                }
+            }
             self.factors.push(factor * scale);
-            self.starts.push(-128 * sum);
+            self.starts.extend(sums.map(|sum| -128 * sum));
         }
-        let (count, size) = (rows.count(), fours.len());
-        let each = size / count.max(1);
-        self.words
-            .extend((0..size).map(|at| fours[at % count * each + at / count]));
+        let (count, size) = (rows.count().max(1), halves[0].len());
+        let each = size / count;
+        for four in 0..each {
+            for half in &halves {
+                self.words
+                    .extend((0..count).map(|row| half[row * each + four]));
+            }
+        }
     }
 
     pub(super) fn shape(&self) -> KvShape {
@@ -120,7 +138,7 @@ impl Queries {
         self.scale
     }
 
-    /// A word for each query and column, or for each query and four columns.
+    /// A word for each query and column, or two for each query and four columns.
     pub(super) fn words(&self) -> &[u32] {
         &self.words
     }
@@ -130,7 +148,7 @@ impl Queries {
         &self.factors
     }
 
-    /// And what takes the keys' offset of 128 away again.
+    /// And for each part of them what takes the keys' offset of 128 away again.
     pub(super) fn starts(&self) -> &[i32] {
         &self.starts
     }

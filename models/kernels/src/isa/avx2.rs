@@ -52,11 +52,11 @@ macro_rules! common {
                 let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
                 _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
             }
-            fn store_i8(value: __m256, to: *mut u8) -> () {
+            fn store_u8(value: __m256, to: *mut u8) -> () {
                 let wide = _mm256_cvtps_epi32(value);
                 let (low, high) = (_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide));
                 let halves = _mm_packs_epi32(low, high);
-                _mm_storel_epi64(to.cast(), _mm_packs_epi16(halves, halves));
+                _mm_storel_epi64(to.cast(), _mm_packus_epi16(halves, halves));
             }
             fn power(shifted: __m256) -> __m256 {
                 let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
@@ -89,8 +89,12 @@ impl Lanes for Avx2 {
         }
         fn dot_wide_start(_start: i32) -> __m256i { _mm256_setzero_si256() }
         fn dot_shares(sum: __m256i, values: __m256i, shares: i32) -> __m256i {
-            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(shares), values);
-            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            // Pairs of products would not fit 16 bits: even and odd bytes are multiplied apart, as 16-bit numbers.
+            let shares = _mm256_set1_epi32(shares);
+            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(values));
+            let even = _mm256_madd_epi16(even, _mm256_and_si256(shares, _mm256_set1_epi16(0xff)));
+            let odd = _mm256_madd_epi16(_mm256_srai_epi16::<8>(values), _mm256_srli_epi16::<8>(shares));
+            _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
         }
         fn dot_pairs(sum: __m256i, weights: __m256i, activations: i32) -> __m256i {
             _mm256_add_epi32(sum, _mm256_madd_epi16(weights, _mm256_set1_epi32(activations)))

@@ -58,7 +58,7 @@ impl Lanes for Avx512 {
         fn fnma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fnmadd_ps(a, b, c) }
         fn max(a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
         fn largest(a: __m512) -> f32 { _mm512_reduce_max_ps(a) }
-        fn store_i8(value: __m512, to: *mut u8) -> () {
+        fn store_u8(value: __m512, to: *mut u8) -> () {
             _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(value)))
         }
         fn power(shifted: __m512) -> __m512 {

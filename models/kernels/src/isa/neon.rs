@@ -151,8 +151,22 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
         }
         fn dot_wide_start(_start: i32) -> Pair<int32x4_t> { Self::int(0) }
         fn dot_shares(sum: Pair<int32x4_t>, values: Pair<int32x4_t>, shares: i32) -> Pair<int32x4_t> {
-            // No more than 127, so that they are signed bytes as well.
-            Self::dot(sum, values, shares)
+            // Even and odd bytes apart, as 16-bit numbers: products of bytes with and without a sign are a set of their own.
+            let shares = vdupq_n_s32(shares);
+            let even = vreinterpretq_s32_s16(vandq_s16(vreinterpretq_s16_s32(shares), vdupq_n_s16(0xff)));
+            let odd = vreinterpretq_s32_u16(vshrq_n_u16::<8>(vreinterpretq_u16_s32(shares)));
+            let wide = values.map(|values| vreinterpretq_s16_s32(values));
+            let low = wide.map(|wide| vreinterpretq_s32_s16(vshrq_n_s16::<8>(vshlq_n_s16::<8>(wide))));
+            let high = wide.map(|wide| vreinterpretq_s32_s16(vshrq_n_s16::<8>(wide)));
+            let pairs = |sum: Pair<int32x4_t>, weights: Pair<int32x4_t>, activations: int32x4_t| {
+                let activations = vreinterpretq_s16_s32(activations);
+                sum.with(weights, |sum, weights| {
+                    let weights = vreinterpretq_s16_s32(weights);
+                    let low = vmull_s16(vget_low_s16(weights), vget_low_s16(activations));
+                    vaddq_s32(sum, vpaddq_s32(low, vmull_high_s16(weights, activations)))
+                })
+            };
+            pairs(pairs(sum, low, even), high, odd)
         }
         fn dot_pairs(sum: Pair<int32x4_t>, weights: Pair<int32x4_t>, activations: i32) -> Pair<int32x4_t> {
             let activations = vreinterpretq_s16_s32(vdupq_n_s32(activations));
@@ -177,7 +191,7 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
         }
         fn max(a: Pair<float32x4_t>, b: Pair<float32x4_t>) -> Pair<float32x4_t> { a.with(b, |a, b| vmaxq_f32(a, b)) }
         fn largest(a: Pair<float32x4_t>) -> f32 { vmaxvq_f32(vmaxq_f32(a.0, a.1)) }
-        fn store_i8(value: Pair<float32x4_t>, to: *mut u8) -> () {
+        fn store_u8(value: Pair<float32x4_t>, to: *mut u8) -> () {
             let wide = value.map(|value| vcvtnq_s32_f32(value));
             let halves = vcombine_s16(vmovn_s32(wide.0), vmovn_s32(wide.1));
             vst1_u8(to, vreinterpret_u8_s8(vmovn_s16(halves)));

@@ -151,8 +151,9 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn dot_shares(mut sum: [i32; N], values: [i32; N], shares: i32) -> [i32; N] {
         for (sum, values) in sum.iter_mut().zip(values) {
-            let values = values.to_le_bytes().map(|value| i32::from(value as i8));
-            *sum = products(*sum, values, shares);
+            for (value, share) in values.to_le_bytes().into_iter().zip(shares.to_le_bytes()) {
+                *sum = sum.wrapping_add(i32::from(value as i8) * i32::from(share));
+            }
         }
         sum
     }
@@ -211,7 +212,7 @@ impl Lanes for Portable {
             .fold(f32::NEG_INFINITY, |max, a| if a > max { a } else { max })
     }
     #[inline(always)]
-    unsafe fn store_i8(value: [f32; N], to: *mut u8) {
+    unsafe fn store_u8(value: [f32; N], to: *mut u8) {
         // Adding 1.5 · 2²³ leaves the nearest integer in the low bits of the sum.
         let rounded = each(value, |value| (value + 12_582_912.0).to_bits() as u8);
         // SAFETY: see the head of this file, which has the JUSTIFICATION too.
