@@ -16,7 +16,7 @@ use crate::tdx::{
 };
 use crate::tpm::{TpmRejection, TpmVerdict, registers_digest, session_nonce, verify_tpm_quote};
 use crate::trust::{Roots, TrustAnchors};
-use crate::verdict::{Check, Lines};
+use crate::verdict::{Basis, Check, Lines};
 
 /// Appraises evidence of one platform against roots and expectations.
 #[derive(Debug, Clone)]
@@ -304,12 +304,16 @@ pub(crate) fn event_log_lines(
     kind: LogKind,
     quoted: QuotedBy<'_>,
 ) -> Result<Vec<Check>, Rejection> {
-    let quoted = match quoted {
-        QuotedBy::Tdx(verdict) => QuotedRegisters::of_tdx(verdict),
-        QuotedBy::Tpm(verdict) => verdict.quoted(),
+    let (quoted, host_could_lie) = match quoted {
+        QuotedBy::Tdx(verdict) => (QuotedRegisters::of_tdx(verdict), false),
+        QuotedBy::Tpm(verdict) => (verdict.quoted(), verdict.location().host_could_lie()),
     };
     let mut lines = Lines::default();
     event_log(log, kind, &quoted, &mut lines)?;
+    if host_could_lie {
+        // A log says what registers mean; it is worth no more than they are.
+        lines.rest_at_most_on(Basis::Asserted);
+    }
     Ok(lines.into_checks())
 }
 
