@@ -9,7 +9,7 @@ use crate::kernel::{Kernel, MODULES, Module};
 use crate::program::Program;
 
 /// Command line of an image whose host sees nothing.
-pub const COMMAND_LINE: &str = "panic=-1 quiet lockdown=confidentiality";
+pub const COMMAND_LINE: &str = "panic=-1 quiet lockdown=confidentiality init_on_free=1";
 /// What an image for trials has beside it: the host reads what the guest prints.
 pub const CONSOLE: &str = "console=ttyS0";
 

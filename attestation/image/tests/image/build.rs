@@ -167,11 +167,11 @@ fn the_same_inputs_give_the_same_bytes_and_others_give_others() {
 fn only_an_image_for_trials_lets_the_host_read() {
     assert_eq!(
         command_line(false),
-        "panic=-1 quiet lockdown=confidentiality"
+        "panic=-1 quiet lockdown=confidentiality init_on_free=1"
     );
     assert_eq!(
         command_line(true),
-        "console=ttyS0 panic=-1 quiet lockdown=confidentiality"
+        "console=ttyS0 panic=-1 quiet lockdown=confidentiality init_on_free=1"
     );
 }
 
