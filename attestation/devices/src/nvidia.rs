@@ -115,7 +115,7 @@ pub type Answers = Box<dyn Fn(&[DeviceEvidence]) -> Result<OcspAnswers, DeviceEr
 
 /// The machine's GPUs, one request at a time.
 pub struct NvidiaProvider {
-    library: Mutex<Box<dyn Library + Send>>,
+    nvml: Mutex<Box<dyn Library + Send>>,
     answers: Answers,
     retry: Retry,
 }
@@ -125,7 +125,7 @@ impl NvidiaProvider {
     #[must_use]
     pub fn new(library: Box<dyn Library + Send>, answers: Answers) -> Self {
         Self {
-            library: Mutex::new(library),
+            nvml: Mutex::new(library),
             answers,
             retry: Retry::default(),
         }
@@ -135,7 +135,7 @@ impl NvidiaProvider {
 impl DeviceProvider for NvidiaProvider {
     /// The mode is asked before and after: one that changed meanwhile would be signed beside reports of another.
     fn devices(&self, nonce: &GpuNonce) -> Result<DeviceSet, ProviderError> {
-        let library = self.library.lock().unwrap_or_else(PoisonError::into_inner);
+        let library = self.nvml.lock().unwrap_or_else(PoisonError::into_inner);
         let ask = || {
             let before = library.word()?.state()?;
             let devices = evidence(&**library, nonce)?;
