@@ -99,7 +99,7 @@ fn told(count: usize, tokens: usize, scale: f64) -> (usize, f64) {
 
 #[test]
 fn marked_answers_are_told_at_the_length_that_is_said_to_be_needed() {
-    for (count, tokens, scale, bits) in [(100, 300, 4.3, 1.0), (20, 2500, 10.0, 0.33)] {
+    for (count, tokens, scale, bits) in [(100, 300, 4.3, 1.0), (20, 2500, 11.0, 0.30)] {
         let (found, mean) = told(count, tokens, scale);
         println!(
             "{tokens} tokens of {mean:.2} bits: {found} of {count} told, {} needed",
