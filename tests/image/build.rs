@@ -53,7 +53,10 @@ fn two_builds_on_two_paths_give_the_same_bytes_and_a_changed_configuration_other
         assert!(two.get(name) == Some(bytes), "{name} differs");
     }
     assert_eq!(one.len(), two.len());
-    assert_eq!(one["cmdline"], b"panic=-1 quiet lockdown=confidentiality init_on_free=1");
+    assert_eq!(
+        one["cmdline"],
+        b"panic=-1 quiet lockdown=confidentiality init_on_free=1"
+    );
     let output = ended(&output).1;
     let digest = casemate_image::sha256(&one["initrd.cpio"]);
     assert!(
