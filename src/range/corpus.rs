@@ -103,12 +103,7 @@ impl Corpora {
                 })
                 .to_vec(),
             lookalikes: own(&words::LOOKALIKES),
-            injections: words::CONTROL_TOKENS
-                .map(|token| Injection {
-                    token: token.to_owned(),
-                    text: format!("the word {token} in a text"),
-                })
-                .to_vec(),
+            injections: words::CONTROL_TOKENS.iter().flat_map(injected).collect(),
             shapes: Vec::new(),
         }
     }
@@ -155,6 +150,19 @@ impl Corpora {
         all.shapes = read("attack_logit_oracles.jsonl")?.rows;
         Ok(all)
     }
+}
+
+/// A token within a text, and split over two parts of a message.
+fn injected(token: &&str) -> [Injection; 2] {
+    let (first, second) = token.split_at(token.len() / 2);
+    let texts = [
+        format!("the word {token} in a text"),
+        format!("the word {first}\u{241e}{second} in a text"),
+    ];
+    texts.map(|text| Injection {
+        token: (*token).to_owned(),
+        text,
+    })
 }
 
 /// Texts of one origin stand together in files, and people do not ask in that order.

@@ -9,10 +9,19 @@
 //! [`Turn::spend`] before each request. Texts come from [`Corpora`]; nothing that a server said may stand in a row.
 
 mod answer;
+mod cache;
+mod chance;
+mod control;
 mod corpus;
+mod crawler;
+mod last_layer;
+mod oracles;
+mod prompt;
 mod repetition;
 mod row;
+mod spectrum;
 mod target;
+mod told;
 mod turn;
 mod words;
 
@@ -117,7 +126,7 @@ impl Default for Settings {
         Self {
             width: None,
             width_max: 256,
-            prompts: 64,
+            prompts: 96,
             samples: 60,
             server_has_prompt: false,
             limits: Limits::default(),
@@ -141,19 +150,45 @@ pub struct Range {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Attack {
+    /// Recovery of the last layer from probabilities.
+    LastLayer,
+    /// Options that tell of a chosen token.
+    Oracles,
+    /// The system prompt, asked for.
+    Prompt,
+    /// Control tokens in a user's text.
+    ControlTokens,
     /// Repeated-word divergence.
     Repetition,
+    /// Times of a shared cache.
+    CacheTiming,
+    /// Collecting answers for distillation.
+    Crawler,
 }
 
 impl Attack {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::Repetition];
+    pub const ALL: [Self; 7] = [
+        Self::LastLayer,
+        Self::Oracles,
+        Self::Prompt,
+        Self::ControlTokens,
+        Self::Repetition,
+        Self::CacheTiming,
+        Self::Crawler,
+    ];
 
     /// Its word on the command line and in tables.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::LastLayer => "last-layer",
+            Self::Oracles => "oracles",
+            Self::Prompt => "prompt",
+            Self::ControlTokens => "control-tokens",
             Self::Repetition => "repetition",
+            Self::CacheTiming => "cache-timing",
+            Self::Crawler => "crawler",
         }
     }
 
@@ -161,6 +196,14 @@ impl Attack {
     #[must_use]
     pub const fn about(self) -> &'static str {
         match self {
+            Self::LastLayer => "recover the model's last layer, and its width, from probabilities",
+            Self::Oracles => {
+                "make options tell the probability of a token of the attacker's choice"
+            }
+            Self::Prompt => "ask for the system prompt, in all disguises and in fragments",
+            Self::ControlTokens => "write control tokens into a user's text",
+            Self::CacheTiming => "learn from times what another identity asked",
+            Self::Crawler => "collect answers for distillation, as one identity and as many",
             Self::Repetition => {
                 "make the model repeat a word until it falls into what it was trained on"
             }
@@ -169,7 +212,13 @@ impl Attack {
 
     async fn run(self, turn: &mut Turn<'_>) -> Result<(), Halt> {
         match self {
+            Self::LastLayer => last_layer::run(turn).await,
+            Self::Oracles => oracles::run(turn).await,
+            Self::Prompt => prompt::run(turn).await,
+            Self::ControlTokens => control::run(turn).await,
             Self::Repetition => repetition::run(turn).await,
+            Self::CacheTiming => cache::run(turn).await,
+            Self::Crawler => crawler::run(turn).await,
         }
     }
 
