@@ -152,13 +152,38 @@ impl<'a> Turn<'a> {
         messages: &[(&str, &str)],
         options: Value,
     ) -> Result<Answer, Halt> {
-        let message = |(role, text): &(&str, &str)| json!({"role": role, "content": text});
-        let mut body = options;
-        if let Some(fields) = body.as_object_mut() {
-            let messages = messages.iter().map(message).collect();
-            fields.insert("messages".to_owned(), messages);
+        self.ask(
+            identity,
+            "/chat/completions",
+            conversation(messages, options),
+        )
+        .await
+    }
+
+    /// The same, with an answer of `tokens` tokens, or fewer where they do not fit behind the prompt.
+    ///
+    /// # Errors
+    /// As [`Turn::ask`].
+    pub async fn ask_long(
+        &mut self,
+        identity: usize,
+        path: &str,
+        body: Value,
+        tokens: u64,
+    ) -> Result<Answer, Halt> {
+        let mut wanted = tokens;
+        loop {
+            let mut body = body.clone();
+            if let Some(fields) = body.as_object_mut() {
+                fields.insert("max_tokens".to_owned(), wanted.into());
+            }
+            let answer = self.ask(identity, path, body).await?;
+            let refusal = answer.refusal();
+            if refusal.is_none_or(|refusal| !refusal.code.contains("context")) || wanted < 16 {
+                return Ok(answer);
+            }
+            wanted /= 2;
         }
-        self.ask(identity, "/chat/completions", body).await
     }
 
     /// Hands in a row; the requests and refusals since the last one are its own.
@@ -184,6 +209,17 @@ impl<'a> Turn<'a> {
             }
         }
     }
+}
+
+/// The body of a chat of `messages` as role and text, with `options` beside them.
+pub(super) fn conversation(messages: &[(&str, &str)], options: Value) -> Value {
+    let message = |(role, text): &(&str, &str)| json!({"role": role, "content": text});
+    let mut body = options;
+    if let Some(fields) = body.as_object_mut() {
+        let messages = messages.iter().map(message).collect();
+        fields.insert("messages".to_owned(), messages);
+    }
+    body
 }
 
 fn unanswered(word: &str, seconds: f64) -> Answer {

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::answer::Answer;
 use super::corpus::SystemPrompt;
 use super::row::Row;
-use super::turn::{Halt, Turn};
+use super::turn::{Halt, Turn, conversation};
 use disguise::{Kind, covered, covered_starred, normal, readings};
 
 /// Secrets of which every question asks.
@@ -37,13 +37,11 @@ async fn ask(
     question: &str,
     tokens: u64,
 ) -> Result<Answer, Halt> {
-    let options = json!({"max_tokens": tokens, "temperature": 0});
-    let user = ("user", question);
-    if turn.range().settings.server_has_prompt {
-        return turn.chat(0, &[user], options).await;
-    }
-    turn.chat(0, &[("system", &secret.text), user], options)
-        .await
+    let all = [("system", secret.text.as_str()), ("user", question)];
+    let said = usize::from(turn.range().settings.server_has_prompt);
+    let messages = all.get(said..).unwrap_or_default();
+    let body = conversation(messages, json!({"temperature": 0}));
+    turn.ask_long(0, "/chat/completions", body, tokens).await
 }
 
 /// What one way of hiding obtained, over all prompts.
