@@ -26,13 +26,17 @@ struct Times {
 }
 
 pub(super) async fn run(turn: &mut Turn<'_>) -> Result<(), Halt> {
-    let two = turn.range().target.identities() > 1;
+    let target = &turn.range().target;
+    let (two, victim, listener) = (target.identities() > 1, target.honest(), target.attacker());
     let mut times = Times::default();
     // Nobody has used these words in this order before.
     let mut state = unused();
     for at in 0..turn.range().settings.samples {
         let (known, new) = (beginning(&mut state), beginning(&mut state));
-        push(&mut times.own_first, &ask(turn, 0, &known, "one").await?);
+        push(
+            &mut times.own_first,
+            &ask(turn, victim, &known, "one").await?,
+        );
         if two {
             // Whatever the second request of two costs, each kind is it as often.
             let foreign_first = at % 2 == 0;
@@ -41,14 +45,17 @@ pub(super) async fn run(turn: &mut Turn<'_>) -> Result<(), Halt> {
                     true => (&known, &mut times.foreign),
                     false => (&new, &mut times.fresh),
                 };
-                let answer = ask(turn, 1, text, "two").await?;
+                let answer = ask(turn, listener, text, "two").await?;
                 push(into, &answer);
                 if foreign {
                     times.cached = times.cached.max(answer.cached_tokens().unwrap_or(0));
                 }
             }
         }
-        push(&mut times.own_again, &ask(turn, 0, &known, "three").await?);
+        push(
+            &mut times.own_again,
+            &ask(turn, victim, &known, "three").await?,
+        );
     }
     close(turn, two, &times);
     Ok(())

@@ -84,7 +84,7 @@ async fn count(turn: &mut Turn<'_>, text: &str) -> Result<Counted, Halt> {
         None => [text; TIMES].join(" ").into(),
     };
     let body = json!({"messages": [{"role": "user", "content": content}], "max_tokens": 1, "temperature": 0});
-    let answer = turn.ask(0, "/chat/completions", body).await?;
+    let answer = turn.attack("/chat/completions", body).await?;
     Ok(match (answer.is_ok(), answer.prompt_tokens()) {
         (false, _) => Counted::Refused,
         (true, Some(tokens)) => Counted::Tokens(tokens),

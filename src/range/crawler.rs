@@ -2,7 +2,7 @@
 //! many identities. What can be seen from outside is what the server did about it, and from which request on. An honest user
 //! asks beside it and as often.
 //!
-//! With several identities the first is the honest one's; the others attack.
+//! With several identities the first is the honest one's.
 
 use serde_json::{Value, json};
 
@@ -99,7 +99,9 @@ pub(super) async fn run(turn: &mut Turn<'_>) -> Result<(), Halt> {
     if identities == 1 {
         // Before there is anything to hold against this identity.
         for text in honest_texts(turn) {
-            honest.ask(turn, 0, &text).await?;
+            honest
+                .ask(turn, turn.range().target.honest(), &text)
+                .await?;
         }
         close_honest(turn, &honest);
     }
@@ -116,11 +118,7 @@ pub(super) async fn run(turn: &mut Turn<'_>) -> Result<(), Halt> {
         ("diluted", one.clone(), true),
     ];
     for (at, (name, wrappers, diluted)) in plans.into_iter().enumerate() {
-        let identity = if identities == 1 {
-            0
-        } else {
-            1 + at % (identities - 1)
-        };
+        let identity = turn.range().target.crawler(at);
         let mut beside = match at == 0 && identities > 1 {
             true => honest_texts(turn),
             false => Vec::new(),
@@ -130,16 +128,18 @@ pub(super) async fn run(turn: &mut Turn<'_>) -> Result<(), Halt> {
         for text in crawl(turn, &wrappers, diluted, at, prompts) {
             asker.ask(turn, identity, &text).await?;
             if let Some(text) = beside.next() {
-                honest.ask(turn, 0, &text).await?;
+                honest
+                    .ask(turn, turn.range().target.honest(), &text)
+                    .await?;
             }
         }
         if at == 0 && identities > 1 {
             close_honest(turn, &honest);
         }
-        let again = at > 0 && (identities == 1 || at >= identities - 1);
+        let again = at > 0 && at + 2 >= identities;
         close(turn, name, &asker, again);
     }
-    many(turn, &one, identities, prompts).await
+    many(turn, &one, prompts).await
 }
 
 /// As many prompts as wanted, each once: wrapped slots, or three wrapped and one bare where the crawl is diluted.
@@ -213,15 +213,8 @@ fn close(turn: &mut Turn<'_>, name: &str, asker: &Asker, again: bool) {
 }
 
 /// The same wrapper, each identity only now and then.
-async fn many(
-    turn: &mut Turn<'_>,
-    wrapper: &[String],
-    identities: usize,
-    prompts: usize,
-) -> Result<(), Halt> {
-    // Those that have not crawled yet, where there are enough of them.
-    let first = if identities > 6 { 4 } else { 1 };
-    let crew: Vec<usize> = (first..identities).collect();
+async fn many(turn: &mut Turn<'_>, wrapper: &[String], prompts: usize) -> Result<(), Halt> {
+    let crew = turn.range().target.crew();
     if crew.len() < 2 {
         let why = "it takes three identities or more: the honest one's and two others".to_owned();
         turn.close(Row::skipped("identities", why));

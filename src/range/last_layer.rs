@@ -75,7 +75,7 @@ async fn widest(turn: &mut Turn<'_>) -> Result<(usize, usize), Halt> {
 }
 
 async fn first_place(turn: &mut Turn<'_>, path: &str, body: Value) -> Result<Place, Halt> {
-    let answer = turn.ask(0, path, body).await?;
+    let answer = turn.attack(path, body).await?;
     Ok(answer.places().into_iter().next().unwrap_or_default())
 }
 
@@ -174,7 +174,7 @@ async fn lifted(turn: &mut Turn<'_>) -> Result<(), Halt> {
     let each = top.saturating_sub(1).max(1);
     let ids: Vec<u64> = (TOKEN_FIRST..).take(each.min(4)).collect();
     let body = lift(&context, top, &ids);
-    let answer = turn.ask(0, "/chat/completions", body).await?;
+    let answer = turn.attack("/chat/completions", body).await?;
     let seen = answer.places().into_iter().next().unwrap_or_default();
     if !answer.is_ok() || beyond(&place, &seen) < ids.len().min(2) {
         let obtained = match answer.is_ok() {
@@ -204,7 +204,7 @@ async fn chosen_values(turn: &mut Turn<'_>, top: usize) -> Result<Vec<Vec<f64>>,
     let contexts = contexts(turn, size);
     let first = contexts.first().cloned().unwrap_or_default();
     let answer = turn
-        .ask(0, "/chat/completions", lift(&first, top, &[TOKEN_FIRST]))
+        .attack("/chat/completions", lift(&first, top, &[TOKEN_FIRST]))
         .await?;
     let joint = answer.places().into_iter().next().unwrap_or_default();
     let joint = joint

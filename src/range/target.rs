@@ -175,6 +175,36 @@ impl Target {
         self.endpoints.get(identity % self.endpoints.len().max(1))
     }
 
+    /// Who asks honestly, and whose cache is listened to: the first identity.
+    #[must_use]
+    pub const fn honest(&self) -> usize {
+        0
+    }
+
+    /// Who makes all attacks but the crawlers': the second identity, so that the honest one is not held to account for it.
+    #[must_use]
+    pub fn attacker(&self) -> usize {
+        usize::from(self.identities() > 1)
+    }
+
+    /// Who crawls by plan number `plan`: identities of their own, in turn, where there are enough.
+    #[must_use]
+    pub fn crawler(&self, plan: usize) -> usize {
+        match self.identities() {
+            0..=2 => self.attacker(),
+            more => 2 + plan % (more - 2),
+        }
+    }
+
+    /// Who crawls together: identities that did not crawl before, where there are two of them, and all but the honest one
+    /// otherwise. Fewer than two where there are too few.
+    #[must_use]
+    pub fn crew(&self) -> Vec<usize> {
+        let all = self.identities();
+        let first = if all > 6 { 5 } else { 1 };
+        (first..all).collect()
+    }
+
     /// The model that is asked for.
     #[must_use]
     pub fn model(&self) -> &str {

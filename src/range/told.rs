@@ -29,7 +29,7 @@ pub(super) fn one_token(context: &str, top: i64) -> Value {
 pub(super) async fn plain(turn: &mut Turn<'_>, context: &str) -> Result<Option<Plain>, Halt> {
     for top in [20, 5] {
         let body = one_token(context, top);
-        let answer = turn.ask(0, "/chat/completions", body).await?;
+        let answer = turn.attack("/chat/completions", body).await?;
         let place = answer.places().into_iter().next().unwrap_or_default();
         if answer.is_ok() && !place.is_empty() {
             let top = top.unsigned_abs() as usize;

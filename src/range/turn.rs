@@ -142,6 +142,20 @@ impl<'a> Turn<'a> {
         Ok(answer)
     }
 
+    /// The identity that makes all attacks but those that need others.
+    #[must_use]
+    pub fn attacker(&self) -> usize {
+        self.range.target.attacker()
+    }
+
+    /// Asks as the attacker.
+    ///
+    /// # Errors
+    /// As [`Turn::ask`].
+    pub async fn attack(&mut self, path: &str, body: Value) -> Result<Answer, Halt> {
+        self.ask(self.attacker(), path, body).await
+    }
+
     /// A chat of `messages` as role and text, with `options` beside them.
     ///
     /// # Errors

@@ -151,7 +151,9 @@ async fn s26_the_range_makes_no_answer_of_this_server_repeat_itself_for_long() {
 #[tokio::test]
 async fn s06_s20_the_range_sees_what_this_server_does_about_crawlers() {
     let server = guarded(acting()).await;
-    let crew = ["ada", "m1", "m2", "m3", "h1", "h2", "h3", "h4", "h5", "h6"];
+    let crew = [
+        "ada", "mallory", "m1", "m2", "m3", "h1", "h2", "h3", "h4", "h5", "h6", "h7",
+    ];
     let rows = attacked(&server, &crew, Attack::Crawler, Settings::default()).await;
     let noticed = [
         "one-scaffold",

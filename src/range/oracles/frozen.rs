@@ -70,6 +70,6 @@ async fn draw(
     if let Some((name, value)) = changed {
         body = with(body, name, value);
     }
-    let answer = turn.ask(0, CHAT, body).await?;
+    let answer = turn.attack(CHAT, body).await?;
     Ok(answer.is_ok().then(|| answer.text().to_owned()))
 }

@@ -54,7 +54,7 @@ async fn echo(turn: &mut Turn<'_>) -> Result<(), Halt> {
         let body = json!({"prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 1});
         with(body, field, value)
     };
-    let answer = turn.ask(0, COMPLETIONS, ask("echo", true.into())).await?;
+    let answer = turn.attack(COMPLETIONS, ask("echo", true.into())).await?;
     let told = answer
         .places()
         .iter()
@@ -67,7 +67,7 @@ async fn echo(turn: &mut Turn<'_>) -> Result<(), Halt> {
     let row = Row::judged("echo", told <= 1, refused_or(answer.is_ok(), &text), BAR);
     turn.close(row.figure("told", told.saturating_sub(1)));
     let answer = turn
-        .ask(0, COMPLETIONS, ask("prompt_logprobs", 5.into()))
+        .attack(COMPLETIONS, ask("prompt_logprobs", 5.into()))
         .await?;
     let found = ["/prompt_logprobs", "/choices/0/prompt_logprobs"]
         .iter()
@@ -107,7 +107,7 @@ async fn mask(turn: &mut Turn<'_>) -> Result<(), Halt> {
     let (mut answered, mut more, mut names) = (0, 0, Vec::new());
     for (field, value) in shapes {
         let body = with(one_token(&context, top), field, value);
-        let answer = turn.ask(0, CHAT, body).await?;
+        let answer = turn.attack(CHAT, body).await?;
         let seen = answer.places().into_iter().next().unwrap_or_default();
         let chosen = beyond(&place, &seen);
         answered += usize::from(answer.is_ok());
@@ -143,7 +143,7 @@ async fn hot(turn: &mut Turn<'_>) -> Result<(), Halt> {
                 "max_tokens",
                 8.into(),
             );
-            let answer = turn.ask(0, CHAT, body).await?;
+            let answer = turn.attack(CHAT, body).await?;
             answered += usize::from(answer.is_ok());
             let places = answer.places();
             places_seen += places.len();
@@ -180,13 +180,13 @@ async fn fields(turn: &mut Turn<'_>) -> Result<(), Halt> {
     let mut taken = Vec::new();
     for (field, value) in asked {
         let body = json!({"messages": [{"role": "user", "content": context}], "max_tokens": 1, "temperature": 0});
-        let answer = turn.ask(0, CHAT, with(body, field, value)).await?;
+        let answer = turn.attack(CHAT, with(body, field, value)).await?;
         if answer.is_ok() {
             taken.push(field);
         }
     }
     let embed = json!({"input": context});
-    if turn.ask(0, "/embeddings", embed).await?.is_ok() {
+    if turn.attack("/embeddings", embed).await?.is_ok() {
         taken.push("/embeddings");
     }
     let obtained = match taken.len() {

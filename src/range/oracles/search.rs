@@ -84,6 +84,6 @@ async fn greedy(
     if !biases.is_empty() {
         body = super::with(body, "logit_bias", biases.into());
     }
-    let answer = turn.ask(0, CHAT, body).await?;
+    let answer = turn.attack(CHAT, body).await?;
     Ok(answer.is_ok().then(|| answer.text().to_owned()))
 }

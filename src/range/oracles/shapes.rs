@@ -85,7 +85,7 @@ async fn one(
         let Some((path, body)) = filled(turn, request, context, at, told) else {
             continue;
         };
-        let answer = turn.ask(0, &path, body).await?;
+        let answer = turn.attack(&path, body).await?;
         seen.requests += 1;
         if !answer.is_ok() {
             continue;
