@@ -93,15 +93,14 @@ impl Asker {
 }
 
 pub(super) async fn run(turn: &mut Turn<'_>) -> Result<(), Halt> {
-    let identities = turn.range().target.identities();
+    let target = &turn.range().target;
+    let (identities, first) = (target.identities(), target.honest());
     let prompts = turn.range().settings.prompts;
     let mut honest = Asker::default();
     if identities == 1 {
         // Before there is anything to hold against this identity.
         for text in honest_texts(turn) {
-            honest
-                .ask(turn, turn.range().target.honest(), &text)
-                .await?;
+            honest.ask(turn, first, &text).await?;
         }
         close_honest(turn, &honest);
     }
@@ -128,9 +127,7 @@ pub(super) async fn run(turn: &mut Turn<'_>) -> Result<(), Halt> {
         for text in crawl(turn, &wrappers, diluted, at, prompts) {
             asker.ask(turn, identity, &text).await?;
             if let Some(text) = beside.next() {
-                honest
-                    .ask(turn, turn.range().target.honest(), &text)
-                    .await?;
+                honest.ask(turn, first, &text).await?;
             }
         }
         if at == 0 && identities > 1 {
