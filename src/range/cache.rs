@@ -10,7 +10,9 @@ use super::turn::{Halt, Turn};
 use super::words::NOUNS;
 
 /// Words of a beginning.
-const WORDS: usize = 90;
+const WORDS: usize = 50;
+/// Fewer answers of a kind are no ground for a verdict.
+const SAMPLES_MIN: usize = 16;
 /// Below this, times are not alike.
 const ALIKE: f64 = 0.01;
 /// Below this the test sees an identity's own cache, and its silence about others means something.
@@ -79,6 +81,22 @@ async fn ask(
 }
 
 fn close(turn: &mut Turn<'_>, two: bool, times: &Times) {
+    let kinds = [
+        &times.own_first,
+        &times.own_again,
+        &times.foreign,
+        &times.fresh,
+    ];
+    let least = kinds
+        .into_iter()
+        .take(if two { 4 } else { 2 })
+        .map(Vec::len)
+        .min();
+    if least.is_none_or(|least| least < SAMPLES_MIN) {
+        let why = "too few requests of each kind were answered".to_owned();
+        turn.close(Row::skipped("foreign", why));
+        return;
+    }
     let milliseconds = |times: &[f64]| median(times) * 1e3;
     let own = kolmogorov_smirnov(&times.own_first, &times.own_again);
     let (new, again) = (

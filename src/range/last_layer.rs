@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::answer::Place;
 use super::row::Row;
-use super::spectrum::{fall_after, singular_values, steepest};
+use super::spectrum::{fall_after, measurable, singular_values, steepest};
 use super::told::{Plain, TOLD_MAX, beyond, one_token, plain};
 use super::turn::{Halt, Turn};
 
@@ -20,9 +20,13 @@ const BEYOND: usize = 16;
 const TOKEN_FIRST: u64 = 300;
 /// What lifts a token over all others.
 const LIFT: i64 = 100;
+/// The row that chooses nothing.
+const LIKELIEST: &str = "likeliest";
 /// Contexts of which only the likeliest are told, and tokens that are looked at.
 const LIKELIEST_CONTEXTS: usize = 300;
 const LIKELIEST_TOKENS: usize = 400;
+/// Contexts that tell of a token, at least.
+const LIKELIEST_TIMES: usize = 3;
 
 pub(super) async fn run(turn: &mut Turn<'_>) -> Result<(), Halt> {
     everything(turn).await?;
@@ -113,20 +117,18 @@ async fn everything(turn: &mut Turn<'_>) -> Result<(), Halt> {
         rows.extend(row);
     }
     let told = format!("{values} values of a place by {name}");
-    close_spectrum(turn, "everything", &told, &rows, BAR, true);
+    close_spectrum(turn, "everything", &told, &rows, BAR);
     Ok(())
 }
 
-/// Judges what the spectrum of `rows` tells. `open`: that so much is told misses the bar by itself.
-fn close_spectrum(
-    turn: &mut Turn<'_>,
-    name: &str,
-    told: &str,
-    rows: &[Vec<f64>],
-    bar: &str,
-    open: bool,
-) {
-    let values = singular_values(rows);
+/// Judges what the spectrum of `rows` tells. That everything, or what was chosen, is told misses the bar by itself; of the
+/// likeliest most entries are guessed.
+fn close_spectrum(turn: &mut Turn<'_>, name: &str, told: &str, rows: &[Vec<f64>], bar: &str) {
+    let open = name != LIKELIEST;
+    let values = match open {
+        true => singular_values(rows),
+        false => measurable(singular_values(rows)),
+    };
     let Some(fall) = steepest(&values) else {
         let text = format!("{told}, of too few contexts alike for a look at their space");
         turn.close(Row::judged(name, !open, text, bar));
@@ -186,7 +188,7 @@ async fn lifted(turn: &mut Turn<'_>) -> Result<(), Halt> {
     }
     let rows = chosen_values(turn, top).await?;
     let told = format!("{each} values of chosen tokens with each request");
-    close_spectrum(turn, "bias", &told, &rows, BAR, true);
+    close_spectrum(turn, "bias", &told, &rows, BAR);
     Ok(())
 }
 
@@ -249,7 +251,7 @@ async fn likeliest(turn: &mut Turn<'_>) -> Result<(), Halt> {
             let told = plain(turn, &context).await?;
             let Some(Plain { top: most, place }) = told else {
                 let obtained = "no probability is told at all".to_owned();
-                turn.close(Row::judged("likeliest", true, obtained, BAR));
+                turn.close(Row::judged(LIKELIEST, true, obtained, BAR));
                 return Ok(());
             };
             top = most;
@@ -264,7 +266,7 @@ async fn likeliest(turn: &mut Turn<'_>) -> Result<(), Halt> {
     }
     let rows = filled(&places);
     let told = format!("the {top} likeliest of {} contexts", places.len());
-    close_spectrum(turn, "likeliest", &told, &rows, BAR, false);
+    close_spectrum(turn, LIKELIEST, &told, &rows, BAR);
     Ok(())
 }
 
@@ -276,6 +278,8 @@ fn filled(places: &[Place]) -> Vec<Vec<f64>> {
     }
     let mut tokens: Vec<(&str, usize)> = often.into_iter().collect();
     tokens.sort_by(|a, b| (b.1, a.0).cmp(&(a.1, b.0)));
+    // Tokens that hardly any context tells of depend on each other by the guesses alone.
+    tokens.retain(|(_, times)| *times >= LIKELIEST_TIMES);
     tokens.truncate(LIKELIEST_TOKENS);
     let mut rows: Vec<Vec<f64>> = Vec::new();
     for place in places {

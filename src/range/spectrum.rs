@@ -7,6 +7,7 @@ const FALL_MIN: f64 = 10.0;
 const FIRST: usize = 4;
 /// What is left by rounding, as a part of the largest value.
 const FLOOR: f64 = 1e-12;
+const GUESSED_FLOOR: f64 = 1e-6;
 /// Rounds of rotations; some ten are enough.
 const SWEEPS_MAX: usize = 40;
 
@@ -94,6 +95,14 @@ pub(super) fn fall_after(values: &[f64], at: usize) -> Option<f64> {
     let floor = values.first()? * FLOOR;
     let before = at.checked_sub(1).and_then(|it| values.get(it))?;
     Some(before.max(floor) / values.get(at)?.max(floor))
+}
+
+/// The values down to a millionth of the largest. Where most entries were guessed, smaller ones are dependencies of the
+/// guesses among themselves; what a server rounds does not come so near to nothing.
+pub(super) fn measurable(mut values: Vec<f64>) -> Vec<f64> {
+    let floor = values.first().copied().unwrap_or_default() * GUESSED_FLOOR;
+    values.retain(|value| *value > floor);
+    values
 }
 
 /// The steepest fall. The last two values are left out: rows without their means have one direction less than columns.
