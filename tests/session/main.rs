@@ -15,9 +15,11 @@
 mod client;
 mod false_server;
 mod harness;
+mod obedient;
 mod organisation;
 mod raw;
 mod script;
+mod weak;
 
 // The tests, by subject.
 mod audit;
@@ -35,6 +37,8 @@ mod kept;
 mod logprobs;
 mod mutual;
 mod oracles;
+mod range;
+mod range_weak;
 mod revocation;
 mod shapes;
 mod streams;
