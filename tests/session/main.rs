@@ -16,8 +16,10 @@ mod client;
 mod false_server;
 mod harness;
 mod organisation;
+mod player;
 mod raw;
 mod script;
+mod tap;
 
 // The tests, by subject.
 mod audit;
@@ -36,6 +38,7 @@ mod logprobs;
 mod mutual;
 mod oracles;
 mod revocation;
+mod shaped;
 mod shapes;
 mod streams;
 mod transport;
