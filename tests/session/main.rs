@@ -15,11 +15,13 @@
 mod client;
 mod false_server;
 mod harness;
+mod obedient;
 mod organisation;
 mod player;
 mod raw;
 mod script;
 mod tap;
+mod weak;
 
 // The tests, by subject.
 mod audit;
@@ -37,6 +39,8 @@ mod kept;
 mod logprobs;
 mod mutual;
 mod oracles;
+mod range;
+mod range_weak;
 mod revocation;
 mod shaped;
 mod shapes;
