@@ -172,9 +172,8 @@ impl Stream {
     /// The next cell, and whether it is the last.
     fn cell(&mut self) -> (Bytes, bool) {
         if self.answering.is_some() {
-            if self.cells.waiting() < CELL_BYTES && !self.pack() {
-                self.end(Finish::Length);
-            } else if self.left() <= self.cells.needed(self.end_bytes) {
+            let full = self.cells.waiting() < CELL_BYTES && !self.pack();
+            if full || self.left() <= self.cells.needed(self.end_bytes) {
                 self.end(Finish::Length);
             }
         }

@@ -10,9 +10,10 @@ pub use cells::{CELL_BYTES, Cells, Filler};
 /// The most lengths that a team's answers may have: three bits.
 pub const LENGTHS_MAX: usize = 8;
 
-/// Cells of the shortest and of the longest answer. Below the shortest an answer's frame and an error would not fit.
+/// Cells of the shortest and of the longest answer. Below the shortest an answer's frame and an error would not fit; the
+/// longest is four megabytes, which one that is no stream has in memory when it leaves.
 const CELLS_MIN: u32 = 8;
-const CELLS_MAX: u32 = 36_000;
+const CELLS_MAX: u32 = 8192;
 /// Between two cells.
 const TICK_MIN: Duration = Duration::from_millis(20);
 const TICK_MAX: Duration = Duration::from_secs(1);
@@ -35,7 +36,7 @@ pub enum ShapeError {
     #[error("has lengths in cells that do not ascend")]
     Order,
     /// Too short or too long.
-    #[error("has a length of {found} cells, not 8 to 36000")]
+    #[error("has a length of {found} cells, not 8 to 8192")]
     Length {
         /// Cells.
         found: u32,
@@ -146,10 +147,7 @@ mod tests {
             (shape(&[20, 10], 100, 250), ShapeError::Order),
             (shape(&[20, 20], 100, 250), ShapeError::Order),
             (shape(&[7], 100, 250), ShapeError::Length { found: 7 }),
-            (
-                shape(&[36_001], 20, 250),
-                ShapeError::Length { found: 36_001 },
-            ),
+            (shape(&[8193], 20, 250), ShapeError::Length { found: 8193 }),
             (shape(&[20], 19, 250), ShapeError::Tick),
             (shape(&[20], 1001, 2000), ShapeError::Tick),
             (shape(&[20], 100, 99), ShapeError::First),
@@ -160,7 +158,7 @@ mod tests {
         }
         for sound in [
             shape(&[8], 20, 20),
-            shape(&[8, 36_000], 100, 10_000),
+            shape(&[8, 8192], 100, 10_000),
             shape(&nine[1..], 1000, 1000),
         ] {
             sound.unwrap();
