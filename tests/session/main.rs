@@ -17,14 +17,17 @@ mod false_server;
 mod harness;
 mod obedient;
 mod organisation;
+mod player;
 mod raw;
 mod script;
+mod tap;
 mod weak;
 
 // The tests, by subject.
 mod audit;
 mod biases;
 mod channel;
+mod eavesdropper;
 mod errors;
 mod evidence;
 mod flood;
@@ -40,6 +43,8 @@ mod oracles;
 mod range;
 mod range_weak;
 mod revocation;
+mod shaped;
 mod shapes;
 mod streams;
+mod topics;
 mod transport;
