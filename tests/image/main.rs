@@ -9,6 +9,7 @@
 )]
 
 mod build;
+mod held;
 mod host;
 mod machine;
 mod place;
