@@ -11,6 +11,7 @@
 mod build;
 mod held;
 mod host;
+mod inputs;
 mod machine;
 mod place;
 mod served;
