@@ -12,6 +12,7 @@ mod build;
 mod held;
 mod host;
 mod inputs;
+mod lacking;
 mod machine;
 mod place;
 mod served;
