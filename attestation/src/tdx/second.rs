@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 
-use dcap_qvl::configs::RingConfig;
 use dcap_qvl::quote::{Report, TDReport10, TDReport15};
 use dcap_qvl::verify::QuoteVerifier;
 use dcap_qvl::{QuoteClaims, QuotePolicy};
@@ -15,6 +14,7 @@ use super::policy::TdxPolicy;
 use super::quote::{TdxBody, TdxQuote};
 use super::rejection::TdxRejection;
 use super::roots::TdxRoot;
+use super::signatures::{SharedConfig, Signatures};
 use super::tcb::Judged;
 use crate::digest::UnixTime;
 
@@ -34,16 +34,20 @@ pub(crate) fn must_agree(
     collateral: &TdxCollateral,
     policy: &TdxPolicy,
     root: &TdxRoot,
+    signatures: &Signatures<'_>,
     now: UnixTime,
 ) -> Result<(), TdxRejection> {
-    let claims = QuoteVerifier::<RingConfig>::new_with_config(root.der().to_vec())
-        .allow_service_td(!policy.service_tds.is_empty())
-        .verify_with_policy(
-            reading.quote.bytes(),
-            collateral.for_second_verifier(),
-            now.secs(),
-            &QuotePolicy::claims_only(now.secs()),
-        )
+    let verifier = QuoteVerifier::<SharedConfig>::new_with_config(root.der().to_vec())
+        .allow_service_td(!policy.service_tds.is_empty());
+    let claims = signatures
+        .lend(|| {
+            verifier.verify_with_policy(
+                reading.quote.bytes(),
+                collateral.for_second_verifier(),
+                now.secs(),
+                &QuotePolicy::claims_only(now.secs()),
+            )
+        })
         .map_err(|_| TdxRejection::SecondVerifierRefuses)?;
     same(reading, &claims)
 }
@@ -141,6 +145,8 @@ fn same_td15(quote: &TdxQuote, report: &TDReport15) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use dcap_qvl::configs::RingConfig;
+
     use super::super::certificate::{Certificate, chain};
     use super::super::parts::TdxCertificate;
     use super::super::tcb::TcbStatus;
