@@ -463,6 +463,24 @@ fn t3_form_of_lists() {
 }
 
 #[test]
+fn b25_a_list_may_have_65536_bytes() {
+    let judged = after(|platform| {
+        let padded = |length: usize| {
+            altered(&platform.authority.key, &platform.pck_crl, |inner, _| {
+                let last = inner.parts.len() - 1;
+                let padding = extension(&OF_NOBODY, false, &vec![0x30; length]);
+                inner.at(&[last, 0]).parts.push(padding);
+            })
+        };
+        // A signature's length varies by a byte or two; one of the next has the same again.
+        let length = 65_000 + 65_536 - padded(65_000).len();
+        let mut lists = std::iter::repeat_with(|| padded(length));
+        platform.pck_crl = lists.find(|list| list.len() == 65_536).unwrap();
+    });
+    judged.unwrap();
+}
+
+#[test]
 fn b18_tdx_lists_count_from_their_first_second_until_the_next_is_due() {
     for list in LISTS {
         let at = |from: &str, due: &str| {
