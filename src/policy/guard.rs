@@ -297,14 +297,8 @@ impl GuardPolicy {
                 return Some((format!("workloads.{name}"), rule.into()));
             }
         }
-        for (team, rule) in &self.shapes {
-            let place = format!("shapes.{team}");
-            if unknown(team) {
-                return Some((place, "this policy has no such team".into()));
-            }
-            if let Err(rule) = rule.shape() {
-                return Some((place, rule));
-            }
+        if let Some(complaint) = self.complaint_of_shapes(document) {
+            return Some(complaint);
         }
         let bounded = [
             (
@@ -340,6 +334,16 @@ impl GuardPolicy {
         ];
         let broken = bounded.into_iter().find(|(broken, ..)| *broken);
         broken.map(|(_, place, rule)| (place.to_owned(), rule.to_owned()))
+    }
+
+    fn complaint_of_shapes(&self, document: &PolicyDocument) -> Option<(String, String)> {
+        self.shapes.iter().find_map(|(team, rule)| {
+            let complaint = match document.teams.contains_key(team) {
+                false => "this policy has no such team".to_owned(),
+                true => rule.shape().err()?,
+            };
+            Some((format!("shapes.{team}"), complaint))
+        })
     }
 }
 
