@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use casemate_models::engine::Learnt;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response};
 use tokio::sync::mpsc;
@@ -94,9 +95,10 @@ impl Answering {
                 Some(Event::Text {
                     text,
                     tokens,
+                    learnt,
                     logprobs,
                 }) => {
-                    self.count(tokens, &logprobs);
+                    self.count(tokens, learnt, &logprobs);
                     match self.kept.push(Said { text, logprobs }) {
                         Ok(pieces) if pieces.is_empty() => {
                             if self.watched.as_ref().is_some_and(|watched| watched.spent) {
@@ -113,8 +115,9 @@ impl Answering {
                     finish,
                     repeated,
                     tokens,
+                    learnt,
                 }) => {
-                    self.count(tokens.saturating_sub(self.answer_tokens), &[]);
+                    self.count(tokens.saturating_sub(self.answer_tokens), learnt, &[]);
                     if repeated {
                         self.trace.noted.push("repetition");
                     }
@@ -139,11 +142,11 @@ impl Answering {
         joined(pieces)
     }
 
-    fn count(&mut self, tokens: u64, told: &[TokenLogprobs]) {
+    fn count(&mut self, tokens: u64, learnt: Learnt, told: &[TokenLogprobs]) {
         self.answer_tokens = self.answer_tokens.saturating_add(tokens);
         self.slot.count(tokens);
         if let Some(watched) = &mut self.watched {
-            watched.charge(&self.service, tokens, told);
+            watched.charge(&self.service, (tokens, learnt), told);
         }
     }
 

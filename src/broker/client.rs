@@ -3,6 +3,7 @@
 //! Nothing is asked for before the broker's certificate was checked against the pinned authority, and the evidence is
 //! bound to that one connection. The documents are handed on as received: the server checks their signatures.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use crate::devices::{DeviceAskError, DeviceAsker, Lane};
 use crate::guard::mark::MarkRoot;
 use crate::guard::{AccountId, Holder};
 use crate::org::authority;
-use crate::sentry::{Floor, LedgerKey};
+use crate::sentry::{Floor, Given, LedgerKey};
 
 /// One answer of the broker may take this long.
 const ANSWER_SECONDS_MAX: u64 = 20;
@@ -241,12 +242,20 @@ impl ReleaseClient {
     /// # Errors
     /// As [`updates`](Self::updates).
     pub async fn raise_guard(&mut self, floor: &Floor) -> Result<(), ReleaseError> {
-        let account = |((holder, model), millibits): &(AccountId, u64)| {
-            (format!("{model}/{}", holder.as_str()), *millibits)
+        // What was not told at all needs no mark.
+        let of = |part: fn(&Given) -> u64| {
+            let each = floor.given.iter();
+            let account = |((holder, model), given): &(AccountId, Given)| {
+                (format!("{model}/{}", holder.as_str()), part(given))
+            };
+            let held = each.map(account).filter(|(_, millibits)| *millibits > 0);
+            held.collect()
         };
         let request = wire::GuardFloor {
             generation: floor.generation,
-            given: floor.given.iter().map(account).collect(),
+            given: of(|given| given.millibits),
+            told: of(|given| given.told_millibits),
+            arranged: of(|given| given.arranged_millibits),
         };
         let wire::GuardAnswer {} = self.post("/release/guard", &request).await?;
         Ok(())
@@ -471,16 +480,32 @@ fn read_guard(guard: &wire::GuardRelease) -> Result<(LedgerKey, Floor), ReleaseE
         .as_slice()
         .try_into()
         .map_err(|_| malformed("the ledger's key is not 32 bytes"))?;
-    let account = |(account, millibits): (&String, &u64)| {
-        let (model, holder) = account.split_once('/')?;
-        let id = (Holder::of_word(holder)?, model.parse().ok()?);
-        Some((id, *millibits))
+    let mut given: BTreeMap<AccountId, Given> = BTreeMap::new();
+    let mut held = |accounts: &BTreeMap<String, u64>, put: fn(&mut Given, u64)| {
+        accounts.iter().try_for_each(|(account, millibits)| {
+            let (model, holder) = account.split_once('/')?;
+            let id = (Holder::of_word(holder)?, model.parse().ok()?);
+            put(given.entry(id).or_default(), *millibits);
+            Some(())
+        })
     };
-    let given = guard.floor.given.iter().map(account);
-    let given = given.collect::<Option<Vec<_>>>();
+    let wire::GuardFloor {
+        generation,
+        given: all,
+        told,
+        arranged,
+    } = &guard.floor;
+    held(all, |given, millibits| given.millibits = millibits)
+        .and_then(|()| held(told, |given, millibits| given.told_millibits = millibits))
+        .and_then(|()| {
+            held(arranged, |given, millibits| {
+                given.arranged_millibits = millibits
+            })
+        })
+        .ok_or_else(|| malformed("the guard's floor names no account"))?;
     let floor = Floor {
-        generation: guard.floor.generation,
-        given: given.ok_or_else(|| malformed("the guard's floor names no account"))?,
+        generation: *generation,
+        given: given.into_iter().collect(),
     };
     Ok((LedgerKey::new(key), floor))
 }

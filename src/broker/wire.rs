@@ -95,12 +95,15 @@ impl fmt::Debug for GuardRelease {
     }
 }
 
-/// Rule P-53, request: how far the ledger is, and what was given, by `<model>/<holder>`.
+/// Rule P-53, request: how far the ledger is, and what was given, by `<model>/<holder>`; what of it probabilities and arranged
+/// choices told.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct GuardFloor {
     pub(super) generation: u64,
     pub(super) given: BTreeMap<String, u64>,
+    pub(super) told: BTreeMap<String, u64>,
+    pub(super) arranged: BTreeMap<String, u64>,
 }
 
 /// Rule P-53, answer.

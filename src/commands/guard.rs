@@ -343,8 +343,8 @@ fn explanation_lines(one: &Explanation) -> Vec<String> {
 
 fn given_line(spent: &Spent) -> String {
     format!(
-        "given              {} bits ({} told by probabilities at {} places), {} tokens, of model {}",
-        spent.bits, spent.told_bits, spent.contexts, spent.tokens, spent.model
+        "given              {} bits ({} told by probabilities at {} places, {} by arranged choices), {} tokens, of model {}",
+        spent.bits, spent.told_bits, spent.contexts, spent.arranged_bits, spent.tokens, spent.model
     )
 }
 

@@ -31,7 +31,7 @@ pub mod withheld;
 pub use background::Background;
 pub use families::{Families, Family, Principals};
 pub use hash::GuardKey;
-pub use meter::{AccountId, Accounts, Allowance, Holder, Meter, MeterError, Tally};
+pub use meter::{AccountId, Accounts, Allowance, Holder, Meter, MeterError, Tally, Wants};
 pub use outlet::Outlet;
 pub use people::{Note, People, Person};
 pub use shingle::Prompt;

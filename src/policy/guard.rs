@@ -221,17 +221,19 @@ impl GuardPolicy {
         self.pace.pace()
     }
 
-    /// The accounts of a principal for one model, with what they may hold. A guard that only watches limits nothing.
+    /// The accounts of a principal for one model, a digest and its width, with what they may hold. A guard that only watches limits
+    /// nothing; one that acts limits what probabilities and arranged choices tell everybody, where policy does not.
     #[must_use]
     pub fn accounts(
         &self,
         principal: &Principal,
         team: &TeamName,
-        model: casemate_attestation::Sha256Digest,
+        (model, width): (casemate_attestation::Sha256Digest, usize),
     ) -> Accounts {
         let of_team = self.budgets.teams.get(team).copied().unwrap_or_default();
+        let all = self.budgets.organisation.within_a_lifetime(width);
         let allowances = match self.mode {
-            GuardMode::On => [of_team.each, of_team.shared, self.budgets.organisation],
+            GuardMode::On => [of_team.each, of_team.shared, all],
             GuardMode::Off | GuardMode::Shadow => [Allowance::default(); 3],
         };
         Accounts::new(model, principal.as_str(), team.as_str(), allowances)

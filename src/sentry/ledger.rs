@@ -12,8 +12,39 @@ use crate::guard::{AccountId, Note, Tally};
 pub struct Floor {
     /// Commits of the ledger, at least; 0 where the broker never heard of one.
     pub generation: u64,
-    /// What had been given, at least, in thousandths of a bit. Accounts of principals are not among them.
-    pub given: Vec<(AccountId, u64)>,
+    /// What had been given, at least. Accounts of principals are not among them.
+    pub given: Vec<(AccountId, Given)>,
+}
+
+/// What somebody had been given, at least, in thousandths of a bit; see [`Tally`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Given {
+    /// All of it.
+    pub millibits: u64,
+    /// What probabilities told.
+    pub told_millibits: u64,
+    /// What arranged choices told.
+    pub arranged_millibits: u64,
+}
+
+impl Given {
+    pub(super) const fn of(tally: &Tally) -> Self {
+        Self {
+            millibits: tally.millibits,
+            told_millibits: tally.told_millibits,
+            arranged_millibits: tally.arranged_millibits,
+        }
+    }
+
+    /// What is known of it as an account.
+    pub(super) fn tally(self) -> Tally {
+        Tally {
+            millibits: self.millibits,
+            told_millibits: self.told_millibits,
+            arranged_millibits: self.arranged_millibits,
+            ..Tally::default()
+        }
+    }
 }
 
 /// In what state a ledger was found.

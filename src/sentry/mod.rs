@@ -18,14 +18,14 @@ use casemate_attestation::Sha256Digest;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::oneshot;
 
-pub use ledger::{Book, Changes, Floor, Found, Ledger, LedgerError, Loss};
+pub use ledger::{Book, Changes, Floor, Found, Given, Ledger, LedgerError, Loss};
 pub use report::{Explanation, Released, Spent, Standing as ReportedStanding, Status};
 pub use store::{LedgerKey, Store};
 
 use crate::audit::AuditLog;
 use crate::guard::{
     AccountId, Accounts, Background, Families, GuardKey, Meter, MeterError, Pace, People, Prompt,
-    Step, Tally, Terms, Watch,
+    Step, Tally, Terms, Wants, Watch,
 };
 use crate::policy::{GuardMode, Principal, TeamName, Workload, WorkloadName};
 use desk::Desk;
@@ -232,12 +232,12 @@ impl Sentry {
         if standing.shadow { open() } else { standing }
     }
 
-    /// Whether one more token may be given.
+    /// Whether one more token may be given to a request that wants this.
     ///
     /// # Errors
     /// [`MeterError`].
-    pub fn room(&self, accounts: &Accounts, asks_to_be_told: bool) -> Result<(), MeterError> {
-        lock(&self.shared.meter).room(accounts, asks_to_be_told)
+    pub fn room(&self, accounts: &Accounts, wants: Wants) -> Result<(), MeterError> {
+        lock(&self.shared.meter).room(accounts, wants)
     }
 
     /// Counts what was given. An error says that nothing more may follow.
@@ -342,10 +342,10 @@ impl Sentry {
         let shared = meter
             .all()
             .filter(|((holder, _), _)| !holder.as_str().starts_with("principal/"));
-        let mut given: Vec<(AccountId, u64)> = shared
-            .map(|(id, tally)| (id.clone(), tally.millibits))
+        let mut given: Vec<(AccountId, Given)> = shared
+            .map(|(id, tally)| (id.clone(), Given::of(&tally)))
             .collect();
-        given.sort();
+        given.sort_by(|(one, _), (other, _)| one.cmp(other));
         Floor { generation, given }
     }
 

@@ -52,6 +52,8 @@ pub struct Spent {
     pub bits: u64,
     /// Those that probabilities told, rounded up.
     pub told_bits: u64,
+    /// Those that choices told which the caller had arranged, rounded up.
+    pub arranged_bits: u64,
     /// Tokens.
     pub tokens: u64,
     /// Places of which probabilities were told.
@@ -64,6 +66,7 @@ impl Spent {
             model,
             bits: tally.millibits.div_ceil(1000),
             told_bits: tally.told_millibits.div_ceil(1000),
+            arranged_bits: tally.arranged_millibits.div_ceil(1000),
             tokens: tally.tokens,
             contexts: tally.contexts,
         }

@@ -173,13 +173,9 @@ impl Store {
     fn recover(&mut self, floor: &Floor, now: u64) -> Result<(), LedgerError> {
         let held = book(&self.rows).unwrap_or_default();
         let mut accounts: BTreeMap<AccountId, Tally> = held.accounts.into_iter().collect();
-        for (id, millibits) in &floor.given {
-            let least = Tally {
-                millibits: *millibits,
-                ..Tally::default()
-            };
+        for (id, given) in &floor.given {
             let account = accounts.entry(id.clone()).or_default();
-            *account = account.at_least(least);
+            *account = account.at_least(given.tally());
         }
         let is_team = |id: &AccountId| id.0.as_str().starts_with("team/");
         let teams = accounts.iter().filter(|(id, _)| is_team(id));

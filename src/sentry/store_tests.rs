@@ -1,5 +1,6 @@
 //! The ledger when it is whole, lost, rolled back and edited.
 
+use super::super::ledger::Given;
 use super::*;
 use crate::guard::Step;
 
@@ -20,6 +21,15 @@ impl Place {
     }
 
     fn open_at(&self, generation: u64, given: Vec<(AccountId, u64)>) -> (Store, Found) {
+        let of_account = |(id, millibits)| {
+            let given = Given {
+                millibits,
+                told_millibits: millibits / 2,
+                arranged_millibits: millibits / 5,
+            };
+            (id, given)
+        };
+        let given = given.into_iter().map(of_account).collect();
         let floor = Floor { generation, given };
         self.open_with(&LedgerKey::new([5; 32]), "node-a", &floor)
     }
@@ -39,7 +49,7 @@ fn account(holder: &str) -> AccountId {
 }
 
 fn given(holder: &str, tokens: u64) -> (AccountId, Tally) {
-    (account(holder), Tally::of_text(tokens, 0))
+    (account(holder), Tally::of_text(tokens))
 }
 
 fn write(store: &mut Store, holder: &str, tokens: u64) -> Tally {
@@ -126,7 +136,13 @@ fn s24_a_ledger_that_is_gone_is_lost_and_not_a_first_start() {
     let (mut store, found) = place.open_at(9, vec![(account("team/red"), 8000)]);
     assert_eq!(found, Found::Lost);
     let book = store.read().unwrap();
-    assert_eq!(book.loss.floors[0].1.millibits, 8000);
+    let known = book.loss.floors[0].1;
+    assert_eq!(known.millibits, 8000);
+    assert_eq!(
+        (known.told_millibits, known.arranged_millibits),
+        (4000, 1600),
+        "what has a lifetime limit comes back, too"
+    );
     assert_eq!(store.generation(), 10, "one above the floor");
     drop(store);
     assert_eq!(place.found(10), Found::Whole);
@@ -138,7 +154,7 @@ fn s24_an_edited_ledger_is_not_believed_and_is_kept_aside() {
     let edits: [(&str, Edit); 6] = [
         ("less", |t| {
             let row = account_row("account", &account("team/red"));
-            let less = json(&Tally::of_text(1, 0)).unwrap();
+            let less = json(&Tally::of_text(1)).unwrap();
             t.open_table(ROWS)
                 .unwrap()
                 .insert(row.as_str(), less.as_slice())

@@ -73,20 +73,14 @@ async fn what_could_not_be_written_is_written_once_later_and_meanwhile_nothing_i
     let place = place();
     let model = Sha256Digest::of(b"model");
     let accounts = Accounts::new(model, "ada", "writers", [Allowance::default(); 3]);
-    place.sentry.room(&accounts, false).unwrap();
-    place
-        .sentry
-        .charge(&accounts, Tally::of_text(5, 0))
-        .unwrap();
+    place.sentry.room(&accounts, Wants::default()).unwrap();
+    place.sentry.charge(&accounts, Tally::of_text(5)).unwrap();
     let now = session::now().secs();
     assert!(place.sentry.writes(now));
     assert!(place.sentry.flush().await.is_err());
     assert!(place.sentry.writes(now + 30), "a disk may be slow");
     assert!(!place.sentry.writes(now + 120));
-    place
-        .sentry
-        .charge(&accounts, Tally::of_text(2, 0))
-        .unwrap();
+    place.sentry.charge(&accounts, Tally::of_text(2)).unwrap();
     assert!(place.sentry.flush().await.is_err());
     let status = place.sentry.status(now + 120).await.unwrap();
     assert!(
@@ -107,13 +101,21 @@ fn a_floor_has_teams_and_everybody_and_no_principal() {
     let place = place();
     let model = Sha256Digest::of(b"model");
     let accounts = Accounts::new(model, "ada", "writers", [Allowance::default(); 3]);
-    place.sentry.room(&accounts, false).unwrap();
+    place.sentry.room(&accounts, Wants::default()).unwrap();
+    place.sentry.charge(&accounts, Tally::of_text(3)).unwrap();
     place
         .sentry
-        .charge(&accounts, Tally::of_text(3, 0))
+        .charge(&accounts, Tally::of_text(1).telling(1, 2))
         .unwrap();
     let floor = place.sentry.floor();
-    let given = |holder| ((holder, model), 3000);
+    let given = |holder| {
+        let given = Given {
+            millibits: 4000 + 14_476,
+            told_millibits: 14_476,
+            arranged_millibits: 0,
+        };
+        ((holder, model), given)
+    };
     let expected = [
         given(Holder::organisation()),
         given(Holder::team("writers")),

@@ -20,6 +20,7 @@ mod raw;
 mod script;
 
 // The tests, by subject.
+mod arranged;
 mod audit;
 mod biases;
 mod channel;

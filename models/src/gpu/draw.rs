@@ -22,6 +22,8 @@ const SHARES_SUMMED: usize = 512;
 const VOCABULARY_MAX: usize = 1 << 20;
 /// The answer where the host must decide.
 pub(super) const UNDECIDED: u32 = u32::MAX;
+/// What a token's surprise is at most, thousandths of a bit.
+const SURPRISE_MAX: f32 = 64_000.0;
 /// Numbers that a row's rule is sent as.
 pub(super) const COLUMNS: usize = 8;
 
@@ -55,6 +57,7 @@ pub(super) struct Draws {
 
 /// Tokens, and what the model is fed with: the same, but some token where the host must decide.
 pub(super) struct DrawnTokens {
+    /// The tokens, then for each what is learnt from it, in thousandths of a bit ([`learnt`](crate::engine::learnt)).
     pub(super) answers: Tensor,
     pub(super) fed: Tensor,
 }
@@ -264,8 +267,7 @@ impl Drawer {
     ) -> Result<DrawnTokens> {
         let _kept = link.parameters_kept();
         let at = |range: &Range<usize>| numbers.narrow(0, range.start, range.len());
-        let mut tokens = Vec::new();
-        let mut decided = Vec::new();
+        let (mut tokens, mut decided, mut learnt) = (Vec::new(), Vec::new(), Vec::new());
         for (kind, rows, rule) in &draws.kinds {
             let logits = logits.index_select(&at(rows)?, 0)?;
             let finite = finite(&logits)?;
@@ -280,19 +282,21 @@ impl Drawer {
                     (token, (drawn * finite)?)
                 }
             };
+            let token = (token * &drawn)?;
+            learnt.push(millibits(&logits, &token)?);
             tokens.push(token);
             decided.push(drawn);
         }
-        let (tokens, decided) = (Tensor::cat(&tokens, 0)?, Tensor::cat(&decided, 0)?);
+        let (fed, decided) = (Tensor::cat(&tokens, 0)?, Tensor::cat(&decided, 0)?);
         let order = at(&draws.order)?;
-        let fed = (tokens * &decided)?;
         let left = decided.affine(-f64::from(UNDECIDED), f64::from(UNDECIDED))?;
         let ordered = |numbers: Tensor| {
             let numbers = numbers.index_select(&order, 0)?.flatten_all()?;
             numbers.to_dtype(DType::U32)
         };
+        let answers = [ordered((&fed + left)?)?, ordered(Tensor::cat(&learnt, 0)?)?];
         Ok(DrawnTokens {
-            answers: ordered((&fed + left)?)?,
+            answers: Tensor::cat(&answers, 0)?,
             fed: ordered(fed)?,
         })
     }
@@ -394,6 +398,18 @@ impl Drawer {
             together = 2 * self.candidates;
         }
     }
+}
+
+/// The surprise of each row's token under its logits, thousandths of a bit: rows × 1.
+fn millibits(logits: &Tensor, token: &Tensor) -> Result<Tensor> {
+    let below = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
+    let sum = below.exp()?.sum_keepdim(D::Minus1)?.log()?;
+    let own = below.gather(&token.to_dtype(DType::U32)?, 1)?;
+    let surprise = ((sum - own)? * (1000.0 / std::f64::consts::LN_2))?;
+    surprise
+        .clamp(0.0_f32, SURPRISE_MAX)?
+        .round()?
+        .to_dtype(DType::F64)
 }
 
 /// `e` to the logits, the largest one as nothing, times a factor for each row; 64 bits.
