@@ -17,7 +17,7 @@ use super::guarding::Watched;
 use super::outgoing::{Said, Trace};
 use super::sse::{DONE, Head, Usage, event};
 use super::{ApiError, Service};
-use crate::audit::{AuditEvent, SessionId};
+use crate::audit::{AuditEvent, SessionId, band};
 use crate::guard::keep::{Keeper, Leaked};
 use crate::policy::{Granted, Slot};
 use crate::queue::{Event, Finish, Running, TokenLogprobs};
@@ -174,7 +174,8 @@ fn joined(pieces: Vec<Said>) -> Step {
 impl Drop for Answering {
     fn drop(&mut self) {
         if let Some(watched) = &mut self.watched {
-            watched.end(&self.service, &self.granted, self.answer_tokens);
+            let tokens = (self.prompt_tokens, self.answer_tokens);
+            watched.end(&self.service, &self.granted, tokens);
         }
         let mut noted = std::mem::take(&mut self.trace.noted);
         noted.extend(self.kept.found().map(Leaked::as_str));
@@ -183,8 +184,8 @@ impl Drop for Answering {
             principal: self.granted.principal().clone(),
             team: self.granted.team().clone(),
             model: self.granted.model().digest(),
-            prompt_tokens: self.prompt_tokens,
-            output_tokens: self.answer_tokens,
+            prompt_tokens_band: band(self.prompt_tokens),
+            output_tokens_band: band(self.answer_tokens),
             reason: self.ended,
             mark_epoch: self.trace.mark_epoch,
             noted,

@@ -9,6 +9,7 @@ use super::access::Caller;
 use super::wire::{Message, Options, Role};
 use super::{ApiError, Service};
 use crate::guard::reveal::shifts;
+use crate::guard::scaffold::Wording as Sealed;
 use crate::guard::{
     Accounts, Asked, Conditions, MeterError, Prompt, Refusal, Tally, Terms, Wants, WithheldOption,
     Wording,
@@ -31,6 +32,7 @@ pub(super) struct Passed {
 /// What was read of a prompt, away from the threads that serve others.
 pub(super) struct Read {
     prompt: Prompt,
+    kept: Vec<Sealed>,
     wording: Option<Wording>,
 }
 
@@ -43,8 +45,10 @@ pub(super) struct Glance {
 
 impl Glance {
     pub(super) fn read(&self, text: &str) -> Read {
+        let (prompt, kept) = self.reader.read(text);
         Read {
-            prompt: self.reader.read(text),
+            prompt,
+            kept,
             wording: self.compares.then(|| Wording::of(text)),
         }
     }
@@ -122,7 +126,10 @@ impl Service {
             told: options.logprobs.is_some(),
             arranged: arranges(&options.sampling),
         };
-        self.sentry.room(&accounts, wants).map_err(spent)?;
+        self.sentry.room(&accounts, wants).map_err(|error| {
+            self.sentry.refused(principal, now);
+            spent(error)
+        })?;
         Ok(Some(Passed {
             bundle: Arc::clone(&bundle),
             standing,
@@ -158,7 +165,7 @@ impl Service {
         Ok(Watched {
             accounts: passed.accounts,
             terms: passed.terms,
-            prompt: (!declared).then_some(read.prompt),
+            prompt: (!declared).then_some((read.prompt, read.kept)),
             spent: false,
         })
     }
@@ -264,7 +271,7 @@ pub(super) struct Watched {
     accounts: Accounts,
     terms: Terms,
     /// What is looked at when the answer ends; nothing of a declared workload.
-    prompt: Option<Prompt>,
+    prompt: Option<(Prompt, Vec<Sealed>)>,
     /// Whether the last of a budget was given.
     pub(super) spent: bool,
 }
@@ -285,11 +292,22 @@ impl Watched {
     }
 
     /// Looks at the prompt of an answer that ended, if anything was answered.
-    pub(super) fn end(&mut self, service: &Service, granted: &Granted, answer_tokens: u64) {
-        let Some(prompt) = self.prompt.take().filter(|_| answer_tokens > 0) else {
+    pub(super) fn end(
+        &mut self,
+        service: &Service,
+        granted: &Granted,
+        (prompt_tokens, answer_tokens): (u64, u64),
+    ) {
+        if answer_tokens > 0 {
+            let tokens = prompt_tokens.saturating_add(answer_tokens);
+            let now = now().secs();
+            service.sentry.answered(granted.principal(), tokens, now);
+        }
+        let Some((prompt, wording)) = self.prompt.take().filter(|_| answer_tokens > 0) else {
             return;
         };
         service.sentry.observe(Seen {
+            wording,
             principal: granted.principal().clone(),
             team: granted.team().clone(),
             prompt,

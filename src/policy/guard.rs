@@ -72,6 +72,13 @@ pub struct GuardPolicy {
     pub workloads: BTreeMap<WorkloadName, Workload>,
     /// How many bits of one model may leave.
     pub budgets: LeakBudgets,
+    /// Whether noisy counters of each day leave: see [`crate::guard::counters`].
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub counters: bool,
+    /// Whether two officers together may open the wording that many prompts of a shared template have: see
+    /// [`crate::guard::scaffold`]. Where not, none is kept.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub disclosure: bool,
 }
 
 /// Shares of prompts, in hundredths: see [`Honest`].
@@ -213,6 +220,18 @@ impl GuardPolicy {
             pace: self.pace.pace(),
             shadow: self.mode != GuardMode::On,
         }
+    }
+
+    /// Whether counters of each day are kept and told: where the guard is off, nothing is counted.
+    #[must_use]
+    pub fn counts_days(&self) -> bool {
+        self.counters && self.mode != GuardMode::Off
+    }
+
+    /// Whether wording of shared templates is kept for two officers.
+    #[must_use]
+    pub fn keeps_wording(&self) -> bool {
+        self.disclosure && self.mode != GuardMode::Off
     }
 
     /// How the ladder is climbed and left, by whomever.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::guard::counters::Day;
 use crate::guard::{AccountId, Note, Tally};
 
 /// What the broker knows of a server's ledger: it was at least here, and so much was given to teams and to everybody.
@@ -101,6 +102,8 @@ pub struct Book {
     pub notes: Vec<(String, Note)>,
     /// The last loss.
     pub loss: Loss,
+    /// What was told of days, oldest first.
+    pub days: Vec<Day>,
 }
 
 /// What is written at once, or not at all.
@@ -112,13 +115,15 @@ pub struct Changes {
     pub notes: Vec<(String, Option<Note>)>,
     /// A loss that was just noticed.
     pub loss: Option<Loss>,
+    /// A day that is about to be told, and the first second of one that is too old to be kept.
+    pub day: Option<(Day, Option<u64>)>,
 }
 
 impl Changes {
     /// Whether there is nothing to write.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        self.given.is_empty() && self.notes.is_empty() && self.loss.is_none()
+        self.given.is_empty() && self.notes.is_empty() && self.loss.is_none() && self.day.is_none()
     }
 }
 

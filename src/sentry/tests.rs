@@ -58,6 +58,9 @@ fn place() -> Place {
         instructions: Vec::new(),
         pace: Pace::default(),
         audit: AuditLog::open(&folder.path().join("audit"), Durability::System).unwrap(),
+        keeps_wording: true,
+        counts_days: true,
+        days_file: Some(folder.path().join("days.jsonl")),
         now: 0,
     };
     Place {
@@ -221,4 +224,25 @@ async fn a_decision_that_cannot_be_recorded_does_not_hold() {
     std::fs::create_dir(&log).unwrap();
     assert_eq!(decide(Step::Open).await, Err(Unrecorded));
     assert_eq!(explained().await, before);
+}
+
+#[tokio::test]
+async fn a_day_that_cannot_be_written_down_is_told_to_nobody() {
+    const DAY: u64 = 86_400;
+    let place = place();
+    place.sentry.close_day(DAY, DAY).await;
+    assert_eq!(place.sentry.days(), []);
+    assert!(
+        !place.folder.path().join("days.jsonl").exists() || {
+            let file = std::fs::read_to_string(place.folder.path().join("days.jsonl"));
+            file.unwrap().is_empty()
+        }
+    );
+    // Not later either: what it would say then had other noise.
+    place.refuses.store(false, Ordering::SeqCst);
+    place.sentry.close_day(DAY + 1, DAY + 1).await;
+    assert_eq!(place.sentry.days(), []);
+    place.sentry.close_day(2 * DAY, 2 * DAY).await;
+    let days = place.sentry.days();
+    assert_eq!((days.len(), days[0].begins), (1, DAY));
 }

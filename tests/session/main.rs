@@ -31,6 +31,8 @@ mod freshness;
 mod gpus;
 mod guard;
 mod guard_budgets;
+mod guard_days;
+mod guard_disclosure;
 mod guard_officer;
 mod kept;
 mod logprobs;

@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(of(&|at| at == 50).millibits, 50, "nothing was asked");
         assert_eq!(of(&|at| at == 50 || at == 60).millibits, 1000);
         assert_eq!(of(&|at| (7..=10).contains(&at)).millibits, 1585);
-        let text = of_text(&raw, 7).into();
+        let text = u64::from(of_text(&raw, 7));
         assert_eq!(of(&|at| at != 50).millibits, text, "it would have said so");
         let without = of(&|at| at != 7);
         assert!(without.millibits >= 11_000, "who is second? {without:?}");
