@@ -3,7 +3,6 @@
 //! Nothing is asked for before the broker's certificate was checked against the pinned authority, and the evidence is
 //! bound to that one connection. The documents are handed on as received: the server checks their signatures.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,9 +28,8 @@ use super::channel::Channel;
 use super::wire;
 use crate::devices::{DeviceAskError, DeviceAsker, Lane};
 use crate::guard::mark::MarkRoot;
-use crate::guard::{AccountId, Holder};
 use crate::org::authority;
-use crate::sentry::{Floor, Given, LedgerKey};
+use crate::sentry::{Floor, LedgerKey};
 
 /// One answer of the broker may take this long.
 const ANSWER_SECONDS_MAX: u64 = 20;
@@ -242,21 +240,7 @@ impl ReleaseClient {
     /// # Errors
     /// As [`updates`](Self::updates).
     pub async fn raise_guard(&mut self, floor: &Floor) -> Result<(), ReleaseError> {
-        // What was not told at all needs no mark.
-        let of = |part: fn(&Given) -> u64| {
-            let each = floor.given.iter();
-            let account = |((holder, model), given): &(AccountId, Given)| {
-                (format!("{model}/{}", holder.as_str()), part(given))
-            };
-            let held = each.map(account).filter(|(_, millibits)| *millibits > 0);
-            held.collect()
-        };
-        let request = wire::GuardFloor {
-            generation: floor.generation,
-            given: of(|given| given.millibits),
-            told: of(|given| given.told_millibits),
-            arranged: of(|given| given.arranged_millibits),
-        };
+        let request = wire::GuardFloor::of(floor);
         let wire::GuardAnswer {} = self.post("/release/guard", &request).await?;
         Ok(())
     }
@@ -480,33 +464,8 @@ fn read_guard(guard: &wire::GuardRelease) -> Result<(LedgerKey, Floor), ReleaseE
         .as_slice()
         .try_into()
         .map_err(|_| malformed("the ledger's key is not 32 bytes"))?;
-    let mut given: BTreeMap<AccountId, Given> = BTreeMap::new();
-    let mut held = |accounts: &BTreeMap<String, u64>, put: fn(&mut Given, u64)| {
-        accounts.iter().try_for_each(|(account, millibits)| {
-            let (model, holder) = account.split_once('/')?;
-            let id = (Holder::of_word(holder)?, model.parse().ok()?);
-            put(given.entry(id).or_default(), *millibits);
-            Some(())
-        })
-    };
-    let wire::GuardFloor {
-        generation,
-        given: all,
-        told,
-        arranged,
-    } = &guard.floor;
-    held(all, |given, millibits| given.millibits = millibits)
-        .and_then(|()| held(told, |given, millibits| given.told_millibits = millibits))
-        .and_then(|()| {
-            held(arranged, |given, millibits| {
-                given.arranged_millibits = millibits
-            })
-        })
-        .ok_or_else(|| malformed("the guard's floor names no account"))?;
-    let floor = Floor {
-        generation: *generation,
-        given: given.into_iter().collect(),
-    };
+    let floor = guard.floor.floor();
+    let floor = floor.ok_or_else(|| malformed("the guard's floor names no account"))?;
     Ok((LedgerKey::new(key), floor))
 }
 

@@ -16,7 +16,7 @@ pub const TOKEN_MILLIBITS_MIN: u32 = 50;
 /// What a token costs of which nothing is known.
 pub const TOKEN_MILLIBITS_UNKNOWN: u32 = 1000;
 /// What a token's surprise costs at most: one that is less likely than 2^-64 was hardly drawn.
-const SURPRISE_MILLIBITS_MAX: f64 = 64_000.0;
+const SURPRISE_MILLIBITS_MAX: u32 = 64_000;
 /// A grammar that leaves more tokens than this, the model's own likeliest among them, asks no question: it leaves text.
 const ANSWERS_MAX: usize = 1024;
 /// A draw whose token was this likely is as good as taken: noise that decides nothing hides nothing.
@@ -35,10 +35,12 @@ pub struct Learnt {
 
 impl Learnt {
     /// A token that was drawn where its logits are. Where no number came with it, the one of tokens of which nothing is known.
-    pub(super) fn of_drawn(millibits: Option<u32>) -> Self {
+    pub(crate) fn of_drawn(millibits: Option<u32>) -> Self {
         let millibits = millibits.unwrap_or(TOKEN_MILLIBITS_UNKNOWN);
         Self {
-            millibits: millibits.max(TOKEN_MILLIBITS_MIN).into(),
+            millibits: millibits
+                .clamp(TOKEN_MILLIBITS_MIN, SURPRISE_MILLIBITS_MAX)
+                .into(),
             arranged_millibits: 0,
         }
     }
@@ -148,19 +150,14 @@ impl Draw<'_> {
 pub fn of_text(raw: &[f32], token: u32) -> u32 {
     let isa = Isa::detect();
     let own = usize::try_from(token).ok().and_then(|at| raw.get(at));
-    let best = raw.iter().copied().filter(|logit| logit.is_finite());
-    let best = match elementwise::largest(isa, raw).and_then(|at| raw.get(at)) {
-        Some(best) if best.is_finite() => *best,
-        // An infinite logit is none of the model's; the rest decides.
-        _ => best.fold(f32::NEG_INFINITY, f32::max),
+    let Some(own) = own.filter(|own| own.is_finite()) else {
+        return surprise(0.0);
     };
+    // Beside the token's own 1, so that nobody looks for the largest first. Where others are so far above it that their
+    // exponentials end at the largest there is, its surprise has passed the most that is charged.
     let parts = raw.chunks(PART);
-    let sums = parts.map(|part| f64::from(elementwise::exponential_sum(isa, part, best, 1.0)));
-    let sum: f64 = sums.sum();
-    match own.filter(|own| own.is_finite()) {
-        Some(own) => surprise((f64::from(*own) - f64::from(best)).exp() / sum),
-        None => surprise(0.0),
-    }
+    let sums = parts.map(|part| f64::from(elementwise::exponential_sum(isa, part, *own, 1.0)));
+    surprise(1.0 / sums.sum::<f64>())
 }
 
 /// `-log2` of a probability in thousandths, within bounds. What is no number is as surprising as can be.
@@ -171,9 +168,10 @@ pub fn of_text(raw: &[f32], token: u32) -> u32 {
 )]
 fn surprise(probability: f64) -> u32 {
     let millibits = -probability.log2() * 1000.0;
+    let most = f64::from(SURPRISE_MILLIBITS_MAX);
     let millibits = match millibits.is_nan() {
-        true => SURPRISE_MILLIBITS_MAX,
-        false => millibits.clamp(0.0, SURPRISE_MILLIBITS_MAX),
+        true => most,
+        false => millibits.clamp(0.0, most),
     };
     (millibits.round() as u32).max(TOKEN_MILLIBITS_MIN)
 }

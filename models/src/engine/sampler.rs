@@ -100,40 +100,46 @@ fn draw_from_all(
     temperature: f64,
     point: f64,
 ) -> Result<(u32, f64), SamplingError> {
-    let finite = |logit: &&f32| logit.is_finite();
-    let best = logits
-        .iter()
-        .filter(finite)
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max);
+    let isa = Isa::detect();
+    let best = match elementwise::largest(isa, logits).and_then(|at| logits.get(at)) {
+        Some(best) if best.is_finite() => *best,
+        _ => {
+            let finite = logits.iter().copied().filter(|logit| logit.is_finite());
+            finite.fold(f32::NEG_INFINITY, f32::max)
+        }
+    };
     if !best.is_finite() {
         return Err(SamplingError::NoFiniteLogit);
     }
-    let mut shares = logits.to_vec();
-    elementwise::exponentials(Isa::detect(), &mut shares, best, (1.0 / temperature) as f32);
-    let sums: Vec<f64> = shares
-        .chunks(SHARES_SUMMED)
-        .map(|shares| shares.iter().map(|share| f64::from(*share)).sum())
-        .collect();
-    let all = sums.iter().sum::<f64>();
+    let heat = (1.0 / temperature) as f32;
+    let sum = |part| f64::from(elementwise::exponential_sum(isa, part, best, heat));
+    let parts = (0..)
+        .step_by(SHARES_SUMMED)
+        .zip(logits.chunks(SHARES_SUMMED));
+    let sums: Vec<((u32, &[f32]), f64)> = parts.map(|one| (one, sum(one.1))).collect();
+    let all = sums.iter().map(|(_, sum)| sum).sum::<f64>();
     let mut left = point * all;
-    for (at, (shares, sum)) in shares.chunks(SHARES_SUMMED).zip(&sums).enumerate() {
-        if left >= *sum {
-            left -= sum;
-            continue;
+    let mut found = None;
+    for ((first, part), sum) in sums.iter().filter(|(_, sum)| *sum > 0.0) {
+        // Rounding may leave a crumb: the last part that may come takes it.
+        found = Some((*first, *part));
+        if left < *sum {
+            break;
         }
-        for (token, share) in (at * SHARES_SUMMED..).zip(shares) {
-            left -= f64::from(*share);
-            if left < 0.0 {
-                return Ok((token as u32, f64::from(*share) / all));
-            }
+        left -= sum;
+    }
+    let (first, part) = found.ok_or(SamplingError::NoFiniteLogit)?;
+    let mut shares = part.to_vec();
+    elementwise::exponentials(isa, &mut shares, best, heat);
+    let mut drawn = None;
+    for (token, share) in (first..).zip(&shares).filter(|(_, share)| **share > 0.0) {
+        left -= f64::from(*share);
+        drawn = Some((token, f64::from(*share) / all));
+        if left < 0.0 {
+            break;
         }
     }
-    // Rounding left a crumb: the last token that may come takes it.
-    let last = (0_u32..).zip(&shares).filter(|(_, share)| **share > 0.0);
-    last.last()
-        .map(|(token, share)| (token, f64::from(*share) / all))
-        .ok_or(SamplingError::NoFiniteLogit)
+    drawn.ok_or(SamplingError::NoFiniteLogit)
 }
 
 /// Shares that are added up before a draw looks which of these sums it falls into.

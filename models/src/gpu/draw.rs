@@ -22,8 +22,6 @@ const SHARES_SUMMED: usize = 512;
 const VOCABULARY_MAX: usize = 1 << 20;
 /// The answer where the host must decide.
 pub(super) const UNDECIDED: u32 = u32::MAX;
-/// What a token's surprise is at most, thousandths of a bit.
-const SURPRISE_MAX: f32 = 64_000.0;
 /// Numbers that a row's rule is sent as.
 pub(super) const COLUMNS: usize = 8;
 
@@ -400,16 +398,14 @@ impl Drawer {
     }
 }
 
-/// The surprise of each row's token under its logits, thousandths of a bit: rows × 1.
+/// The surprise of each row's token under its logits, thousandths of a bit: rows × 1. The host keeps it within bounds: a bound here
+/// would be a number to send.
 fn millibits(logits: &Tensor, token: &Tensor) -> Result<Tensor> {
     let below = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
     let sum = below.exp()?.sum_keepdim(D::Minus1)?.log()?;
     let own = below.gather(&token.to_dtype(DType::U32)?, 1)?;
     let surprise = ((sum - own)? * (1000.0 / std::f64::consts::LN_2))?;
-    surprise
-        .clamp(0.0_f32, SURPRISE_MAX)?
-        .round()?
-        .to_dtype(DType::F64)
+    surprise.round()?.to_dtype(DType::F64)
 }
 
 /// `e` to the logits, the largest one as nothing, times a factor for each row; 64 bits.

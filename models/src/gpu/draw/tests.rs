@@ -3,7 +3,7 @@
 use candle_core::Device;
 
 use super::*;
-use crate::engine::{learnt, sampler};
+use crate::engine::{Learnt, learnt, sampler};
 
 /// Logits of a vocabulary, in rows that differ.
 fn logits(rows: usize, vocabulary: usize) -> Vec<f32> {
@@ -74,7 +74,7 @@ fn drawn(logits: &[f32], vocabulary: usize, asked: &[Asked<'_>]) -> (Vec<u32>, V
     for ((asked, answer), told) in asked.iter().zip(&answers).zip(&told) {
         let row = &host[asked.row * vocabulary..][..vocabulary];
         let expected = learnt::of_text(row, *answer);
-        let off = expected.abs_diff((*told).max(learnt::TOKEN_MILLIBITS_MIN));
+        let off = u64::from(expected).abs_diff(Learnt::of_drawn(Some(*told)).millibits);
         assert!(*answer == UNDECIDED || off <= 1, "{told} {expected}");
     }
     (answers, down(found.fed))
