@@ -15,15 +15,20 @@
 mod client;
 mod false_server;
 mod harness;
+mod obedient;
 mod organisation;
+mod player;
 mod raw;
 mod script;
+mod tap;
+mod weak;
 
 // The tests, by subject.
 mod arranged;
 mod audit;
 mod biases;
 mod channel;
+mod eavesdropper;
 mod errors;
 mod evidence;
 mod flood;
@@ -38,7 +43,11 @@ mod kept;
 mod logprobs;
 mod mutual;
 mod oracles;
+mod range;
+mod range_weak;
 mod revocation;
+mod shaped;
 mod shapes;
 mod streams;
+mod topics;
 mod transport;

@@ -128,7 +128,7 @@ impl Model {
     }
 }
 
-async fn serving(model: &Model, output: OutputRules) -> Server {
+pub async fn serving(model: &Model, output: OutputRules) -> Server {
     let generator: Arc<dyn Generator> = Arc::new(Served::new(model.running.clone()));
     let setup = Setup {
         output,
