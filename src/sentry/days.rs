@@ -61,6 +61,9 @@ impl Desk {
     pub(super) fn show_days(&self) {
         let Some(file) = &self.days_file else { return };
         let days = lock(&self.shared.days).clone();
+        if days.is_empty() {
+            return;
+        }
         if let Err(error) = write(file, &days) {
             tracing::warn!(%error, "the file of counters is not up to date");
         }
