@@ -127,6 +127,14 @@ fn a_look_at_a_tpms_quote_expects_what_came_along() {
     let unasked = look::tpm(&boot(&case), None, support::NOW).unwrap();
     shows(&unasked, &rules, &["P3", "P4", "P5"]);
 
+    // Also of a bank that nobody should rely on.
+    let sha1 = support::case_of(support::ak(), Bank::Sha1, support::values(Bank::Sha1));
+    shows(
+        &look::tpm(&boot(&sha1), None, support::NOW).unwrap(),
+        &rules,
+        &["P3", "P4", "P5"],
+    );
+
     let mut short = support::case();
     short.registers.get_mut(&3).unwrap().pop();
     let refused = look::tpm(&boot(&short), None, support::NOW).unwrap_err();
