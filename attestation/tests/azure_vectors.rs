@@ -147,8 +147,8 @@ fn z3_z4_a_look_says_first_whether_the_parts_belong_together() {
         return;
     };
     let genuine = ["snp-genoa-v3", "snp-milan-v3-a"].map(|name| {
-        let folders = Folder::all(&platform).into_iter();
-        folders.filter(|folder| folder.name == name).next().unwrap()
+        let mut folders = Folder::all(&platform).into_iter();
+        folders.find(|folder| folder.name == name).unwrap()
     });
     for folder in &genuine {
         let look = look::azure(&machine(folder), None, folder.now()).unwrap();
@@ -156,11 +156,9 @@ fn z3_z4_a_look_says_first_whether_the_parts_belong_together() {
             assert!(look.checks.iter().any(|check| check.id == rule), "{rule}");
         }
     }
-    let folders = Folder::all(&platform).into_iter();
-    let unquoted = folders
-        .filter(|folder| folder.name == "snp-genoa-v3-no-quote")
-        .next()
-        .unwrap();
+    let mut folders = Folder::all(&platform).into_iter();
+    let unquoted = folders.find(|folder| folder.name == "snp-genoa-v3-no-quote");
+    let unquoted = unquoted.unwrap();
     let recorded = AzureMachine {
         hardware: hardware_evidence(&unquoted),
         hcl: unquoted.file("hcl_report.bin"),
