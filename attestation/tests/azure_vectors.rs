@@ -26,8 +26,8 @@ use casemate_attestation::tpm::{
     TpmLocation, TpmPolicy, TpmRejection, verify_ak_certificate, verify_tpm_quote,
 };
 use casemate_attestation::{
-    ChipId, HardwareEvidence, Measurement, Product, Rejection, Sha256Digest, SnpEvidence,
-    SnpPolicy, TcbVersion, TdxVerdict,
+    CheckResult, ChipId, HardwareEvidence, Measurement, Product, Rejection, Sha256Digest,
+    SnpEvidence, SnpPolicy, TcbVersion, TdxVerdict,
 };
 use serde_json::{Value, json};
 
@@ -117,16 +117,21 @@ fn snp(folder: &Folder) -> SnpVerdict {
     .unwrap()
 }
 
-/// A recorded machine of a folder with an SNP report.
+/// The SNP report of a folder with its certificates.
+fn hardware_evidence(folder: &Folder) -> HardwareEvidence {
+    HardwareEvidence::Snp(SnpEvidence {
+        report: folder.file("report.bin"),
+        vek: folder.file("vek.der"),
+        intermediate: folder.file(text(&folder.expected["snp"], "intermediate")),
+        crl: Vec::new(),
+    })
+}
+
+/// A recorded machine of a folder with an SNP report and a quote.
 fn machine(folder: &Folder) -> AzureMachine {
     let evidence = evidence(folder);
     AzureMachine {
-        hardware: HardwareEvidence::Snp(SnpEvidence {
-            report: folder.file("report.bin"),
-            vek: folder.file("vek.der"),
-            intermediate: folder.file(text(&folder.expected["snp"], "intermediate")),
-            crl: Vec::new(),
-        }),
+        hardware: hardware_evidence(folder),
         hcl: evidence.hcl,
         quote: Some(AzureQuote {
             message: evidence.message,
@@ -142,8 +147,8 @@ fn z3_z4_a_look_says_first_whether_the_parts_belong_together() {
         return;
     };
     let genuine = ["snp-genoa-v3", "snp-milan-v3-a"].map(|name| {
-        let folders = Folder::all(&platform).into_iter();
-        folders.filter(|folder| folder.name == name).next().unwrap()
+        let mut folders = Folder::all(&platform).into_iter();
+        folders.find(|folder| folder.name == name).unwrap()
     });
     for folder in &genuine {
         let look = look::azure(&machine(folder), None, folder.now()).unwrap();
@@ -151,6 +156,23 @@ fn z3_z4_a_look_says_first_whether_the_parts_belong_together() {
             assert!(look.checks.iter().any(|check| check.id == rule), "{rule}");
         }
     }
+    let mut folders = Folder::all(&platform).into_iter();
+    let unquoted = folders.find(|folder| folder.name == "snp-genoa-v3-no-quote");
+    let unquoted = unquoted.unwrap();
+    let recorded = AzureMachine {
+        hardware: hardware_evidence(&unquoted),
+        hcl: unquoted.file("hcl_report.bin"),
+        quote: None,
+    };
+    let look = look::azure(&recorded, None, unquoted.now()).unwrap();
+    let told = |id: &str, result| {
+        let mut checks = look.checks.iter();
+        checks.any(|check| check.id == id && check.result == result)
+    };
+    for rule in ["Z1", "Z2", "Z3"] {
+        assert!(told(rule, CheckResult::Pass), "{rule}");
+    }
+    assert!(told("Z4", CheckResult::Info));
     // Nobody's certificates were kept; what does not belong together is refused for that.
     let [one, other] = &genuine;
     let without = |mut machine: AzureMachine| {

@@ -11,7 +11,9 @@ mod common;
 mod support;
 
 use casemate_attestation::azure::{AzureMachine, AzureQuote};
+use casemate_attestation::collateral::Wanted;
 use casemate_attestation::look::{self, Look};
+use casemate_attestation::tdx::PckCa;
 use casemate_attestation::test_chip::{ReportTemplate, TCB, TestChip};
 use casemate_attestation::tpm::{
     AkTrust, Bank, EnrolledKey, HostedIn, KeyEvidence, QuoteSignature, TpmAnchors, TpmRejection,
@@ -25,6 +27,30 @@ use casemate_attestation::{
 use common::{NOW, REPORT_DATA, channel, chip, context, roots, tdx};
 
 const NOBODY: &str = "compared with nothing: nobody said what evidence was asked for with";
+
+/// Which of Intel's collateral a platform of several packages needs, and one of a single package.
+#[test]
+fn the_collateral_that_a_quote_needs_is_of_its_own_authority() {
+    for (name, expected) in [
+        ("Intel SGX PCK Platform CA", PckCa::Platform),
+        ("Intel SGX PCK Processor CA", PckCa::Processor),
+    ] {
+        let mut platform = tdx::Platform::new();
+        platform.authority.name = name;
+        let depth = tdx::Rank::Authority(0);
+        platform.authority_der =
+            tdx::certificate(&platform.root, &platform.authority, depth, Vec::new());
+        let evidence = HardwareEvidence::Tdx(Box::new(TdxEvidence {
+            quote: platform.signed_quote(),
+            collateral: platform.collateral(),
+            event_log: Vec::new(),
+        }));
+        let Wanted::Platform { ca, .. } = Wanted::by(&evidence).unwrap() else {
+            panic!("Intel's");
+        };
+        assert_eq!(ca, expected);
+    }
+}
 
 /// The lines of a rule.
 fn lines<'a>(look: &'a Look, id: &str) -> Vec<&'a Check> {
@@ -126,6 +152,14 @@ fn a_look_at_a_tpms_quote_expects_what_came_along() {
     shows(&asked, &rules, &["P4", "P5"]);
     let unasked = look::tpm(&boot(&case), None, support::NOW).unwrap();
     shows(&unasked, &rules, &["P3", "P4", "P5"]);
+
+    // Also of a bank that nobody should rely on.
+    let sha1 = support::case_of(support::ak(), Bank::Sha1, support::values(Bank::Sha1));
+    shows(
+        &look::tpm(&boot(&sha1), None, support::NOW).unwrap(),
+        &rules,
+        &["P3", "P4", "P5"],
+    );
 
     let mut short = support::case();
     short.registers.get_mut(&3).unwrap().pop();

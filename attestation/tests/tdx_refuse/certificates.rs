@@ -413,6 +413,12 @@ fn t2_the_platform_is_described_once_and_whole() {
         let (authority, pck) = (&platform.authority, &platform.pck);
         platform.pck_der = certificate(authority, pck, Rank::Leaf, Vec::new());
     });
+    for (bytes, number) in [(vec![0x7f], 127), (vec![0, 0x85], 133), (vec![1, 2], 258)] {
+        let judged = after(|platform| {
+            platform.describe(|sgx| sgx.at(&[1, 1, 16, 1]).bytes = bytes);
+        });
+        assert_eq!(judged.unwrap().platform().pce_svn(), number);
+    }
     assert_eq!(refused, said("the SGX extension is missing"));
     assert_eq!(refused.rule(), "T2");
 }
