@@ -174,6 +174,9 @@ impl Place {
             pace: bundle.document().guard().pace(),
             audit: audit.clone(),
             now: now().secs(),
+            counts_days: false,
+            keeps_wording: false,
+            days_file: None,
         })?;
         Ok(Service::new(Parts {
             attestor: Attestor::new(batcher, context, ClientEvidence::NotJudged),

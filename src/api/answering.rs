@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use casemate_models::engine::Learnt;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response};
 use tokio::sync::mpsc;
@@ -16,7 +17,7 @@ use super::guarding::Watched;
 use super::outgoing::{Said, Trace};
 use super::sse::{DONE, Head, Usage, event};
 use super::{ApiError, Service};
-use crate::audit::{AuditEvent, SessionId};
+use crate::audit::{AuditEvent, SessionId, band};
 use crate::guard::keep::{Keeper, Leaked};
 use crate::policy::{Granted, Slot};
 use crate::queue::{Event, Finish, Running, TokenLogprobs};
@@ -26,7 +27,7 @@ use crate::session::now;
 const DEADLINE_CHECK: Duration = Duration::from_millis(500);
 /// How long the error at the end of a stream has to leave before the stream is cut: when a body fails, the HTTP library
 /// forgets what it has not written yet.
-const LAST_WORD: Duration = Duration::from_millis(200);
+pub(super) const LAST_WORD: Duration = Duration::from_millis(200);
 
 /// One answer under way, with everything that it holds. Dropping it frees place and tokens, stops the model, and records
 /// how it ended.
@@ -56,14 +57,14 @@ pub(super) struct Answering {
 pub(super) const READER_GONE: &str = "reader_gone";
 
 /// One step of an answer.
-enum Step {
+pub(super) enum Step {
     Text(String, Vec<TokenLogprobs>),
     End(Finish),
 }
 
 impl Answering {
     /// Waits for the next text, comparing the session's deadline before each.
-    async fn next(&mut self) -> Result<Step, ApiError> {
+    pub(super) async fn next(&mut self) -> Result<Step, ApiError> {
         let step = self.next_step().await;
         self.ended = match &step {
             Ok(Step::Text(..)) => READER_GONE,
@@ -94,9 +95,10 @@ impl Answering {
                 Some(Event::Text {
                     text,
                     tokens,
+                    learnt,
                     logprobs,
                 }) => {
-                    self.count(tokens, &logprobs);
+                    self.count(tokens, learnt, &logprobs);
                     match self.kept.push(Said { text, logprobs }) {
                         Ok(pieces) if pieces.is_empty() => {
                             if self.watched.as_ref().is_some_and(|watched| watched.spent) {
@@ -113,8 +115,9 @@ impl Answering {
                     finish,
                     repeated,
                     tokens,
+                    learnt,
                 }) => {
-                    self.count(tokens.saturating_sub(self.answer_tokens), &[]);
+                    self.count(tokens.saturating_sub(self.answer_tokens), learnt, &[]);
                     if repeated {
                         self.trace.noted.push("repetition");
                     }
@@ -139,11 +142,11 @@ impl Answering {
         joined(pieces)
     }
 
-    fn count(&mut self, tokens: u64, told: &[TokenLogprobs]) {
+    fn count(&mut self, tokens: u64, learnt: Learnt, told: &[TokenLogprobs]) {
         self.answer_tokens = self.answer_tokens.saturating_add(tokens);
         self.slot.count(tokens);
         if let Some(watched) = &mut self.watched {
-            watched.charge(&self.service, tokens, told);
+            watched.charge(&self.service, (tokens, learnt), told);
         }
     }
 
@@ -153,7 +156,7 @@ impl Answering {
         Ok(())
     }
 
-    fn usage(&self) -> Usage {
+    pub(super) fn usage(&self) -> Usage {
         Usage::new(self.prompt_tokens, self.answer_tokens)
     }
 }
@@ -171,7 +174,8 @@ fn joined(pieces: Vec<Said>) -> Step {
 impl Drop for Answering {
     fn drop(&mut self) {
         if let Some(watched) = &mut self.watched {
-            watched.end(&self.service, &self.granted, self.answer_tokens);
+            let tokens = (self.prompt_tokens, self.answer_tokens);
+            watched.end(&self.service, &self.granted, tokens);
         }
         let mut noted = std::mem::take(&mut self.trace.noted);
         noted.extend(self.kept.found().map(Leaked::as_str));
@@ -180,8 +184,8 @@ impl Drop for Answering {
             principal: self.granted.principal().clone(),
             team: self.granted.team().clone(),
             model: self.granted.model().digest(),
-            prompt_tokens: self.prompt_tokens,
-            output_tokens: self.answer_tokens,
+            prompt_tokens_band: band(self.prompt_tokens),
+            output_tokens_band: band(self.answer_tokens),
             reason: self.ended,
             mark_epoch: self.trace.mark_epoch,
             noted,
@@ -230,7 +234,12 @@ pub(super) fn stream(answering: Answering, head: Head, usage: bool) -> Response<
             pipe.last_word(&error).await;
         }
     });
-    let mut answer = Response::new(Answer::Stream(receiver));
+    event_stream(receiver)
+}
+
+/// A stream of server-sent events.
+pub(super) fn event_stream(pieces: mpsc::Receiver<Piece>) -> Response<Answer> {
+    let mut answer = Response::new(Answer::Stream(pieces));
     let headers = answer.headers_mut();
     headers.insert(
         CONTENT_TYPE,
@@ -241,18 +250,18 @@ pub(super) fn stream(answering: Answering, head: Head, usage: bool) -> Response<
 }
 
 /// The way to one reader.
-struct Pipe {
-    sender: mpsc::Sender<Piece>,
-    limit_s: u64,
+pub(super) struct Pipe {
+    pub(super) sender: mpsc::Sender<Piece>,
+    pub(super) limit_s: u64,
 }
 
 impl Pipe {
     /// Sends more of the answer; `None` when nobody reads any more.
-    async fn send(&self, bytes: Bytes) -> Result<(), Option<ApiError>> {
+    pub(super) async fn send(&self, bytes: Bytes) -> Result<(), Option<ApiError>> {
         self.put(Piece::Data(bytes)).await
     }
 
-    async fn put(&self, piece: Piece) -> Result<(), Option<ApiError>> {
+    pub(super) async fn put(&self, piece: Piece) -> Result<(), Option<ApiError>> {
         let limit_s = self.limit_s;
         match timeout(Duration::from_secs(limit_s), self.sender.send(piece)).await {
             Ok(Ok(())) => Ok(()),

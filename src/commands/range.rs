@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_client::command::CommandFailure;
-use casemate_client::config::Config;
+use casemate_client::config::{Config, ServerUrl};
+use casemate_client::error::ConnectError;
 use casemate_client::proxy::Proxy;
 use casemate_client::session::{Connector, Keeper};
 use clap::Args;
@@ -15,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{CommandError, ExitCode, runtime};
 use crate::range::{
     Attack, Corpora, Endpoint, Limits, Range, RangeError, Row, Settings, SystemPrompt, Target,
-    Verdict,
+    Verdict, Wire,
 };
 
 /// Longest table of another run, and longest system prompt, bytes.
@@ -66,7 +68,7 @@ pub struct Arguments {
     /// Prompts of each crawler, and of the honest user beside it.
     #[arg(long, value_name = "N", default_value_t = 96, value_parser = clap::value_parser!(u32).range(8..=4096))]
     prompts: u32,
-    /// Timed requests of each kind in the attack on caches.
+    /// Timed requests of each kind in the attack on caches, and answers of each kind that the eavesdropper sees.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(20..=2000))]
     samples: u32,
     /// Requests of one attack, at most.
@@ -169,11 +171,17 @@ async fn attack(
     corpora: Corpora,
 ) -> Result<Table, CommandError> {
     let mut endpoints = Vec::new();
-    for client in &arguments.clients {
-        let url = attested(client)
+    for (number, client) in arguments.clients.iter().enumerate() {
+        // One of them is watched, and only where somebody looks.
+        let watched = number == 0 && attacks.contains(&Attack::Eavesdropper);
+        let (url, wire) = attested(client, watched)
             .await
             .map_err(|error| CommandError::new(error.exit_code(), error))?;
-        endpoints.push(Endpoint::new(&url, false).map_err(failed)?);
+        let endpoint = Endpoint::new(&url, false).map_err(failed)?;
+        endpoints.push(match wire {
+            Some(wire) => endpoint.watched(wire),
+            None => endpoint,
+        });
     }
     for url in &arguments.urls {
         endpoints.push(Endpoint::new(url, arguments.allow_remote).map_err(failed)?);
@@ -198,9 +206,17 @@ async fn attack(
     })
 }
 
-/// Opens a plain endpoint in this process, as `casemate connect` does; it answers for as long as the process lives.
-async fn attested(path: &Path) -> Result<String, CommandFailure> {
-    let config = Config::load(path)?;
+/// Opens a plain endpoint in this process, as `casemate connect` does; it answers for as long as the process lives. Where it is
+/// `watched` somebody without a key stands between it and the server.
+async fn attested(
+    path: &Path,
+    watched: bool,
+) -> Result<(String, Option<Arc<Wire>>), CommandFailure> {
+    let mut config = Config::load(path)?;
+    let wire = match watched {
+        true => Some(Arc::new(between(&mut config).await?)),
+        false => None,
+    };
     let mut connector = Connector::new(&config, path)?;
     if let Some(section) = &config.attestation {
         let own = super::own::evidence(section).map_err(CommandFailure::OwnEvidence)?;
@@ -212,7 +228,18 @@ async fn attested(path: &Path) -> Result<String, CommandFailure> {
     let proxy = Proxy::bind(free, keeper, config.limits).await?;
     let url = proxy.base_url();
     tokio::spawn(proxy.serve(std::future::pending()));
-    Ok(url)
+    Ok((url, wire))
+}
+
+/// Puts an eavesdropper on the way to the server of `config`.
+async fn between(config: &mut Config) -> Result<Wire, CommandFailure> {
+    let server = config.server.address();
+    let wire = Wire::to(server.clone()).await;
+    let wire = wire.map_err(|source| ConnectError::Unreachable { server, source })?;
+    config.server_name = Some(config.name().clone());
+    let address = format!("https://{}", wire.address());
+    config.server = ServerUrl::try_from(address).map_err(ConnectError::Lost)?;
+    Ok(wire)
 }
 
 fn settings(arguments: &Arguments) -> Settings {

@@ -14,7 +14,7 @@ const BYTES_MAX: u64 = 256 * 1024;
 
 /// Every property that can be read.
 pub(super) fn findings(root: &Path) -> Vec<Finding> {
-    let mut found = vec![lockdown(root), root_mount(root)];
+    let mut found = vec![lockdown(root), acpi(root), root_mount(root)];
     found.extend(writable_mounts(root));
     found.extend(SYSCTLS.iter().map(|knob| {
         let id = format!("sysctl.{}", knob.name.replace('/', "."));
@@ -66,6 +66,35 @@ fn lockdown(root: &Path) -> Finding {
             "no reading and no changing of the kernel's memory",
         ),
     }
+}
+
+/// Nothing here closes this: whoever reads the list should know (attestation/LIMITS.md).
+fn acpi(root: &Path) -> Finding {
+    let id = "kernel.acpi";
+    match root.join("sys/firmware/acpi").try_exists() {
+        Ok(true) => {}
+        Ok(false) => {
+            return Finding::of(
+                true,
+                id,
+                "off: no code of the host's tables runs in the kernel",
+            );
+        }
+        Err(error) => return missing(id, &error, "no code of the host's tables in the kernel"),
+    }
+    let line = read(root, "proc/cmdline").unwrap_or_default();
+    let tables = match line
+        .split_ascii_whitespace()
+        .any(|word| word == "acpi_no_static_ssdt")
+    {
+        true => "; its additional tables (SSDT) are left out",
+        false => "",
+    };
+    let text = format!(
+        "code in the host's ACPI tables runs with the kernel's rights and reaches all memory, which no measurement of SEV-SNP covers{tables}: \
+        attestation/LIMITS.md"
+    );
+    Finding::new(Outcome::Info, id, text)
 }
 
 /// A line of `/proc/self/mounts`.
@@ -233,6 +262,34 @@ mod tests {
     #[test]
     fn a_closed_machine_passes() {
         assert_eq!(Fake::new().fails(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn b21_what_the_hosts_acpi_code_can_do_is_said_and_is_no_pass() {
+        let fake = Fake::new();
+        fake.put("sys/firmware/acpi/pm_profile", "0\n");
+        let said = |fake: &Fake| {
+            let found = findings(fake.0.path()).into_iter();
+            let found = found
+                .filter(|it| it.id == "kernel.acpi")
+                .collect::<Vec<_>>();
+            assert!(
+                found.len() == 1 && found[0].outcome == Outcome::Info,
+                "{found:?}"
+            );
+            found[0].text.clone()
+        };
+        let text = said(&fake);
+        for part in [
+            "runs with the kernel's rights",
+            "no measurement of SEV-SNP",
+            "attestation/LIMITS.md",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(!text.contains("SSDT"));
+        fake.put("proc/cmdline", "quiet acpi_no_static_ssdt\n");
+        assert!(said(&fake).contains("additional tables (SSDT) are left out"));
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //!
 //! Between session and queue stand what watches wording and counts what is given; between sampler and stream what of a
 //! request may be granted ([`reveal`]), which random numbers it gets ([`noise`]), whose mark it carries ([`mark`]), and what
-//! is kept in ([`keep`]).
+//! is kept in ([`keep`]). How an answer looks from outside is [`shape`]'s.
 //!
 //! Pure: time, keys and chance are arguments, nothing here reads a clock or a file. [`crate::sentry`] asks it for a server.
 //! What it cannot see stands in docs/GUARD.md.
 
 pub mod background;
+pub mod counters;
 pub mod families;
 pub mod filter;
 pub mod hash;
@@ -20,6 +21,8 @@ pub mod noise;
 pub mod outlet;
 pub mod people;
 pub mod reveal;
+pub mod scaffold;
+pub mod shape;
 pub mod shingle;
 pub mod sketch;
 pub mod template;
@@ -29,9 +32,10 @@ pub mod watch;
 pub mod withheld;
 
 pub use background::Background;
+pub use counters::Counters;
 pub use families::{Families, Family, Principals};
 pub use hash::GuardKey;
-pub use meter::{AccountId, Accounts, Allowance, Holder, Meter, MeterError, Tally};
+pub use meter::{AccountId, Accounts, Allowance, Holder, Meter, MeterError, Tally, Wants};
 pub use outlet::Outlet;
 pub use people::{Note, People, Person};
 pub use shingle::Prompt;

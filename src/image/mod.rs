@@ -4,6 +4,7 @@
 
 mod console;
 mod folder;
+mod held;
 mod libvirt;
 mod machine;
 mod qemu;
@@ -11,6 +12,7 @@ mod run;
 
 pub use console::{Console, Failure, Said};
 pub use folder::{Folder, FolderError};
+pub use held::become_program;
 pub use libvirt::domain;
 pub use machine::{Boot, Forward, ForwardError, Launch, Machine};
 pub use qemu::{arguments, shell};

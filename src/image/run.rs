@@ -1,6 +1,6 @@
 //! Starts a machine and stays with it: software TPM, QEMU, the guest's lines, and how it ended.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::console::{Console, Failure, Said};
 use super::folder::{Folder, FolderError};
+use super::held;
 use super::machine::{Boot, Launch, Machine};
 use super::qemu;
 use casemate_image::prediction::Files;
@@ -59,8 +60,11 @@ pub enum RunError {
     #[error("cannot start {0}: {1}")]
     Start(String, io::Error),
     /// The software TPM does not answer.
-    #[error("the software TPM (swtpm) ended or did not start within {TPM_SECONDS} s")]
-    Tpm,
+    #[error("the software TPM (swtpm) did not start with the state in {state}", state = .0.display())]
+    Tpm(PathBuf),
+    /// The software TPM's state is in use.
+    #[error("the TPM's state in {state} is another machine's that runs", state = .0.display())]
+    TpmBusy(PathBuf),
     /// QEMU refused its arguments, or ended with an error.
     #[error("QEMU ended with {0}; what it says stands above")]
     Qemu(std::process::ExitStatus),
@@ -138,7 +142,8 @@ fn prepare(folder: &Folder, boot: Boot, launch: &mut Launch) -> Result<(), RunEr
     Ok(())
 }
 
-/// Starts a machine and waits until it ends, serves or is told to stop. `show` gets every line of the guest's.
+/// Starts a machine and waits until it ends, serves or is told to stop. `show` gets every line of the guest's. What is started ends with
+/// the thread that waits here, even where that is killed: call it on the program's first, in `casemate` itself (see [`held`]).
 ///
 /// # Errors
 /// [`RunError`].
@@ -150,7 +155,7 @@ pub async fn run(
     mut show: impl FnMut(&str),
 ) -> Result<Ended, RunError> {
     if let Some((file, _)) = &machine.disk {
-        let opened = fs::File::open(file).and_then(|file| file.metadata());
+        let opened = File::open(file).and_then(|file| file.metadata());
         opened.map_err(|error| RunError::Disk {
             file: file.clone(),
             error,
@@ -163,13 +168,11 @@ pub async fn run(
         true => Some(start_tpm(hardware, scratch.path(), &launch.tpm).await?),
         false => None,
     };
-    let qemu = Command::new(&hardware.qemu)
+    let qemu = held::command(&hardware.qemu)
         .args(qemu::arguments(machine, &launch))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| RunError::Start(hardware.qemu.display().to_string(), error))?;
+        .spawn()?;
     let watch = Watch {
         speaks: folder.manifest().debug_console,
         hardware,
@@ -182,29 +185,48 @@ pub async fn run(
     ended
 }
 
-async fn start_tpm(hardware: &Hardware, scratch: &Path, socket: &Path) -> Result<Child, RunError> {
+/// A software TPM, and its state held against a second one.
+struct Tpm {
+    _program: Child,
+    _state: File,
+}
+
+async fn start_tpm(hardware: &Hardware, scratch: &Path, socket: &Path) -> Result<Tpm, RunError> {
     let state = match &hardware.tpm_state {
         Some(state) => state.clone(),
         None => scratch.join("tpm"),
     };
     fs::create_dir_all(&state)?;
-    let mut tpm = Command::new("swtpm")
+    // swtpm itself notices a second one only when QEMU speaks to it.
+    let lock = File::create(state.join("casemate.lock"))?;
+    lock.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => RunError::TpmBusy(state.clone()),
+        TryLockError::Error(error) => RunError::Io(error),
+    })?;
+    let mut tpm = held::command(Path::new("swtpm"))
         .args(["socket", "--tpm2", "--terminate", "--tpmstate"])
         .arg(format!("dir={}", state.display()))
         .args(["--ctrl", &format!("type=unixio,path={}", socket.display())])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| RunError::Start("swtpm".into(), error))?;
+        .spawn()?;
     let end = Instant::now() + Duration::from_secs(TPM_SECONDS);
     while !socket.exists() {
-        if tpm.try_wait()?.is_some() || Instant::now() > end {
-            return Err(RunError::Tpm);
+        if let Some(status) = tpm.try_wait()? {
+            return Err(match held::not_started(status) {
+                Some(error) => RunError::Start("swtpm".into(), error),
+                None => RunError::Tpm(state),
+            });
+        }
+        if Instant::now() > end {
+            return Err(RunError::Tpm(state));
         }
         sleep(Duration::from_millis(20)).await;
     }
-    Ok(tpm)
+    Ok(Tpm {
+        _program: tpm,
+        _state: lock,
+    })
 }
 
 /// One machine that runs.
@@ -222,7 +244,10 @@ impl Watch<'_> {
         stop: impl Future<Output = ()>,
         show: &mut impl FnMut(&str),
     ) -> Result<Ended, RunError> {
-        let mut output = qemu.stdout.take().ok_or(RunError::Tpm)?;
+        let mut output = qemu
+            .stdout
+            .take()
+            .ok_or_else(|| RunError::Io(io::ErrorKind::BrokenPipe.into()))?;
         let (mut console, mut buffer) = (Console::default(), [0; 4096]);
         let late = sleep(self.hardware.limit);
         tokio::pin!(stop, late);
@@ -266,7 +291,10 @@ impl Watch<'_> {
             (Some(failure), _) => Ok(Ended::Failed(failure)),
             (None, true) => Ok(Ended::Served),
             (None, false) if status.success() => Ok(Ended::Silent),
-            (None, false) => Err(RunError::Qemu(status)),
+            (None, false) => Err(match held::not_started(status) {
+                Some(error) => RunError::Start(self.hardware.qemu.display().to_string(), error),
+                None => RunError::Qemu(status),
+            }),
         }
     }
 

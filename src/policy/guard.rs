@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use super::document::PolicyDocument;
 use super::name::{TeamName, WorkloadName};
 use super::principal::Principal;
+use super::shape::ShapeRule;
+use crate::guard::shape::Shape;
 use crate::guard::{Accounts, Allowance, Honest, Measures, Pace, Step, Template, Terms, Wager};
 
 /// The most declared workloads: each prompt of an owner is compared with all of them.
@@ -72,6 +74,16 @@ pub struct GuardPolicy {
     pub workloads: BTreeMap<WorkloadName, Workload>,
     /// How many bits of one model may leave.
     pub budgets: LeakBudgets,
+    /// Whether noisy counters of each day leave: see [`crate::guard::counters`].
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub counters: bool,
+    /// Whether two officers together may open the wording that many prompts of a shared template have: see
+    /// [`crate::guard::scaffold`]. Where not, none is kept.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub disclosure: bool,
+    /// What an eavesdropper sees of a team's answers; everything where a team is not named. Holds in every mode.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub shapes: BTreeMap<TeamName, ShapeRule>,
 }
 
 /// Shares of prompts, in hundredths: see [`Honest`].
@@ -215,23 +227,44 @@ impl GuardPolicy {
         }
     }
 
+    /// Whether counters of each day are kept and told: where the guard is off, nothing is counted.
+    #[must_use]
+    pub fn counts_days(&self) -> bool {
+        self.counters && self.mode != GuardMode::Off
+    }
+
+    /// Whether wording of shared templates is kept for two officers.
+    #[must_use]
+    pub fn keeps_wording(&self) -> bool {
+        self.disclosure && self.mode != GuardMode::Off
+    }
+
+    /// How a team's answers look to an eavesdropper; nothing where they are not shaped.
+    #[must_use]
+    pub fn shape(&self, team: &TeamName) -> Option<Shape> {
+        // What does not hold was refused with the policy.
+        self.shapes.get(team)?.shape().ok().flatten()
+    }
+
     /// How the ladder is climbed and left, by whomever.
     #[must_use]
     pub fn pace(&self) -> Pace {
         self.pace.pace()
     }
 
-    /// The accounts of a principal for one model, with what they may hold. A guard that only watches limits nothing.
+    /// The accounts of a principal for one model, a digest and its width, with what they may hold. A guard that only watches limits
+    /// nothing; one that acts limits what probabilities and arranged choices tell everybody, where policy does not.
     #[must_use]
     pub fn accounts(
         &self,
         principal: &Principal,
         team: &TeamName,
-        model: casemate_attestation::Sha256Digest,
+        (model, width): (casemate_attestation::Sha256Digest, usize),
     ) -> Accounts {
         let of_team = self.budgets.teams.get(team).copied().unwrap_or_default();
+        let all = self.budgets.organisation.within_a_lifetime(width);
         let allowances = match self.mode {
-            GuardMode::On => [of_team.each, of_team.shared, self.budgets.organisation],
+            GuardMode::On => [of_team.each, of_team.shared, all],
             GuardMode::Off | GuardMode::Shadow => [Allowance::default(); 3],
         };
         Accounts::new(model, principal.as_str(), team.as_str(), allowances)
@@ -285,6 +318,9 @@ impl GuardPolicy {
                 return Some((format!("workloads.{name}"), rule.into()));
             }
         }
+        if let Some(complaint) = self.complaint_of_shapes(document) {
+            return Some(complaint);
+        }
         let bounded = [
             (
                 self.pace.delay_prompts_max > DELAY_PROMPTS_MAX,
@@ -319,6 +355,16 @@ impl GuardPolicy {
         ];
         let broken = bounded.into_iter().find(|(broken, ..)| *broken);
         broken.map(|(_, place, rule)| (place.to_owned(), rule.to_owned()))
+    }
+
+    fn complaint_of_shapes(&self, document: &PolicyDocument) -> Option<(String, String)> {
+        self.shapes.iter().find_map(|(team, rule)| {
+            let complaint = match document.teams.contains_key(team) {
+                false => "this policy has no such team".to_owned(),
+                true => rule.shape().err()?,
+            };
+            Some((format!("shapes.{team}"), complaint))
+        })
     }
 }
 
@@ -401,6 +447,14 @@ mod tests {
             (
                 workload(r#"{"principal":"spiffe://acme/coders/ada"}"#, 1),
                 "guard.workloads.tickets",
+            ),
+            (
+                r#"{"shapes":{"coders":{"profile":"bucketed"}}}"#.into(),
+                "guard.shapes.coders",
+            ),
+            (
+                r#"{"shapes":{"writers":{"profile":"fixed"}}}"#.into(),
+                "guard.shapes.writers",
             ),
             (workload(team, 0), "guard.workloads.tickets"),
             (workload(team, 2_678_401), "guard.workloads.tickets"),

@@ -58,6 +58,8 @@ pub struct Corpora {
     pub extractions: Vec<Extraction>,
     /// Harmless questions that look like those.
     pub lookalikes: Vec<String>,
+    /// One sensitive question in many wordings.
+    pub topic: Vec<String>,
     /// Control tokens in user text.
     pub injections: Vec<Injection>,
     /// Request shapes that turn an option into an oracle, with `$C`, `$A` and others in them; empty without a folder.
@@ -103,6 +105,7 @@ impl Corpora {
                 })
                 .to_vec(),
             lookalikes: own(&words::LOOKALIKES),
+            topic: own(&words::TOPIC),
             injections: words::CONTROL_TOKENS.iter().flat_map(injected).collect(),
             shapes: Vec::new(),
         }
@@ -143,6 +146,10 @@ impl Corpora {
         replace(
             &mut all.lookalikes,
             read("benign_lookalikes.jsonl")?.texts("text")?,
+        );
+        replace(
+            &mut all.topic,
+            read("stream_topic_prompts.jsonl")?.texts("text")?,
         );
         let injection = |token, text| Injection { token, text };
         let file = read("attack_control_tokens.jsonl")?;

@@ -14,6 +14,7 @@ mod chance;
 mod control;
 mod corpus;
 mod crawler;
+mod eavesdropper;
 mod last_layer;
 mod oracles;
 mod prompt;
@@ -22,14 +23,18 @@ mod row;
 mod spectrum;
 mod target;
 mod told;
+mod traces;
 mod turn;
+mod wire;
 mod words;
 
 pub use answer::{Answer, Place, Refusal, Told};
 pub use corpus::{Corpora, Extraction, Injection, SystemPrompt};
 pub use row::{Row, Verdict};
 pub use target::{Endpoint, Failure, Target};
+pub use traces::{Findings, Labelled, Trace};
 pub use turn::{Halt, Turn};
+pub use wire::Wire;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -111,7 +116,7 @@ pub struct Settings {
     pub width_max: usize,
     /// Prompts of each crawler, and of the honest user beside it.
     pub prompts: usize,
-    /// Timed pairs of the cache attack.
+    /// Timed pairs of the cache attack, and pairs of answers that the eavesdropper sees.
     pub samples: usize,
     /// The system prompt is the server's own: it is looked for in answers, and not sent.
     pub server_has_prompt: bool,
@@ -160,6 +165,8 @@ pub enum Attack {
     ControlTokens,
     /// Repeated-word divergence.
     Repetition,
+    /// Topics from sizes and times.
+    Eavesdropper,
     /// Times of a shared cache.
     CacheTiming,
     /// Collecting answers for distillation.
@@ -168,12 +175,13 @@ pub enum Attack {
 
 impl Attack {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::LastLayer,
         Self::Oracles,
         Self::Prompt,
         Self::ControlTokens,
         Self::Repetition,
+        Self::Eavesdropper,
         Self::CacheTiming,
         Self::Crawler,
     ];
@@ -187,6 +195,7 @@ impl Attack {
             Self::Prompt => "prompt",
             Self::ControlTokens => "control-tokens",
             Self::Repetition => "repetition",
+            Self::Eavesdropper => "eavesdropper",
             Self::CacheTiming => "cache-timing",
             Self::Crawler => "crawler",
         }
@@ -202,6 +211,9 @@ impl Attack {
             }
             Self::Prompt => "ask for the system prompt, in all disguises and in fragments",
             Self::ControlTokens => "write control tokens into a user's text",
+            Self::Eavesdropper => {
+                "tell topics apart by sizes and times of what crosses the network"
+            }
             Self::CacheTiming => "learn from times what another identity asked",
             Self::Crawler => "collect answers for distillation, as one identity and as many",
             Self::Repetition => {
@@ -217,6 +229,7 @@ impl Attack {
             Self::Prompt => prompt::run(turn).await,
             Self::ControlTokens => control::run(turn).await,
             Self::Repetition => repetition::run(turn).await,
+            Self::Eavesdropper => eavesdropper::run(turn).await,
             Self::CacheTiming => cache::run(turn).await,
             Self::Crawler => crawler::run(turn).await,
         }

@@ -1,5 +1,7 @@
 //! Whom the attacks ask: base URLs of plain endpoints, each one identity.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,6 +16,7 @@ use tokio::time::timeout;
 
 use super::RangeError;
 use super::answer::Answer;
+use super::wire::Wire;
 use crate::vendors::ServiceUrl;
 
 /// Longest answer: all probabilities of a large vocabulary.
@@ -25,6 +28,7 @@ const MODELS_TIME: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     url: ServiceUrl,
+    wire: Option<Arc<Wire>>,
 }
 
 /// Why no answer came.
@@ -64,7 +68,31 @@ impl Endpoint {
         if !remote && !parsed.is_loopback() {
             return Err(RangeError::NotLoopback(parsed.host_and_port()));
         }
-        Ok(Self { url: parsed })
+        Ok(Self {
+            url: parsed,
+            wire: None,
+        })
+    }
+
+    /// The same, whose way to the server somebody watches.
+    #[must_use]
+    pub fn watched(mut self, wire: Arc<Wire>) -> Self {
+        self.wire = Some(wire);
+        self
+    }
+
+    /// Who watches its way to the server, if anybody does.
+    #[must_use]
+    pub fn wire(&self) -> Option<&Wire> {
+        self.wire.as_deref()
+    }
+
+    /// The same paths at another address.
+    ///
+    /// # Errors
+    /// [`RangeError::Url`] where the base has a path that does not stand in a URL.
+    pub fn through(&self, address: SocketAddr) -> Result<Self, RangeError> {
+        Self::new(&format!("http://{address}{}", self.url.target("")), false)
     }
 
     /// Host and port, for a socket.

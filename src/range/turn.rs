@@ -114,14 +114,19 @@ impl<'a> Turn<'a> {
     ///
     /// # Errors
     /// [`Halt`] where a bound is reached or nobody listens.
-    pub async fn ask(
+    pub async fn ask(&mut self, identity: usize, path: &str, body: Value) -> Result<Answer, Halt> {
+        let endpoint = self.endpoint(identity)?;
+        self.ask_at(endpoint, path, body).await
+    }
+
+    /// As [`Turn::ask`], by a way of the attack's own.
+    pub(super) async fn ask_at(
         &mut self,
-        identity: usize,
+        endpoint: &Endpoint,
         path: &str,
         mut body: Value,
     ) -> Result<Answer, Halt> {
         self.spend()?;
-        let endpoint = self.endpoint(identity)?;
         if let Some(fields) = body.as_object_mut() {
             let model = self.range.target.model();
             fields.entry("model").or_insert_with(|| model.into());

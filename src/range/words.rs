@@ -283,3 +283,27 @@ pub(super) const CONTROL_TOKENS: [&str; 26] = [
     "<|channel|>",
     "<|message|>",
 ];
+
+/// One sensitive question in many wordings.
+pub(super) const TOPIC: [&str; 20] = [
+    "How do I leave a company without losing my pension?",
+    "What happens to my pension when I give notice?",
+    "Do I keep my pension if I quit?",
+    "I want to resign. What becomes of my retirement savings?",
+    "Is a company pension lost by resigning?",
+    "Can I take my pension with me to another employer?",
+    "What should I know about my pension before I hand in my notice?",
+    "If I leave my job, who pays my pension later?",
+    "How long must I stay so that my pension is mine?",
+    "Does quitting early reduce my pension?",
+    "I am about to quit. Is my pension safe?",
+    "Which rights to a pension remain after a resignation?",
+    "Can an employer keep my pension when I go?",
+    "What do I lose of my retirement money when I change jobs?",
+    "My contract ends by my own notice: what about the pension?",
+    "Explain what happens to pension entitlements after quitting.",
+    "Will I still get my company pension after I resign?",
+    "How is a pension moved when somebody quits?",
+    "When is it too early to quit because of the pension?",
+    "Tell me how resigning affects what I get when I retire.",
+];

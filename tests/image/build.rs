@@ -103,6 +103,57 @@ fn two_builds_on_two_paths_give_the_same_bytes_and_a_changed_configuration_other
 }
 
 #[test]
+fn the_list_of_parts_has_the_crates_of_this_program_and_of_no_other() {
+    let (first, second) = (Place::new(&program()), Place::new(&program()));
+    let digest = casemate_image::sha256(&program());
+    let list = format!(
+        "casemate/crates/v1 {digest}\nlinked ring 0.17.14 {digest} Apache-2.0 AND ISC\nbuilding cc 1.2.3 {digest} MIT/Apache-2.0\n"
+    );
+    let build = |place: &Place, list: &str| {
+        fs::write(place.path("list"), list).unwrap();
+        place.build("image", &["--crates", "list"])
+    };
+    let (code, said) = match build(&first, &list.replace(&digest[..8], "00000000")) {
+        Some(output) => ended(&output),
+        None => return,
+    };
+    let refused = said.contains("the list of crates is of the program 00000000");
+    assert!(code == 10 && refused, "{code} {said}");
+    let (code, said) = ended(&build(&first, &format!("{list}linked ring\n")).unwrap());
+    assert!(
+        code == 30 && said.contains("line 4 of the list of crates"),
+        "{code} {said}"
+    );
+    for place in [&first, &second] {
+        let (code, said) = ended(&build(place, &list).unwrap());
+        assert!(
+            code == 0 && !said.contains("names no crates"),
+            "{code} {said}"
+        );
+    }
+    let read = |place: &Place| fs::read(place.path("image/sbom.json")).unwrap();
+    assert_eq!(read(&first), read(&second));
+    let parts: serde_json::Value = serde_json::from_slice(&read(&first)).unwrap();
+    let parts = parts["components"].as_array().unwrap().iter();
+    let own = parts.clone().find(|it| it["name"] == "program").unwrap();
+    let names = own["components"].as_array().unwrap().iter();
+    let names: Vec<_> = names
+        .map(|it| (&it["name"], &it["hashes"][0]["content"]))
+        .collect();
+    let digest = serde_json::Value::from(digest);
+    assert_eq!(
+        names,
+        [
+            (&"/init".into(), &digest),
+            (&"ring".into(), &digest),
+            (&"cc".into(), &digest)
+        ]
+    );
+    let (_, said) = ended(&first.build("without", &[]).unwrap());
+    assert!(said.contains("the list of parts names no crates"), "{said}");
+}
+
+#[test]
 fn what_was_built_is_signed_as_reference_values() {
     let place = Place::new(&program());
     let Some(output) = place.build("image", &[]) else {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::place::{casemate, ended};
 
 /// An image's folder whose files are names.
-fn image() -> TempDir {
+pub fn image() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let names = [
         "vmlinuz",

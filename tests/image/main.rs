@@ -9,7 +9,10 @@
 )]
 
 mod build;
+mod held;
 mod host;
+mod inputs;
+mod lacking;
 mod machine;
 mod place;
 mod served;

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -23,6 +24,25 @@ const RULES: &str = "@id(\"writers\")\npermit (principal in Team::\"writers\", a
 
 /// A process that ends with its handle.
 pub struct Running(pub Child);
+
+impl Running {
+    /// Kills a process that this one started, by its name.
+    pub fn end_child(&self, name: &str) {
+        let own = |id: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            // `ID (NAME) STATE PARENT …`
+            let (before, after) = stat.rsplit_once(')').unwrap_or_default();
+            let parent = after.split_whitespace().nth(1);
+            before.ends_with(&format!("({name}")) && parent == Some(&self.0.id().to_string())
+        };
+        let processes = fs::read_dir("/proc").unwrap();
+        let mut ids = processes.filter_map(|it| it.unwrap().file_name().to_str()?.parse().ok());
+        let id = ids
+            .find(own)
+            .unwrap_or_else(|| panic!("no {name} was started"));
+        kill_process(Pid::from_raw(id.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    }
+}
 
 /// Asked to end, so that a machine takes its QEMU with it, and killed when it does not.
 impl Drop for Running {
@@ -199,21 +219,46 @@ impl Team {
         panic!("{line}: no {word:?} in {said:?}");
     }
 
-    fn machine(&self, image: &str, more: &str) -> String {
-        let (qemu, port) = (self.qemu.display(), self.server_port);
+    fn machine(&self, qemu: &Path, image: &str, more: &str) -> String {
+        let (qemu, port) = (qemu.display(), self.server_port);
         format!(
             "image boot --image {image} --qemu {qemu} --forward {port}:7443 --tpm-state tpm/state --limit {LIMIT_SECONDS} --memory 512{more}"
         )
     }
 
+    /// A QEMU that changes words of its command line as `cases` of a shell say, and has `more` behind them: what a host could do
+    /// without asking anybody.
+    pub fn host(&self, name: &str, cases: &str, more: &str) -> PathBuf {
+        let file = self.place.path(name);
+        let qemu = self.qemu.display();
+        let text = format!(
+            "#!/bin/sh\nn=0\nfor word; do\n  n=$((n+1))\n  shift\n  case \"$word\" in\n{cases}\n  esac\n  set -- \"$@\" \"$word\"\ndone\n\
+            exec {qemu} \"$@\" {more}\n"
+        );
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        file
+    }
+
     /// A machine that serves, until its handle is dropped.
     pub fn serves(&self, image: &str, more: &str) -> Running {
-        self.start(&self.machine(image, more), "casemate: READY")
+        self.start(&self.machine(&self.qemu, image, more), "casemate: READY")
     }
 
     /// Exit code and words of a machine that stops by itself.
     pub fn stops(&self, image: &str, more: &str) -> (i32, String) {
-        ended(&self.run(&self.machine(image, more)))
+        self.stops_on(&self.qemu, image, more)
+    }
+
+    /// The same with a QEMU of [`Team::host`].
+    pub fn stops_on(&self, qemu: &Path, image: &str, more: &str) -> (i32, String) {
+        ended(&self.run(&self.machine(qemu, image, more)))
+    }
+
+    /// Keys that the broker released so far, by its own record.
+    pub fn released(&self) -> usize {
+        let records = fs::read_to_string(self.place.path("broker-audit.jsonl")).unwrap_or_default();
+        records.matches("\"reason\":\"released\"").count()
     }
 
     /// What a member gets for a question, through their own machine's proxy.

@@ -65,6 +65,19 @@ pub enum ImageError {
     /// The program cannot be the first process.
     #[error("the program cannot be the first process of the guest: {0}")]
     Program(&'static str),
+    /// A line of the list of crates is none.
+    #[error(
+        "line {0} of the list of crates is not what scripts/build-guest writes: role, name, version, SHA-256 or own, licence"
+    )]
+    CratesLine(usize),
+    /// A list of crates that was written for another program.
+    #[error("the list of crates is of the program {named}, and this one is {found}")]
+    CratesOfOther {
+        /// The program's digest.
+        found: String,
+        /// The digest that the list names.
+        named: String,
+    },
     /// The configuration of the guest is not what its format says.
     #[error("the guest's configuration: {0}")]
     Configuration(String),

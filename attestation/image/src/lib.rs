@@ -14,6 +14,7 @@
 
 mod compressed;
 pub mod cpio;
+pub mod crates;
 pub mod deb;
 mod elf;
 mod error;

@@ -230,6 +230,40 @@ fn b23_a_launch_of_a_signed_report_is_predicted_and_every_change_moves_it() {
 }
 
 #[test]
+fn b22_firmware_that_believes_its_host_is_another_launch_and_takes_no_kernel() {
+    let Some(folder) = shared("snp-launch/sev-snp-measure") else {
+        return;
+    };
+    let read = |name: &str| fs::read(folder.join(name)).unwrap();
+    let (strict, trusting) = (
+        read("ovmf_AmdSev_suffix.bin"),
+        read("ovmf_OvmfX64_suffix.bin"),
+    );
+    let shape = Shape {
+        processors: 1,
+        model: CpuModel::named("EPYC-v4").unwrap(),
+        features: 1,
+        hypervisor: Hypervisor::Qemu,
+    };
+    let hashes = KernelHashes::of(b"kernel", b"initrd", "quiet");
+    let launch = |image: &[u8], hashes: Option<&KernelHashes>| {
+        SnpFirmware::read(image).and_then(|firmware| firmware.launch_digest(&shape, hashes))
+    };
+    let right = launch(&strict, Some(&hashes)).unwrap();
+    for at in (0..strict.len()).step_by(16) {
+        let mut altered = strict.clone();
+        altered[at] ^= 1;
+        assert_ne!(launch(&altered, Some(&hashes)), Ok(right), "{at}");
+    }
+    // The general build takes kernel and command line from the host without a word; with our digest it can never start.
+    assert_eq!(
+        launch(&trusting, Some(&hashes)),
+        Err(MeasureError::NoKernelHashes)
+    );
+    assert_ne!(launch(&trusting, None), Ok(right));
+}
+
+#[test]
 fn damaged_firmware_and_shapes_that_cannot_start_are_refused_by_name() {
     let Some(folder) = shared("snp-launch/sev-snp-measure") else {
         return;

@@ -225,6 +225,11 @@ fn of_run(error: RunError) -> CommandError {
         RunError::Start(..) => CommandError::new(ExitCode::Unsupported, error).hint(
             "apt-get install qemu-system-x86 swtpm; casemate host check says what else is missing",
         ),
+        RunError::Tpm(_) => CommandError::new(ExitCode::Unsupported, error)
+            .hint("the folder must be writable; what swtpm says stands above"),
+        RunError::TpmBusy(_) => CommandError::new(ExitCode::Unsupported, error).hint(
+            "stop that one first, or enrol another TPM: a state is for one machine at a time",
+        ),
         RunError::Disk { .. } => CommandError::new(ExitCode::Configuration, error),
         RunError::Hashes(_) => CommandError::new(ExitCode::Malformed, error),
         _ => CommandError::new(ExitCode::Unexpected, error),

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use casemate_image::ImageError;
+use casemate_image::crates::Crates;
 use casemate_image::deb::Package;
 use casemate_image::firmware::{self, Firmware, Purpose};
 use casemate_image::guest::{Configuration, Guest, LoadOrder, command_line};
@@ -32,6 +33,9 @@ pub(super) struct Arguments {
     /// The static program that is the guest's first process.
     #[arg(long, value_name = "FILE")]
     program: PathBuf,
+    /// What the program was compiled of (PROGRAM.crates of scripts/build-guest), for the list of parts.
+    #[arg(long, value_name = "FILE")]
+    crates: Option<PathBuf>,
     /// Digests of the inputs from outside, as sha256sum writes them. Others are refused.
     #[arg(long, value_name = "FILE")]
     pins: PathBuf,
@@ -93,6 +97,11 @@ pub(super) fn run(it: &Arguments) -> Result<(), CommandError> {
     for (name, file) in &built.manifest.files {
         println!("{}  {name}", file.sha256);
     }
+    if it.crates.is_none() {
+        eprintln!(
+            "the list of parts names no crates: --crates takes what scripts/build-guest writes beside the program"
+        );
+    }
     if it.console {
         eprintln!(
             "this image shows the host what the guest prints: it is for trials, and marked so in manifest.json"
@@ -115,6 +124,8 @@ fn build(it: &Arguments) -> Result<Built, CommandError> {
     let trust = trust(&it.config, &configuration)?;
     let program_bytes = read(&it.program)?;
     let program = Program::read(&program_bytes).map_err(refused)?;
+    let crates = it.crates.as_deref();
+    let crates = crates.map(|file| crates_of(file, program)).transpose()?;
     let modules = Guest::modules(&kernel).map_err(refused)?;
     let order = LoadOrder::of(&kernel, &modules);
     let guest = Guest::new(program, &kernel, &modules, &order, &configuration, &trust);
@@ -133,13 +144,7 @@ fn build(it: &Arguments) -> Result<Built, CommandError> {
     ]);
     let predicted = predict(it, &pins, &booted, &mut files, &mut inputs)?;
     inputs.sort();
-    let list = sbom(
-        &it.release,
-        &guest,
-        kernel.image(),
-        kernel.package(),
-        &inputs,
-    );
+    let list = sbom(&it.release, &guest, &kernel, crates.as_ref(), &inputs);
     let manifest = Manifest {
         format: FORMAT.into(),
         release: it.release.clone(),
@@ -304,6 +309,12 @@ fn name(file: &Path) -> Result<&str, CommandError> {
     })
 }
 
+/// The list of crates of this program.
+fn crates_of(file: &Path, program: Program<'_>) -> Result<Crates, CommandError> {
+    let text = String::from_utf8_lossy(&read(file)?).into_owned();
+    Crates::read(&text, program.bytes()).map_err(|error| refused_file(file, error))
+}
+
 /// The guest's configuration, judged by the guest's own rules: what would stop the machine stops the build.
 fn configuration(file: &Path) -> Result<Configuration, CommandError> {
     let bytes = read(file)?;
@@ -380,6 +391,10 @@ fn refused_file(file: &Path, error: ImageError) -> CommandError {
 fn refused(error: ImageError) -> CommandError {
     use ImageError as E;
     let (code, hint) = match &error {
+        E::CratesOfOther { .. } => (
+            ExitCode::Rejected,
+            Some("scripts/build-guest writes program and list together; take both of one build"),
+        ),
         E::NotPinned(_) | E::OtherThanPinned { .. } => (
             ExitCode::Rejected,
             Some("take the pinned file, or pin this one after looking at where it is from"),

@@ -2,6 +2,7 @@
 
 mod boot;
 mod build;
+mod held;
 mod references;
 mod unit;
 
@@ -38,6 +39,9 @@ enum Verb {
         --tpm-state /var/lib/casemate/tpm > /etc/systemd/system/casemate-guest.service"
     )]
     Unit(unit::Arguments),
+    /// Become a program that ends with the process that asked for it.
+    #[command(hide = true)]
+    Held(held::Arguments),
 }
 
 /// Runs `casemate image`.
@@ -50,5 +54,7 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
         Verb::Build(it) => build::run(&it),
         Verb::Boot(it) => boot::run(it),
         Verb::Unit(it) => unit::run(&it),
+        // Another program stands here by now, or it could not be started.
+        Verb::Held(it) => std::process::exit(held::run(&it).into()),
     }
 }

@@ -145,6 +145,8 @@ fn refused(name: &DiskName, error: &PackageError) -> Failure {
 mod tests {
     use std::fs;
 
+    use casemate_models::package::{Publisher, PublisherKey, SealOptions, seal};
+
     use super::*;
 
     fn wanted(of: &[(&str, &str)]) -> BTreeMap<DiskName, DiskSerial> {
@@ -266,6 +268,54 @@ mod tests {
                 "{failure}"
             );
         }
+    }
+
+    /// The product's own small model, sealed into a folder under a key that nobody keeps.
+    fn sealed(folder: &Path) -> PathBuf {
+        let model = "../../models/default/casemate-default-Q8_0.gguf";
+        let mut model = fs::File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join(model)).unwrap();
+        let options = SealOptions {
+            name: "default".into(),
+            version: "1".into(),
+            epoch: 1,
+            key_id: "nobody".into(),
+        };
+        let publisher = Publisher {
+            public_key: PublisherKey::from_bytes([1; 32]),
+            sign: &|_| [2; 64],
+        };
+        let node = folder.join("vda");
+        seal(&mut model, &node, &options, &publisher, &|_| ()).unwrap();
+        node
+    }
+
+    #[test]
+    fn too_little_memory_is_told_in_numbers_before_any_key_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = sealed(folder.path());
+        let content = SealedPackage::open(&node).unwrap().header().content_len();
+        let needed_kib = (content + BESIDE_WEIGHTS).div_ceil(1024);
+        let name: DiskName = "model".parse().unwrap();
+        let look = |meminfo: &str| {
+            fs::create_dir_all(folder.path().join("proc")).unwrap();
+            fs::write(folder.path().join("proc/meminfo"), meminfo).unwrap();
+            look(&Tree::at(folder.path()), &name, &node)
+        };
+        let free = |kib: u64| format!("MemTotal: 999999 kB\nMemAvailable:   {kib} kB\n");
+        assert_eq!(look(&free(needed_kib)), Ok(()));
+        let failure = look(&free(needed_kib - 1)).unwrap_err();
+        assert_eq!(failure.what(), What::Memory);
+        let failure = look(&free(10 * 1024)).unwrap_err().to_string();
+        let numbers = format!(
+            "its model needs {} MiB and 10 MiB are free",
+            (content + BESIDE_WEIGHTS) >> 20
+        );
+        assert!(failure.contains(&numbers), "{failure}");
+        // A kernel that does not say how much there is has none to give.
+        assert_eq!(
+            look("MemTotal: 999999 kB\n").unwrap_err().what(),
+            What::Memory
+        );
     }
 
     #[test]

@@ -115,24 +115,27 @@ fn wait_for_random() -> Result<(), Failure> {
 
 /// The machine's own device, asked by this process alone.
 fn provider(config: &GuestConfig) -> Result<Arc<dyn EvidenceProvider>, Failure> {
-    casemate::serve::evidence_provider(&config.server).map_err(|error| {
-        let platform = config.server.attestation.platform;
-        let (what, hint) = match (&error, platform) {
-            (ServeError::Device(_), Platform::Tpm) => (
-                What::Tpm,
-                "start the machine with a TPM 2.0 that nobody else asks: -device tpm-crb",
-            ),
-            (ServeError::Device(_) | ServeError::NoProvider(_), _) => (
-                What::Attest,
-                "start the machine as the guest that [server.attestation] `platform` names",
-            ),
-            _ => (
-                What::Config,
-                "correct the file that is named, and build the image again",
-            ),
-        };
-        Failure::new(what, error, hint)
-    })
+    let platform = config.server.attestation.platform;
+    casemate::serve::evidence_provider(&config.server)
+        .map_err(|error| no_provider(platform, &error))
+}
+
+fn no_provider(platform: Platform, error: &ServeError) -> Failure {
+    let (what, hint) = match (error, platform) {
+        (ServeError::Device(_), Platform::Tpm) => (
+            What::Tpm,
+            "start the machine with a TPM 2.0 that nobody else asks: -device tpm-crb",
+        ),
+        (ServeError::Device(_) | ServeError::NoProvider(_), _) => (
+            What::Attest,
+            "start the machine as the guest that [server.attestation] `platform` names",
+        ),
+        _ => (
+            What::Config,
+            "correct the file that is named, and build the image again",
+        ),
+    };
+    Failure::new(what, error, hint)
 }
 
 /// Closes what the whole machine can do. Nothing of it can be opened again.
@@ -316,6 +319,8 @@ fn of_status(status: ExitStatus) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use casemate_devices::DeviceError;
+
     use super::*;
 
     #[test]
@@ -327,6 +332,37 @@ mod tests {
             .output()
             .unwrap();
         assert_eq!(String::from_utf8_lossy(&shown.stdout), "");
+    }
+
+    #[test]
+    fn a_device_that_is_busy_or_gone_is_told_by_the_platforms_word() {
+        let device = "/dev/tpmrm0";
+        let why = "No such file or directory".to_owned();
+        let (waited_ms, asked) = (30_000, 60);
+        for (error, text) in [
+            (
+                DeviceError::Unavailable { device, why },
+                "No such file or directory",
+            ),
+            (
+                DeviceError::StayedBusy {
+                    device,
+                    waited_ms,
+                    asked,
+                },
+                "stayed busy for 30000 ms, over 60 requests",
+            ),
+        ] {
+            let error = ServeError::Device(error);
+            for (platform, what) in [(Platform::Tpm, What::Tpm), (Platform::Snp, What::Attest)] {
+                let failure = no_provider(platform, &error);
+                assert_eq!(failure.what(), what);
+                assert!(failure.to_string().contains(text), "{failure}");
+            }
+        }
+        let file = std::path::PathBuf::from("collateral.json");
+        let failure = no_provider(Platform::Tpm, &ServeError::NoCertificate(file));
+        assert_eq!(failure.what(), What::Config);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use casemate::config::{GUEST_FOLDER, GUEST_WRITABLE, GuestConfig, Loaded};
 use casemate::harden::Confinement;
 use casemate::policy::ModelName;
 use casemate::serve::{LoadWatch, ServeError, Server};
-use casemate_attestation::{EvidenceProvider, UnixTime};
+use casemate_attestation::{EvidenceProvider, Platform, UnixTime};
 use casemate_models::LoadError;
 use casemate_models::package::PackageError;
 use rustix::process::Signal;
@@ -98,26 +98,25 @@ async fn serve(
     provider: Arc<dyn EvidenceProvider>,
 ) -> Result<(), Failure> {
     let section = config.clock.clone();
+    let platform = config.server.attestation.platform;
+    let failed = |error| failure(platform, error);
     let server = Server::start_proven_by(
         provider,
         config.part(|guest| guest.server),
         Arc::new(Silent),
     )
     .await
-    .map_err(failure)?;
+    .map_err(failed)?;
     let now = UnixTime::from(std::time::SystemTime::now());
     clock::check_beside_broker(&section, now, server.broker_time())?;
-    let address = server
-        .address()
-        .map_err(ServeError::from)
-        .map_err(failure)?;
+    let address = server.address().map_err(ServeError::from).map_err(failed)?;
     println!("casemate: READY {address}");
     // A console that is gone is no reason to stop.
     let _ = io::stdout().flush();
     server
         .serve(casemate::commands::end_requested())
         .await
-        .map_err(failure)
+        .map_err(failed)
 }
 
 /// Nobody watches models being loaded here.
@@ -128,11 +127,14 @@ impl LoadWatch for Silent {
 }
 
 /// Which word stands for what stopped the server. The text and the advice are those of `casemate serve`.
-fn failure(error: ServeError) -> Failure {
+fn failure(platform: Platform, error: ServeError) -> Failure {
     use ServeError as E;
     let what = match &error {
         E::Release(ReleaseError::Refused { code, .. }) if code == "policy_expired" => What::Expired,
         E::Release(ReleaseError::Refused { .. }) => What::Refused,
+        E::Release(ReleaseError::Evidence(_)) | E::Device(_) if platform == Platform::Tpm => {
+            What::Tpm
+        }
         E::Release(ReleaseError::Evidence(_)) | E::Device(_) | E::NoProvider(_) => What::Attest,
         E::Release(
             ReleaseError::Connect { .. } | ReleaseError::Lost(_) | ReleaseError::Malformed(_),
@@ -181,4 +183,54 @@ pub fn probe() -> ExitCode {
 /// The image's configuration.
 pub fn config_path() -> PathBuf {
     Path::new(GUEST_FOLDER).join("guest.toml")
+}
+
+#[cfg(test)]
+mod tests {
+    use casemate_attestation::ProviderError;
+
+    use super::*;
+
+    fn word(platform: Platform, error: ServeError) -> (What, String) {
+        let failure = failure(platform, error);
+        (failure.what(), failure.to_string())
+    }
+
+    #[test]
+    fn what_ends_a_server_has_its_word() {
+        let evidence = |error| ServeError::Release(ReleaseError::Evidence(error));
+        let (what, said) = word(Platform::Tpm, evidence(ProviderError::Busy));
+        assert!(what == What::Tpm && said.contains("busy"), "{said}");
+        let gone = ProviderError::Unavailable("it was taken out".into());
+        let (what, said) = word(Platform::Snp, evidence(gone));
+        assert!(
+            what == What::Attest && said.contains("it was taken out"),
+            "{said}"
+        );
+        let refused = |code: &str| {
+            let (code, message) = (code.to_owned(), "no".to_owned());
+            ServeError::Release(ReleaseError::Refused { code, message })
+        };
+        assert_eq!(
+            word(Platform::Tpm, refused("not_enrolled")).0,
+            What::Refused
+        );
+        assert_eq!(
+            word(Platform::Tpm, refused("policy_expired")).0,
+            What::Expired
+        );
+        let error = LoadError::TooLarge {
+            weights: 300 << 20,
+            cache: 100 << 20,
+            cache_tokens: 4096,
+            limit: 350 << 20,
+        };
+        let model = "default".parse().unwrap();
+        let (what, said) = word(Platform::Tpm, ServeError::Load { model, error });
+        assert_eq!(what, What::Memory);
+        assert!(
+            said.contains("needs about 400 MiB") && said.contains("may use 350 MiB"),
+            "{said}"
+        );
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use casemate_image::crates::Crates;
 use casemate_image::deb::Package;
 use casemate_image::guest::{Configuration, Guest, LoadOrder, Origin, command_line};
 use casemate_image::kernel::{self, Kernel};
@@ -187,10 +188,45 @@ fn every_file_is_in_the_list_of_parts_once_with_its_digest() {
     let (program, trust) = (support::program(), trust());
     let program = Program::read(&program).unwrap();
     let guest = Guest::new(program, &kernel, &loaded, &order, &configuration, &trust).unwrap();
-    let list = sbom("1", &guest, kernel.image(), kernel.package(), &inputs);
+    let digest = sha256(b"crate");
+    let crates = format!(
+        "casemate/crates/v1 {}\nlinked ring 0.17.14 {digest} Apache-2.0 AND ISC\nlinked casemate 0.1.0 own MIT\n\
+        building cc 1.2.3+4 {digest} MIT/Apache-2.0\nsystem glibc 2.36 {digest} LGPL-2.1-or-later\n",
+        sha256(program.bytes())
+    );
+    let crates = Crates::read(&crates, program.bytes()).unwrap();
+    let list = sbom("1", &guest, &kernel, Some(&crates), &inputs);
+    assert_eq!(list, sbom("1", &guest, &kernel, Some(&crates), &inputs));
+    let of_program = list["components"].as_array().unwrap();
+    let of_program = of_program
+        .iter()
+        .find(|it| it["name"] == "program")
+        .unwrap();
+    let libraries = of_program["components"].as_array().unwrap().iter();
+    let libraries: Vec<_> = libraries.filter(|it| it["type"] == "library").collect();
+    let names: Vec<_> = libraries
+        .iter()
+        .map(|it| it["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["casemate", "ring", "cc", "glibc"]);
+    assert_eq!(
+        *libraries[2],
+        serde_json::json!({
+            "type": "library",
+            "bom-ref": "excluded cc 1.2.3+4",
+            "name": "cc",
+            "version": "1.2.3+4",
+            "scope": "excluded",
+            "hashes": [{"alg": "SHA-256", "content": digest}],
+            "purl": "pkg:cargo/cc@1.2.3%2B4",
+            "licenses": [{"expression": "MIT OR Apache-2.0"}],
+        })
+    );
+    assert!(libraries[0].get("purl").is_none() && libraries[3].get("purl").is_none());
     let mut listed = BTreeMap::new();
     for component in list["components"].as_array().unwrap() {
-        for file in component["components"].as_array().unwrap() {
+        let inside = component["components"].as_array().unwrap().iter();
+        for file in inside.filter(|it| it["type"] == "file") {
             let digest = file["hashes"][0]["content"].as_str().unwrap().to_owned();
             let name = file["name"].as_str().unwrap().to_owned();
             assert_eq!(listed.insert(name, digest), None);
