@@ -24,6 +24,7 @@ pub mod host;
 pub mod image;
 pub mod keys;
 pub mod org;
+pub mod range;
 pub mod rim;
 pub mod secrets;
 pub mod vendors;

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::tls::{self, Exporter, IdentitySlot, SharedTls};
+use crate::tls::{self, Exporter, IdentitySlot, Records, SharedTls};
 
 /// What cuts a body off.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -70,6 +70,8 @@ pub struct Peer {
     pub exporter: Exporter,
     /// Ends the connection.
     pub line: Arc<Line>,
+    /// The size of what is written to it.
+    pub records: Arc<Records>,
 }
 
 /// Serves the requests of the connections that a listener accepts.
@@ -235,6 +237,10 @@ async fn connection<H: Handler>(
     handler: Arc<H>,
     mut stop: watch::Receiver<bool>,
 ) {
+    // Each write is to leave when it is made: cells of an answer are timed. Without it they would only wait for each other.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%address, %error, "small writes may wait for each other");
+    }
     let identity = identities.current();
     let handshake = TlsAcceptor::from(identity.config()).accept(stream);
     let tls = match timeout(Duration::from_secs(limits.handshake_s_max), handshake).await {
@@ -250,7 +256,7 @@ async fn connection<H: Handler>(
     };
     let line = Line::new(limits.idle_s_max);
     let Some(leaf) = tls.peer_leaf() else { return };
-    let (exporter, h2) = (tls.exporter(), tls.speaks_h2());
+    let (exporter, records, h2) = (tls.exporter(), tls.records(), tls.speaks_h2());
     let server_leaf_digest = identity.leaf_digest();
     let peer = Peer {
         address,
@@ -258,6 +264,7 @@ async fn connection<H: Handler>(
         server_leaf_digest,
         exporter,
         line: Arc::clone(&line),
+        records,
     };
     let Some(state) = handler.open(peer) else {
         return;

@@ -10,9 +10,12 @@
 mod common;
 mod support;
 
+use std::collections::BTreeSet;
+
 use casemate_attestation::eventlog::ccel::CcelTable;
 use casemate_attestation::eventlog::{
-    Basis, Claims, LogKind, LogRejection, QuotedRegisters, Register, RegisterSource, Replay, replay,
+    Basis, Claims, Event, LogKind, LogRejection, QuotedRegisters, Register, RegisterSource, Replay,
+    replay,
 };
 use casemate_attestation::tpm::Bank;
 use serde_json::Value;
@@ -20,7 +23,7 @@ use serde_json::Value;
 use common::shared;
 use common::tdx::verdict_with;
 use support::all_banks;
-use support::log::{all_asserted, own};
+use support::log::{all_asserted, domain, own};
 use support::vectors::{Folder, text};
 
 #[test]
@@ -231,4 +234,98 @@ fn trust_domain_logs_match_the_registers_of_their_quotes() {
         matched += 1;
     }
     assert_eq!(matched, 2);
+}
+
+/// A type is not measured. Whatever type is written over an event's, the log proves nothing that it did not prove before.
+#[test]
+fn another_type_proves_nothing_new() {
+    let mut logs = vec![domain()];
+    for folder in shared("eventlog")
+        .iter()
+        .flat_map(|platform| Folder::all(platform))
+    {
+        if folder.verdict() == "parses and replays" && kind(&folder) == LogKind::Ccel {
+            logs.push(folder.file(text(&folder.expected, "event_log")));
+        }
+    }
+    let (mut tried, mut refused) = (0, 0);
+    for log in logs {
+        let genuine = replay(&log, LogKind::Ccel).unwrap();
+        let quoted = QuotedRegisters::of_tdx(&verdict_with(&registers(&genuine)));
+        let known = proven(&genuine, &quoted).unwrap();
+        assert!(!known.is_empty());
+        for at in types_at(&log, &genuine) {
+            for event_type in TYPES {
+                let mut edited = log.clone();
+                edited[at..at + 4].copy_from_slice(&event_type.to_le_bytes());
+                tried += 1;
+                match replay(&edited, LogKind::Ccel).map(|edited| proven(&edited, &quoted)) {
+                    Ok(Ok(found)) => {
+                        let new: Vec<_> = found.difference(&known).collect();
+                        assert!(new.is_empty(), "type {event_type:#x} at {at}: {new:?}");
+                    }
+                    _ => refused += 1,
+                }
+            }
+        }
+    }
+    println!("{tried} types written over others, {refused} of them refused");
+    assert!(tried > 300 && refused > 0 && refused < tried);
+}
+
+/// Every type that gives a claim, and one that is not known.
+const TYPES: [u32; 17] = [
+    0x4,
+    0x5,
+    0x6,
+    0x8,
+    0xd,
+    0x8000_0001,
+    0x8000_0002,
+    0x8000_0003,
+    0x8000_0004,
+    0x8000_0005,
+    0x8000_0006,
+    0x8000_0007,
+    0x8000_0008,
+    0x8000_000a,
+    0x8000_000c,
+    0x8000_00e0,
+    0x8000_0077,
+];
+
+fn proven(replay: &Replay, quoted: &QuotedRegisters) -> Result<BTreeSet<String>, LogRejection> {
+    let claims = replay.confirm(quoted)?.claims()?;
+    let proven = claims
+        .all()
+        .iter()
+        .filter(|claim| claim.basis == Basis::HardwareProven);
+    Ok(proven
+        .map(|claim| format!("{} {:?}", claim.register, claim.value))
+        .collect())
+}
+
+fn registers(replay: &Replay) -> [[u8; 48]; 4] {
+    let known = replay.registers(Bank::Sha384).unwrap();
+    std::array::from_fn(|number| {
+        let value = known.get(&Register::Rtmr(number as u8));
+        value.map_or([0; 48], |value| value.as_slice().try_into().unwrap())
+    })
+}
+
+/// Where each event's type stands: events of one bank, one after another up to the padding.
+fn types_at(log: &[u8], replay: &Replay) -> Vec<usize> {
+    let length = |event: &Event| 4 + 4 + 4 + 2 + 48 + 4 + event.data.len();
+    let mut end = replay.bytes_used();
+    let mut out: Vec<usize> = Vec::new();
+    for event in replay.events().iter().rev() {
+        end -= length(event);
+        assert_eq!(
+            log[end + 4..end + 8],
+            event.event_type.to_le_bytes(),
+            "SHA-384 is the only bank"
+        );
+        out.push(end + 4);
+    }
+    out
 }

@@ -43,6 +43,9 @@ pub struct Config {
     /// The name in its certificate and on its chip's fleet entry, if it is not the URL's host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<Name>,
+    /// Whether requests and the records that carry them are filled up, so that their sizes tell little of what is asked.
+    #[serde(default = "yes")]
+    pub pad_requests: bool,
     /// Who this client is.
     pub identity: IdentitySection,
     /// What it believes in.
@@ -59,6 +62,10 @@ pub struct Config {
     /// The bounds.
     #[serde(default)]
     pub limits: Limits,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// The client's certificate and key, both PEM.

@@ -14,6 +14,7 @@ pub mod harden;
 pub mod identity;
 pub mod proxy;
 pub mod recorded;
+pub mod records;
 pub mod report;
 pub mod session;
 pub mod tls;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{self, kx_group};
+use rustls::crypto::aws_lc_rs::kx_group;
 use rustls::sign::SingleCertAndKey;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
@@ -21,6 +21,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::error::ConnectError;
 use crate::identity::Identity;
+use crate::records;
 
 /// The longest life of a server's leaf, seconds (rule P-12).
 pub const SERVER_LEAF_LIFE_S_MAX: i64 = 24 * 60 * 60;
@@ -43,7 +44,7 @@ pub enum LeafError {
 /// What this product negotiates, whatever the process's default may be.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
-    let mut provider = aws_lc_rs::default_provider();
+    let mut provider = records::provider();
     provider.kx_groups = vec![kx_group::X25519MLKEM768, kx_group::X25519];
     Arc::new(provider)
 }

@@ -26,7 +26,7 @@ use crate::session::now;
 const DEADLINE_CHECK: Duration = Duration::from_millis(500);
 /// How long the error at the end of a stream has to leave before the stream is cut: when a body fails, the HTTP library
 /// forgets what it has not written yet.
-const LAST_WORD: Duration = Duration::from_millis(200);
+pub(super) const LAST_WORD: Duration = Duration::from_millis(200);
 
 /// One answer under way, with everything that it holds. Dropping it frees place and tokens, stops the model, and records
 /// how it ended.
@@ -56,14 +56,14 @@ pub(super) struct Answering {
 pub(super) const READER_GONE: &str = "reader_gone";
 
 /// One step of an answer.
-enum Step {
+pub(super) enum Step {
     Text(String, Vec<TokenLogprobs>),
     End(Finish),
 }
 
 impl Answering {
     /// Waits for the next text, comparing the session's deadline before each.
-    async fn next(&mut self) -> Result<Step, ApiError> {
+    pub(super) async fn next(&mut self) -> Result<Step, ApiError> {
         let step = self.next_step().await;
         self.ended = match &step {
             Ok(Step::Text(..)) => READER_GONE,
@@ -153,7 +153,7 @@ impl Answering {
         Ok(())
     }
 
-    fn usage(&self) -> Usage {
+    pub(super) fn usage(&self) -> Usage {
         Usage::new(self.prompt_tokens, self.answer_tokens)
     }
 }
@@ -230,7 +230,12 @@ pub(super) fn stream(answering: Answering, head: Head, usage: bool) -> Response<
             pipe.last_word(&error).await;
         }
     });
-    let mut answer = Response::new(Answer::Stream(receiver));
+    event_stream(receiver)
+}
+
+/// A stream of server-sent events.
+pub(super) fn event_stream(pieces: mpsc::Receiver<Piece>) -> Response<Answer> {
+    let mut answer = Response::new(Answer::Stream(pieces));
     let headers = answer.headers_mut();
     headers.insert(
         CONTENT_TYPE,
@@ -241,18 +246,18 @@ pub(super) fn stream(answering: Answering, head: Head, usage: bool) -> Response<
 }
 
 /// The way to one reader.
-struct Pipe {
-    sender: mpsc::Sender<Piece>,
-    limit_s: u64,
+pub(super) struct Pipe {
+    pub(super) sender: mpsc::Sender<Piece>,
+    pub(super) limit_s: u64,
 }
 
 impl Pipe {
     /// Sends more of the answer; `None` when nobody reads any more.
-    async fn send(&self, bytes: Bytes) -> Result<(), Option<ApiError>> {
+    pub(super) async fn send(&self, bytes: Bytes) -> Result<(), Option<ApiError>> {
         self.put(Piece::Data(bytes)).await
     }
 
-    async fn put(&self, piece: Piece) -> Result<(), Option<ApiError>> {
+    pub(super) async fn put(&self, piece: Piece) -> Result<(), Option<ApiError>> {
         let limit_s = self.limit_s;
         match timeout(Duration::from_secs(limit_s), self.sender.send(piece)).await {
             Ok(Ok(())) => Ok(()),

@@ -23,6 +23,8 @@ pub struct CutOff;
 pub enum Piece {
     /// More of it.
     Data(Bytes),
+    /// The last of it: nothing is missing. Its end leaves with it and not after it.
+    Last(Bytes),
     /// Nothing is missing.
     End,
 }
@@ -32,7 +34,7 @@ pub enum Piece {
 pub enum Answer {
     /// All of it.
     Whole(Option<Bytes>),
-    /// Piece by piece. Where the pieces end without a [`Piece::End`], for whatever reason, the connection is cut (HTTP/1.1)
+    /// Piece by piece. Where the pieces end without a [`Piece::End`] or [`Piece::Last`], for whatever reason, the connection is cut (HTTP/1.1)
     /// or the stream is reset (HTTP/2).
     Stream(mpsc::Receiver<Piece>),
 }
@@ -54,11 +56,18 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         match &mut *self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(pieces) => pieces.poll_recv(cx).map(|piece| match piece {
-                Some(Piece::Data(bytes)) => Some(Ok(Frame::data(bytes))),
-                Some(Piece::End) => None,
-                None => Some(Err(CutOff)),
-            }),
+            Self::Stream(pieces) => {
+                let piece = std::task::ready!(pieces.poll_recv(cx));
+                Poll::Ready(match piece {
+                    Some(Piece::Data(bytes)) => Some(Ok(Frame::data(bytes))),
+                    Some(Piece::Last(bytes)) => {
+                        *self = Self::Whole(None);
+                        Some(Ok(Frame::data(bytes)))
+                    }
+                    Some(Piece::End) => None,
+                    None => Some(Err(CutOff)),
+                })
+            }
         }
     }
 

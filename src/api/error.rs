@@ -327,10 +327,22 @@ impl ApiError {
 
     /// The error as JSON.
     pub fn to_json(&self) -> Bytes {
+        self.to_json_with(&self.to_string())
+    }
+
+    /// The error as JSON of at most `bytes_max` bytes, in other words where its own are too long.
+    pub(super) fn to_json_within(&self, bytes_max: usize) -> Bytes {
+        let document = self.to_json();
+        if document.len() <= bytes_max {
+            return document;
+        }
+        self.to_json_with("refused; the reason is too long to be told in an answer of this length")
+    }
+
+    fn to_json_with(&self, message: &str) -> Bytes {
         let row = self.row();
-        let message = self.to_string();
         let error = Inner {
-            message: &message,
+            message,
             kind: row.kind,
             param: self.param(),
             code: row.code,

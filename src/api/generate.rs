@@ -13,9 +13,10 @@ use super::answering::{Answering, READER_GONE, stream, whole};
 use super::body::Answer;
 use super::guarding::{Glance, Read, Watched, begins_the_answer, last_turn};
 use super::outgoing::{Outgoing, Said};
+use super::pace::Pace;
 use super::sse::{Endpoint, Head};
 use super::wire::{ChatRequest, CompletionRequest, Message, Options};
-use super::{ApiError, Service};
+use super::{ApiError, Service, cells};
 use crate::guard::keep::Keeper;
 use crate::policy::{Action, Granted, Slot};
 use crate::queue::{Generator, Job, Prompt, PromptError, StartError};
@@ -94,10 +95,11 @@ pub async fn chat(
     service: &Arc<Service>,
     caller: Caller,
     request: ChatRequest,
+    pace: Option<&Arc<Pace>>,
 ) -> Result<Response<Answer>, ApiError> {
     let ChatRequest { messages, options } = request;
     let source = Source::Chat(messages);
-    generate(service, caller, Endpoint::Chat, source, options).await
+    generate(service, caller, (Endpoint::Chat, pace), source, options).await
 }
 
 /// Answers a request for a plain completion.
@@ -108,16 +110,24 @@ pub async fn complete(
     service: &Arc<Service>,
     caller: Caller,
     request: CompletionRequest,
+    pace: Option<&Arc<Pace>>,
 ) -> Result<Response<Answer>, ApiError> {
     let CompletionRequest { prompt, options } = request;
     let source = Source::Text(prompt);
-    generate(service, caller, Endpoint::Completion, source, options).await
+    generate(
+        service,
+        caller,
+        (Endpoint::Completion, pace),
+        source,
+        options,
+    )
+    .await
 }
 
 async fn generate(
     service: &Arc<Service>,
     caller: Caller,
-    endpoint: Endpoint,
+    (endpoint, pace): (Endpoint, Option<&Arc<Pace>>),
     mut source: Source,
     options: Options,
 ) -> Result<Response<Answer>, ApiError> {
@@ -175,7 +185,7 @@ async fn generate(
         seed,
         mark,
     };
-    start(service, &model, begun, endpoint, options).await
+    start(service, &model, begun, (endpoint, pace), options).await
 }
 
 /// A request that everybody has let through.
@@ -196,7 +206,7 @@ async fn start(
     service: &Arc<Service>,
     model: &Arc<dyn Generator>,
     begun: Begun,
-    endpoint: Endpoint,
+    (endpoint, pace): (Endpoint, Option<&Arc<Pace>>),
     options: Options,
 ) -> Result<Response<Answer>, ApiError> {
     let tokens_max = usize::try_from(begun.slot.output_tokens_max())
@@ -253,10 +263,11 @@ async fn start(
         ending: None,
         ended: READER_GONE,
     };
-    if options.stream {
-        Ok(stream(answering, head, options.include_usage))
-    } else {
-        whole(answering, &head).await
+    match (pace, options.stream) {
+        (None, true) => Ok(stream(answering, head, options.include_usage)),
+        (None, false) => whole(answering, &head).await,
+        (Some(pace), true) => Ok(cells::stream(answering, head, options.include_usage, pace).await),
+        (Some(pace), false) => cells::whole(answering, &head, pace).await,
     }
 }
 

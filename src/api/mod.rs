@@ -4,6 +4,7 @@
 mod access;
 mod answering;
 mod body;
+mod cells;
 mod error;
 mod fields;
 mod generate;
@@ -11,11 +12,13 @@ mod guarding;
 mod logprobs;
 mod outgoing;
 mod oversight;
+mod pace;
 mod record;
 mod response_format;
 mod sampling;
 mod sse;
 mod wire;
+mod words;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -25,6 +28,7 @@ use bytes::Bytes;
 use casemate_attestation::{Revocations, Sha256Digest, UnixTime, Verified};
 use futures_util::FutureExt;
 use http::header::CONTENT_TYPE;
+use http::request::Parts as RequestParts;
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -273,14 +277,8 @@ impl Service {
                 method(&head.method, "GET")?;
                 self.models(&caller).await
             }
-            "/v1/chat/completions" => {
-                let body = self.read_json(&head.method, &head.headers, body).await?;
-                generate::chat(self, caller, parse_chat(&body)?).await
-            }
-            "/v1/completions" => {
-                let body = self.read_json(&head.method, &head.headers, body).await?;
-                generate::complete(self, caller, parse_completion(&body)?).await
-            }
+            "/v1/chat/completions" => self.paced(caller, &head, body, Endpoint::Chat).await,
+            "/v1/completions" => self.paced(caller, &head, body, Endpoint::Completion).await,
             "/guard/status" => {
                 method(&head.method, "GET")?;
                 self.guard_status(&caller).await
@@ -302,6 +300,39 @@ impl Service {
                 method(&head.method, "GET")?;
                 self.model(&caller, name).await
             }
+        }
+    }
+
+    /// Answers a generating request, at the pace of its caller's team.
+    async fn paced(
+        self: &Arc<Self>,
+        caller: Caller,
+        head: &RequestParts,
+        body: Incoming,
+        endpoint: Endpoint,
+    ) -> Result<Response<Answer>, ApiError> {
+        let pace = self.pace(&caller.connection);
+        let connection = Arc::clone(&caller.connection);
+        let work = async {
+            let body = self.read_json(&head.method, &head.headers, body).await?;
+            if let Some(pace) = &pace {
+                pace.look_at(&body);
+            }
+            match endpoint {
+                Endpoint::Chat => {
+                    generate::chat(self, caller, parse_chat(&body)?, pace.as_ref()).await
+                }
+                Endpoint::Completion => {
+                    generate::complete(self, caller, parse_completion(&body)?, pace.as_ref()).await
+                }
+            }
+        };
+        match (work.await, &pace) {
+            (Err(error), Some(pace)) => {
+                self.record_refusal(&connection, &error);
+                Ok(pace.refusal(error).await)
+            }
+            (answered, _) => answered,
         }
     }
 

@@ -24,6 +24,7 @@ pub mod nvidia;
 pub mod org;
 mod own;
 pub mod policy;
+pub mod range;
 pub mod serve;
 mod upgrade;
 
@@ -99,6 +100,8 @@ enum Command {
     Guard(guard::Arguments),
     /// Look for the marks of an organisation's teams in texts.
     Mark(mark::Arguments),
+    /// Run published attacks against a server of yours, and see what each obtains.
+    Range(range::Arguments),
     /// Fetch, pack, verify and show what vendors sign about machines.
     Collateral(collateral::Arguments),
     /// Predict what a machine will measure, before it exists.
@@ -147,6 +150,7 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Policy(arguments) => policy::run(arguments),
         Command::Guard(arguments) => guard::run(arguments),
         Command::Mark(arguments) => mark::run(arguments),
+        Command::Range(arguments) => range::run(arguments),
         Command::Collateral(arguments) => collateral::run(arguments),
         Command::Measure(arguments) => measure::run(arguments),
         Command::Image(arguments) => image::run(arguments),

@@ -3,7 +3,7 @@
 //!
 //! Between session and queue stand what watches wording and counts what is given; between sampler and stream what of a
 //! request may be granted ([`reveal`]), which random numbers it gets ([`noise`]), whose mark it carries ([`mark`]), and what
-//! is kept in ([`keep`]).
+//! is kept in ([`keep`]). How an answer looks from outside is [`shape`]'s.
 //!
 //! Pure: time, keys and chance are arguments, nothing here reads a clock or a file. [`crate::sentry`] asks it for a server.
 //! What it cannot see stands in docs/GUARD.md.
@@ -20,6 +20,7 @@ pub mod noise;
 pub mod outlet;
 pub mod people;
 pub mod reveal;
+pub mod shape;
 pub mod shingle;
 pub mod sketch;
 pub mod template;

@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use super::document::PolicyDocument;
 use super::name::{TeamName, WorkloadName};
 use super::principal::Principal;
+use super::shape::ShapeRule;
+use crate::guard::shape::Shape;
 use crate::guard::{Accounts, Allowance, Honest, Measures, Pace, Step, Template, Terms, Wager};
 
 /// The most declared workloads: each prompt of an owner is compared with all of them.
@@ -72,6 +74,9 @@ pub struct GuardPolicy {
     pub workloads: BTreeMap<WorkloadName, Workload>,
     /// How many bits of one model may leave.
     pub budgets: LeakBudgets,
+    /// What an eavesdropper sees of a team's answers; everything where a team is not named. Holds in every mode.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub shapes: BTreeMap<TeamName, ShapeRule>,
 }
 
 /// Shares of prompts, in hundredths: see [`Honest`].
@@ -215,6 +220,13 @@ impl GuardPolicy {
         }
     }
 
+    /// How a team's answers look to an eavesdropper; nothing where they are not shaped.
+    #[must_use]
+    pub fn shape(&self, team: &TeamName) -> Option<Shape> {
+        // What does not hold was refused with the policy.
+        self.shapes.get(team)?.shape().ok().flatten()
+    }
+
     /// How the ladder is climbed and left, by whomever.
     #[must_use]
     pub fn pace(&self) -> Pace {
@@ -283,6 +295,15 @@ impl GuardPolicy {
         for (name, workload) in &self.workloads {
             if let Some(rule) = workload.complaint(document) {
                 return Some((format!("workloads.{name}"), rule.into()));
+            }
+        }
+        for (team, rule) in &self.shapes {
+            let place = format!("shapes.{team}");
+            if unknown(team) {
+                return Some((place, "this policy has no such team".into()));
+            }
+            if let Err(rule) = rule.shape() {
+                return Some((place, rule));
             }
         }
         let bounded = [
@@ -401,6 +422,14 @@ mod tests {
             (
                 workload(r#"{"principal":"spiffe://acme/coders/ada"}"#, 1),
                 "guard.workloads.tickets",
+            ),
+            (
+                r#"{"shapes":{"coders":{"profile":"bucketed"}}}"#.into(),
+                "guard.shapes.coders",
+            ),
+            (
+                r#"{"shapes":{"writers":{"profile":"fixed"}}}"#.into(),
+                "guard.shapes.writers",
             ),
             (workload(team, 0), "guard.workloads.tickets"),
             (workload(team, 2_678_401), "guard.workloads.tickets"),

@@ -11,6 +11,7 @@ pub mod guard;
 pub mod name;
 pub mod output;
 pub mod principal;
+pub mod shape;
 pub mod source;
 
 pub use action::{Action, UnknownAction};
@@ -24,6 +25,7 @@ pub use guard::{
 pub use name::{ModelName, NameError, RuleId, TeamName, WorkloadName};
 pub use output::{OutputRules, Switch, Together};
 pub use principal::{Principal, PrincipalError, PrincipalPattern};
+pub use shape::{Profile, ShapeRule};
 pub use source::{PolicySource, SourceError};
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod stream;
 
 use std::sync::Arc;
 
+use casemate_client::records;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::danger::ClientCertVerifier;
@@ -15,7 +16,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use client_auth::{ClientAuthority, Revoked};
 pub use identity::{IdentitySlot, ServingIdentity};
-pub use stream::{Exporter, SharedTls};
+pub use stream::{Exporter, Records, SharedTls};
 
 /// Why a TLS acceptor or a value taken from it cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -40,14 +41,11 @@ pub enum TlsError {
 
 /// The only cryptography offered: TLS 1.3 suites, X25519MLKEM768 first and X25519 second (P-10).
 pub fn provider() -> Arc<CryptoProvider> {
-    let mut provider = aws_lc_rs::default_provider();
+    let mut provider = records::provider();
     provider.kx_groups = vec![
         aws_lc_rs::kx_group::X25519MLKEM768,
         aws_lc_rs::kx_group::X25519,
     ];
-    provider
-        .cipher_suites
-        .retain(|suite| suite.tls13().is_some());
     Arc::new(provider)
 }
 

@@ -6,7 +6,7 @@ use casemate_attestation::nvidia::ReferenceKind;
 use casemate_attestation::test_chip::TestChip;
 use casemate_attestation::{Measurement, Payload as _, Sha256Digest};
 
-use super::{NOW, Outcome, ocsp, spdm, tdx, write};
+use super::{Outcome, ocsp, spdm, tdx, write};
 
 pub fn write_all(chip: &TestChip) -> Outcome {
     let mut device = spdm::case();

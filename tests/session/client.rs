@@ -123,22 +123,27 @@ impl Client {
         }
     }
 
-    /// Starts the proxy, and connects to it as a program would.
-    pub async fn proxied(self) -> Proxied {
+    /// Starts the proxy: its base URL, and the folder on which it stands.
+    pub async fn endpoint(self) -> (String, tempfile::TempDir) {
         let keeper = Keeper::new(self.connector);
         let address = "127.0.0.1:0".parse().unwrap();
         let proxy = Proxy::bind(address, keeper, self.config.limits)
             .await
             .unwrap();
         let url = proxy.base_url();
+        tokio::spawn(proxy.serve(std::future::pending()));
+        (url, self.folder)
+    }
+
+    /// Starts the proxy, and connects to it as a program would.
+    pub async fn proxied(self) -> Proxied {
+        let (url, folder) = self.endpoint().await;
         let address = url
             .strip_prefix("http://")
             .and_then(|url| url.strip_suffix("/v1"));
-        let address = address.unwrap().to_owned();
-        tokio::spawn(proxy.serve(std::future::pending()));
         Proxied {
-            http: Http::new(TcpStream::connect(address).await.unwrap()),
-            _folder: self.folder,
+            http: Http::new(TcpStream::connect(address.unwrap()).await.unwrap()),
+            _folder: folder,
         }
     }
 }

@@ -15,14 +15,19 @@
 mod client;
 mod false_server;
 mod harness;
+mod obedient;
 mod organisation;
+mod player;
 mod raw;
 mod script;
+mod tap;
+mod weak;
 
 // The tests, by subject.
 mod audit;
 mod biases;
 mod channel;
+mod eavesdropper;
 mod errors;
 mod evidence;
 mod flood;
@@ -35,7 +40,11 @@ mod kept;
 mod logprobs;
 mod mutual;
 mod oracles;
+mod range;
+mod range_weak;
 mod revocation;
+mod shaped;
 mod shapes;
 mod streams;
+mod topics;
 mod transport;

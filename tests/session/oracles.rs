@@ -52,13 +52,13 @@ fn lines(relative: &str) -> Option<Vec<Value>> {
 }
 
 /// The small model with a chat template, for the server and for a look at its own logits.
-struct Model {
-    running: RunningModel,
+pub struct Model {
+    pub running: RunningModel,
     logits: Box<dyn casemate_models::engine::Engine>,
 }
 
 impl Model {
-    fn load() -> Option<Self> {
+    pub fn load() -> Option<Self> {
         let path = shared("models/default-trial/default-trial-F32.gguf")?;
         let load = || {
             let limits = EngineLimits {
@@ -122,7 +122,7 @@ impl Model {
     }
 }
 
-async fn serving(model: &Model, output: OutputRules) -> Server {
+pub async fn serving(model: &Model, output: OutputRules) -> Server {
     let generator: Arc<dyn Generator> = Arc::new(Served::new(model.running.clone()));
     let setup = Setup {
         output,

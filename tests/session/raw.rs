@@ -286,6 +286,15 @@ impl Raw {
         raw
     }
 
+    /// An attested connection through whoever listens at `address`.
+    pub async fn attested_through(address: SocketAddr, member: &str) -> Self {
+        let leaf = ORGANISATION.client(member);
+        let config = tls_config(&leaf, casemate::tls::provider());
+        let mut raw = handshake(address, config).await.unwrap();
+        raw.attest(&leaf).await;
+        raw
+    }
+
     /// The exporter of rule P-21.
     pub fn exporter(&self, nonce: &Nonce) -> [u8; 32] {
         let (_, tls) = self.stream.get_ref().get_ref();

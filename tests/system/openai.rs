@@ -6,8 +6,8 @@ use std::process::Command;
 
 use super::place::{Place, chat, http, port};
 
-#[test]
-fn openai_python_works_through_connect_and_directly() {
+/// Runs the official client's checks against servers of `place`. Nothing where this machine lacks it.
+fn asked_by_openai_python(place: &Place) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("target/python/bin/python");
     if !python.exists() {
@@ -16,7 +16,6 @@ fn openai_python_works_through_connect_and_directly() {
         println!("SKIP openai-python: run scripts/python-tests-setup first");
         return;
     }
-    let place = Place::new();
     place.permit("research", "use_logprobs");
     place.permit("research", "use_logit_bias");
     let (_broker, _server, connect) = place.start_all();
@@ -41,6 +40,22 @@ fn openai_python_works_through_connect_and_directly() {
     let said = super::place::text(&output);
     assert!(output.status.success(), "{said}");
     println!("{said}");
+}
+
+#[test]
+fn openai_python_works_through_connect_and_directly() {
+    asked_by_openai_python(&Place::new());
+}
+
+#[test]
+fn openai_python_reads_shaped_answers_through_connect_and_directly() {
+    let place = Place::new();
+    let path = place.path("org/policy/policy.toml");
+    let mut policy = fs::read_to_string(&path).unwrap();
+    policy += "\n[guard.shapes.research]\nprofile = \"bucketed\"\ncells = [8, 32, 128, 512]\n\
+        tick_milliseconds = 20\nfirst_milliseconds = 20\n";
+    fs::write(path, policy).unwrap();
+    asked_by_openai_python(&place);
 }
 
 #[test]

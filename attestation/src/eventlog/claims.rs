@@ -5,7 +5,9 @@ use super::quoted::RegisterSource;
 use super::rejection::LogRejection;
 use super::replay::{Confirmed, ConfirmedLog, Register};
 use super::types::{self, Hashed, SEPARATORS, hashed};
-use super::variable::{GLOBAL, Variable, grub, image_path, tagged, utf8, utf16};
+use super::variable::{
+    GLOBAL, Variable, grub, image_path, is_partition_table, tagged, utf8, utf16,
+};
 use crate::digest::Sha256Digest;
 use crate::tpm::Bank;
 use crate::verdict::Basis;
@@ -348,31 +350,45 @@ fn self_described(event: &Confirmed<'_>, early: bool) -> Found {
                 .iter()
                 .any(|(known, error)| *error && data == known),
         },
-        types::EFI_GPT_EVENT if belongs(event.register, Part::Partitions) => {
+        // Any of these types can be written over another: the data must say itself what it is.
+        types::EFI_GPT_EVENT
+            if belongs(event.register, Part::Partitions) && is_partition_table(data) =>
+        {
             ClaimValue::PartitionTable(Sha256Digest::of(data))
         }
         types::ACTION | types::EFI_ACTION if belongs(event.register, Part::Firmware) => {
             ClaimValue::Action(utf8(data)?)
         }
         // Behind the separator others than the firmware measure too, and could imitate it.
-        types::EFI_VARIABLE_DRIVER_CONFIG if early => secure_boot_variable(event)?,
+        types::EFI_VARIABLE_DRIVER_CONFIG if early => return secure_boot_variable(event),
         _ => return None,
     };
     Some((Basis::HardwareProven, value))
 }
 
-fn secure_boot_variable(event: &Confirmed<'_>) -> Option<ClaimValue> {
+fn secure_boot_variable(event: &Confirmed<'_>) -> Found {
     if !belongs(event.register, Part::SecureBoot) {
         return None;
     }
     let variable = Variable::parse(&event.event.data)?;
     let name = variable.name()?;
-    Some(if name == "SecureBoot" && variable.vendor == GLOBAL {
+    let basis = said_itself(variable.is_configuration());
+    let value = if name == "SecureBoot" && variable.vendor == GLOBAL {
         ClaimValue::SecureBoot(variable.value == [1])
     } else {
         let value = Sha256Digest::of(variable.value);
         ClaimValue::SecureBootVariable { name, value }
-    })
+    };
+    Some((basis, value))
+}
+
+/// What a variable is worth: proven where its own bytes say what kind it is, and derived where only the event's type does.
+const fn said_itself(clear: bool) -> Basis {
+    if clear {
+        Basis::HardwareProven
+    } else {
+        Basis::Derived
+    }
 }
 
 /// Types whose data hashes to the digest with most firmware, and here does.
@@ -384,7 +400,8 @@ fn perhaps(event: &Confirmed<'_>) -> Found {
     }
     let variable = Variable::parse(data).filter(|_| belongs(event.register, Part::SecureBoot))?;
     let (name, value) = (variable.name()?, Sha256Digest::of(variable.value));
-    Some((Basis::HardwareProven, ClaimValue::Authority { name, value }))
+    let basis = said_itself(variable.is_authority());
+    Some((basis, ClaimValue::Authority { name, value }))
 }
 
 /// A boot option, whose name is a label where the value alone was hashed.

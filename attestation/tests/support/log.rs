@@ -24,6 +24,10 @@ pub const GLOBAL: [u8; 16] = [
     0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c,
 ];
 
+const IMAGE_SECURITY: [u8; 16] = [
+    0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f,
+];
+
 /// An event: register, type, what was hashed, data.
 pub type Measured = (u32, u32, Vec<u8>, Vec<u8>);
 
@@ -42,12 +46,41 @@ pub fn utf16(text: &str) -> Vec<u8> {
 }
 
 pub fn variable(name: &str, value: &[u8]) -> Vec<u8> {
-    let mut out = GLOBAL.to_vec();
+    variable_of(GLOBAL, name, value)
+}
+
+/// An entry of a database of secure boot, or the whole of one.
+pub fn database(name: &str, value: &[u8]) -> Vec<u8> {
+    variable_of(IMAGE_SECURITY, name, value)
+}
+
+fn variable_of(vendor: [u8; 16], name: &str, value: &[u8]) -> Vec<u8> {
+    let mut out = vendor.to_vec();
     out.extend((name.encode_utf16().count() as u64).to_le_bytes());
     out.extend((value.len() as u64).to_le_bytes());
     out.extend(utf16(name));
     out.extend(value);
     out
+}
+
+/// A signature list of one hash and its owner.
+pub fn signature_list() -> Vec<u8> {
+    let mut list = vec![7; 16];
+    for field in [28 + 48_u32, 0, 48] {
+        list.extend(field.to_le_bytes());
+    }
+    list.extend([9; 48]);
+    list
+}
+
+/// A partition table with one entry.
+pub fn partition_table() -> Vec<u8> {
+    let mut table = [&b"EFI PART"[..], &[1; 76]].concat();
+    table.extend(128_u32.to_le_bytes());
+    table.extend([2; 4]);
+    table.extend(1_u64.to_le_bytes());
+    table.extend([3; 128]);
+    table
 }
 
 /// The first event: names the banks.
@@ -111,15 +144,16 @@ pub fn boot() -> Vec<Measured> {
         apart(0, BLOB, b"firmware", &[0; 16]),
         whole(7, CONFIG, &variable("SecureBoot", &[1])),
         whole(7, CONFIG, &variable("PK", b"platform key")),
+        whole(7, CONFIG, &database("db", &signature_list())),
         whole(7, SEPARATOR, &[0; 4]),
         apart(1, BOOT, b"\x01\0", &variable("BootOrder", b"\x01\0")),
         whole(4, ACTION, b"Calling EFI Application from Boot Option"),
     ];
     events.extend((0..7).map(|pcr| whole(pcr, SEPARATOR, &[0; 4])));
     events.extend([
-        whole(5, GPT, b"EFI PART and partitions"),
+        whole(5, GPT, &partition_table()),
         apart(4, APPLICATION, b"shim", &[0; 32]),
-        whole(7, AUTHORITY, &variable("db", b"certificate")),
+        whole(7, AUTHORITY, &database("db", b"certificate")),
         apart(
             8,
             IPL,

@@ -1,21 +1,23 @@
 //! One request: checked, stripped, sent on over the attested connection, and its answer handed back as it comes.
 //!
-//! Nothing is collected on the way. An answer that is cut off is cut off here too (attack S1), and a caller that goes away
+//! Nothing is collected on the way but a request that is filled up ([`super::padding`]). An answer that is cut off is cut off here too (attack S1), and a caller that goes away
 //! takes its request with it, because its answer's body is dropped.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response, StatusCode, Version, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 
 use super::error::Refusal;
-use super::guard;
+use super::filler::Unfilled;
 use super::upload::{Upload, UploadFault};
+use super::{guard, padding};
 use crate::config::Limits;
-use crate::session::{BodyError, Keeper};
+use crate::session::{BodyError, Keeper, RequestBody, full_body};
 
 /// What goes back to the caller.
 pub(super) type ProxyBody = UnsyncBoxBody<Bytes, BodyError>;
@@ -50,6 +52,7 @@ async fn forward(
     if body.size_hint().lower() > limit {
         return Err(Refusal::BodyTooLong(limit));
     }
+    let (upload, fault) = upload(&mut head, body, keeper, limit).await?;
     let connection = keeper
         .acquire()
         .await
@@ -57,8 +60,6 @@ async fn forward(
     guard::strip_hop(&mut head.headers);
     guard::strip_private(&mut head.headers);
     head.version = Version::default();
-    let (upload, fault) = Upload::new(body, limit);
-    let upload = upload.map_err(Into::into).boxed_unsync();
     let sent = connection
         .send_request(Request::from_parts(head, upload))
         .await;
@@ -81,5 +82,21 @@ async fn forward(
     guard::strip_private(&mut head.headers);
     head.headers.remove(header::SET_COOKIE);
     head.version = Version::default();
+    let body = Unfilled::new(&mut head.headers, body);
     Ok(Response::from_parts(head, body.boxed_unsync()))
+}
+
+/// The body as it goes to the server, and what will have been wrong with it.
+async fn upload(
+    head: &mut Parts,
+    body: Incoming,
+    keeper: &Keeper,
+    limit: u64,
+) -> Result<(RequestBody, Arc<OnceLock<UploadFault>>), Refusal> {
+    if keeper.connector().pads_requests() && padding::is_for(head, &body) {
+        let padded = padding::padded(head, body).await?;
+        return Ok((full_body(padded), Arc::default()));
+    }
+    let (upload, fault) = Upload::new(body, limit);
+    Ok((upload.map_err(Into::into).boxed_unsync(), fault))
 }

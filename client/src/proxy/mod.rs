@@ -1,8 +1,10 @@
 //! A plain OpenAI endpoint on loopback. What arrives here leaves this machine over an attested connection or not at all.
 
 mod error;
+mod filler;
 mod forward;
 mod guard;
+mod padding;
 mod upload;
 
 use std::convert::Infallible;

@@ -24,6 +24,7 @@ use tokio_rustls::client::TlsStream;
 use super::connector::Facts;
 use super::wire;
 use crate::error::ConnectError;
+use crate::records::filled_to;
 
 /// The longest answer is an envelope; an error document has far less.
 const ANSWER_BYTES_MAX: usize = ENVELOPE_BYTES_MAX;
@@ -80,11 +81,12 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Starts HTTP on a finished handshake, by what ALPN agreed on.
+    /// Starts HTTP on a finished handshake, by what ALPN agreed on, in records of a multiple of `fill_to` bytes.
     pub(super) async fn open(
         stream: TlsStream<TcpStream>,
         server_name: &str,
         authority: &str,
+        fill_to: usize,
     ) -> Result<Arc<Self>, ConnectError> {
         let facts = Facts::of(&stream);
         let leaf = stream
@@ -94,7 +96,7 @@ impl Channel {
             .and_then(|chain| chain.first());
         let none = ConnectError::Tls(rustls::Error::NoCertificatesPresented);
         let server_leaf = Sha256Digest::of(leaf.ok_or(none)?);
-        let tls = SharedTls::new(stream);
+        let tls = SharedTls::new(stream, fill_to);
         let io = TokioIo::new(tls.clone());
         let lost = |e: hyper::Error| tls.lost(&e);
         let sender = if facts.http2 {
@@ -352,13 +354,15 @@ struct SharedTls(Arc<Shared>);
 struct Shared {
     stream: Mutex<TlsStream<TcpStream>>,
     fault: OnceLock<rustls::Error>,
+    fill_to: usize,
 }
 
 impl SharedTls {
-    fn new(stream: TlsStream<TcpStream>) -> Self {
+    fn new(stream: TlsStream<TcpStream>, fill_to: usize) -> Self {
         Self(Arc::new(Shared {
             stream: Mutex::new(stream),
             fault: OnceLock::new(),
+            fill_to,
         }))
     }
 
@@ -402,7 +406,11 @@ impl AsyncWrite for SharedTls {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut *self.lock()).poll_write(context, bytes);
+        let mut stream = self.lock();
+        let written = filled_to(self.0.fill_to, || {
+            Pin::new(&mut *stream).poll_write(context, bytes)
+        });
+        drop(stream);
         self.noted(written)
     }
 

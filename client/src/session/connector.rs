@@ -15,6 +15,7 @@ use super::{AttestedConnection, Connected, OwnEvidence, Terms};
 use crate::config::{Config, ExpectSection};
 use crate::error::ConnectError;
 use crate::identity::Identity;
+use crate::records::RECORD_BYTES;
 use crate::tls::{self, TlsClient};
 use crate::trust::{self, Appraiser, Trust};
 
@@ -46,6 +47,7 @@ pub struct Connector {
     address: String,
     authority: String,
     connect_limit: Duration,
+    pads_requests: bool,
     trust: Trust,
     terms: Arc<Terms>,
 }
@@ -77,6 +79,7 @@ impl Connector {
             address: config.server.address(),
             authority: config.server.authority(name),
             connect_limit: config.limits.connect_s.duration(),
+            pads_requests: config.pad_requests,
             trust,
             terms: Arc::new(terms),
         })
@@ -108,6 +111,12 @@ impl Connector {
         self.tls.name()
     }
 
+    /// Whether requests are filled up.
+    #[must_use]
+    pub const fn pads_requests(&self) -> bool {
+        self.pads_requests
+    }
+
     /// What this client pins.
     #[must_use]
     pub fn expect(&self) -> &ExpectSection {
@@ -135,7 +144,8 @@ impl Connector {
     pub async fn connect(&self) -> Result<Connected, ConnectError> {
         self.terms.identity.in_force(now())?;
         let stream = self.tls.connect(&self.address, self.connect_limit).await?;
-        let channel = Channel::open(stream, &self.tls.name(), &self.authority).await?;
+        let fill_to = if self.pads_requests { RECORD_BYTES } else { 0 };
+        let channel = Channel::open(stream, &self.tls.name(), &self.authority, fill_to).await?;
         Ok(Connected {
             channel,
             terms: self.terms.clone(),

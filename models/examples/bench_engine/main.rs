@@ -95,6 +95,14 @@ fn measure(
     peer: Option<&Peer>,
 ) -> Anyhow<Vec<Round>> {
     let rounds = options.rounds.min(job.rounds_max());
+    let from_start = matches!(job, Job::Start | Job::Sealed);
+    let length = std::fs::metadata(model)?.len();
+    // As much as either may take: the model, and what is beside it.
+    let needed = usize::try_from(length + length / 2)?;
+    let ready = || match from_start {
+        true => machine::touch(needed),
+        false => Ok(()),
+    };
     let mut done = Vec::new();
     for round in 0..rounds {
         let bandwidth = match job {
@@ -102,15 +110,18 @@ fn measure(
             _ => None,
         };
         let of_peer = || -> Anyhow<Figures> {
+            ready()?;
             peer.map_or(Ok(Figures::new()), |peer| {
                 peer.measure(job, model, options.threads)
             })
         };
         let (ours, peer) = if round % 2 == 0 {
+            ready()?;
             let first = ours.measure(job, model)?;
             (first, of_peer()?)
         } else {
             let first = of_peer()?;
+            ready()?;
             (ours.measure(job, model)?, first)
         };
         let name = model.file_stem().unwrap_or_default().to_string_lossy();

@@ -7,6 +7,7 @@
 use half::f16;
 
 use crate::elementwise::for_each_set;
+use crate::fixed;
 use crate::format::Precision;
 use crate::isa::Isa;
 use crate::pool::{Pool, Start};
@@ -87,10 +88,10 @@ impl Activations {
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> bool {
         let block = self.precision.block();
-        if !columns.is_multiple_of(block) {
+        if !columns.is_multiple_of(block) && !self.precision.ends_anywhere() {
             return false;
         }
-        let blocks = columns / block;
+        let blocks = columns.div_ceil(block);
         self.lay_out(rows, columns);
         let (isa, precision, groups) = (Isa::detect(), self.precision, &self.groups);
         let words = Start(self.words.as_mut_ptr());
@@ -98,7 +99,8 @@ impl Activations {
             let Some(group) = groups.get(part) else {
                 return;
             };
-            let mut exact = vec![0.0; columns];
+            // What is beyond a row's end, inside its last block, stays zero.
+            let mut exact = vec![0.0; blocks * block];
             let len = precision.words() * blocks * group.size;
             // SAFETY: `lay_out` gave each group this range of `words` and no other group any of it; the borrow of
             // `self` lasts until `run` returns.
@@ -107,7 +109,7 @@ impl Activations {
                 unsafe { std::slice::from_raw_parts_mut(words.get().add(group.start), len) };
             for at in 0..group.size {
                 if at < group.rows {
-                    row(group.first + at, &mut exact);
+                    row(group.first + at, &mut exact[..columns]);
                 } else {
                     exact.fill(0.0);
                 }
@@ -119,7 +121,7 @@ impl Activations {
 
     fn lay_out(&mut self, rows: usize, columns: usize) {
         (self.rows, self.columns) = (rows, columns);
-        let words_per_row = columns / self.precision.block() * self.precision.words();
+        let words_per_row = columns.div_ceil(self.precision.block()) * self.precision.words();
         self.groups.clear();
         let (mut first, mut start) = (0, 0);
         while first < rows {
@@ -176,6 +178,22 @@ fn round_any(precision: Precision, exact: &[f32], at: usize, size: usize, words:
                     sum.wrapping_mul(-8) as u32,
                 ];
                 put(words, at, size, quads(&bytes).chain(rest));
+            }
+        }
+        Precision::Fixed32 => {
+            for (exact, words) in blocks.zip(words) {
+                let (smallest, largest) = extremes(exact);
+                let max = largest.max(-smallest);
+                let inverse = if max > 0.0 { fixed::LARGEST / max } else { 0.0 };
+                let pairs = exact.as_chunks::<2>().0.iter();
+                let pairs =
+                    pairs.map(|pair| pair_of(to_int(pair[0] * inverse), to_int(pair[1] * inverse)));
+                put(
+                    words,
+                    at,
+                    size,
+                    pairs.chain([(max / fixed::LARGEST).to_bits()]),
+                );
             }
         }
         Precision::Bytes256 => {

@@ -1,6 +1,6 @@
 //! One row's block, taken apart: from a file's bytes, from a packed tile, and what its weights are worth.
 
-use half::{bf16, f16};
+use half::f16;
 
 use crate::format::{Kind, UNIT, VECTOR};
 use crate::isa::TILE;
@@ -250,16 +250,6 @@ pub(crate) fn scales_and_minima(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
         minima[at + 4] = packed[at + 8] >> 4 | packed[at + 4] >> 6 << 4;
     }
     (scales, minima)
-}
-
-/// What a file's or a packed float is worth.
-pub(crate) fn float(kind: Kind, bytes: &[u8]) -> f32 {
-    match (kind, bytes) {
-        (Kind::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
-        (Kind::BF16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
-        (_, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
-        _ => f32::NAN,
-    }
 }
 
 const fn has_minimum(kind: Kind) -> bool {

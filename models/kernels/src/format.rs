@@ -1,6 +1,6 @@
 //! The packed layout: what a file's blocks become in memory.
 //!
-//! Sixteen rows form a *tile*. A tile is a sequence of *blocks* (256 or 32 columns; 1 for floats), each holding what the
+//! Sixteen rows form a *tile*. A tile is a sequence of *blocks* (256 or 32 columns; 1 for F32), each holding what the
 //! sixteen rows have there: scales first, row by row, then *units* of 32 columns. A unit of `b`-bit weights is `b` vectors
 //! of 64 bytes; byte `4·row + i` of the eight vectors that unpack from it is column `4·k + i` of that row, for the `k`-th.
 //! Weights are unsigned (an offset is taken away in the sum) and keep their number of bits: a packed matrix is at most
@@ -13,7 +13,8 @@
 //! | Q2_K | 256 | scale F16 ×16, minimum F16 ×16, 16 × 16 scales, 8 × 16 pairs of minima | 8 of 2 bits |
 //! | Q4_0, Q5_0, Q8_0 | 32 | scale F16 ×16 | 1 of 4, 5 or 8 bits |
 //! | Q4_1, Q5_1 | 32 | scale F16 ×16, minimum F16 ×16 | 1 of 4 or 5 bits |
-//! | F16, BF16, F32 | 1 | | 16 numbers |
+//! | F16, BF16 | 32 | scale BF16 ×16 | 1 of 16 bits: see [`crate::fixed`] |
+//! | F32 | 1 | | 16 numbers |
 
 use crate::isa::TILE;
 
@@ -46,6 +47,8 @@ pub enum Precision {
     Bytes256,
     /// 8 bits, a scale for each 32 columns (ggml's Q8_0 and Q8_1).
     Bytes32,
+    /// 14 bits, a scale for each 32 columns.
+    Fixed32,
     /// As they are.
     Float,
 }
@@ -73,8 +76,16 @@ impl Kind {
         Self::Q6K,
     ];
 
-    /// Columns of a block.
+    /// Columns of a packed block. A row of halves may end inside one.
     pub const fn block(self) -> usize {
+        match self {
+            Self::F16 | Self::BF16 => 32,
+            _ => self.file_block(),
+        }
+    }
+
+    /// Columns of a block in a file: rows are whole ones.
+    pub const fn file_block(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
@@ -117,8 +128,8 @@ impl Kind {
     /// Bytes before a packed block's units.
     pub(crate) const fn head_bytes(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 => 0,
-            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => 2 * TILE,
+            Self::F32 => 0,
+            Self::F16 | Self::BF16 | Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => 2 * TILE,
             Self::Q4_1 | Self::Q5_1 => 4 * TILE,
             Self::Q4K | Self::Q5K => (4 + 8 + 8) * TILE,
             Self::Q6K | Self::Q3K => (2 + 16) * TILE,
@@ -145,9 +156,10 @@ impl Kind {
 
     /// What activations are multiplied with it.
     pub const fn precision(self) -> Precision {
-        match self.block() {
-            1 => Precision::Float,
-            32 => Precision::Bytes32,
+        match self {
+            Self::F32 => Precision::Float,
+            Self::F16 | Self::BF16 => Precision::Fixed32,
+            _ if self.block() == 32 => Precision::Bytes32,
             _ => Precision::Bytes256,
         }
     }
@@ -158,9 +170,14 @@ impl Precision {
     pub const fn block(self) -> usize {
         match self {
             Self::Bytes256 => 256,
-            Self::Bytes32 => 32,
+            Self::Bytes32 | Self::Fixed32 => 32,
             Self::Float => 1,
         }
+    }
+
+    /// Whether a row may end inside a block.
+    pub(crate) const fn ends_anywhere(self) -> bool {
+        matches!(self, Self::Fixed32 | Self::Float)
     }
 
     /// 32-bit words that one row's block takes in [`crate::Activations`].
@@ -170,6 +187,8 @@ impl Precision {
             Self::Bytes256 => 64 + 4 + 8 + 16 + 1,
             // Bytes; -128 times the sum; the scale; scale · sum; -8 times the sum.
             Self::Bytes32 => 8 + 4,
+            // Pairs; the scale.
+            Self::Fixed32 => 16 + 1,
             Self::Float => 1,
         }
     }

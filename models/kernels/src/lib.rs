@@ -22,6 +22,7 @@ mod attention;
 mod block;
 mod buffer;
 pub mod elementwise;
+mod fixed;
 mod format;
 pub mod heap;
 mod isa;

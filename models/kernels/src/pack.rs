@@ -2,6 +2,7 @@
 //! the others are taken apart weight by weight ([`Block`]).
 
 use crate::block::{Block, scales_and_minima};
+use crate::fixed;
 use crate::format::{Kind, VECTOR};
 use crate::isa::TILE;
 
@@ -10,13 +11,12 @@ pub(crate) fn pack_tile<'a>(kind: Kind, rows: impl Iterator<Item = &'a [u8]>, pa
     let mut block = Block::EMPTY;
     for (row, file) in rows.enumerate() {
         let blocks = packed.chunks_exact_mut(kind.packed_bytes());
-        for (packed, file) in blocks.zip(file.chunks_exact(kind.file_bytes())) {
+        let file_bytes = kind.block() / kind.file_block() * kind.file_bytes();
+        for (packed, file) in blocks.zip(file.chunks(file_bytes)) {
             let (head, units) = packed.split_at_mut(kind.head_bytes());
             match kind {
-                Kind::F32 | Kind::F16 | Kind::BF16 => {
-                    let size = kind.file_bytes();
-                    units[row * size..][..size].copy_from_slice(file);
-                }
+                Kind::F32 => units[row * 4..][..4].copy_from_slice(file),
+                Kind::F16 | Kind::BF16 => fixed::pack(kind, row, file, packed),
                 Kind::Q4_0 => pack_q4_0(row, file, head, units),
                 Kind::Q8_0 => pack_q8_0(row, file, head, units),
                 Kind::Q4K => pack_q4_k(row, file, head, units),

@@ -2,8 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::block::{Block, float};
+use crate::block::Block;
 use crate::buffer::{Buffer, OutOfMemory};
+use crate::fixed;
 use crate::format::Kind;
 use crate::isa::TILE;
 use crate::pack::pack_tile;
@@ -58,12 +59,12 @@ pub enum PackError {
 impl Packed {
     /// Whether a matrix of this kind and width can be packed.
     pub fn fits(kind: Kind, columns: usize) -> bool {
-        columns > 0 && columns.is_multiple_of(kind.block())
+        columns > 0 && columns.is_multiple_of(kind.file_block())
     }
 
     /// Bytes that a packed matrix takes.
     pub fn byte_len(kind: Kind, rows: usize, columns: usize) -> usize {
-        let blocks = columns / kind.block();
+        let blocks = columns.div_ceil(kind.block());
         rows.div_ceil(TILE)
             .saturating_mul(blocks)
             .saturating_mul(kind.packed_bytes())
@@ -110,7 +111,7 @@ impl Packed {
         let row_len = file_len / rows;
         let len = Self::byte_len(kind, rows, columns);
         let mut buffer = Buffer::zeroed(len).map_err(PackError::from)?;
-        let tile_len = columns / kind.block() * kind.packed_bytes();
+        let tile_len = columns.div_ceil(kind.block()) * kind.packed_bytes();
         let share = file_len / (pool.threads() * PARTS_PER_THREAD);
         let tiles = (share.clamp(STAGED_MIN, STAGED_MAX) / (TILE * row_len)).max(1);
         let staging: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
@@ -149,13 +150,13 @@ impl Packed {
 
     /// Bytes that a matrix has in a file.
     fn file_len(kind: Kind, rows: usize, columns: usize) -> Result<usize, PackError> {
-        let row_len = columns / kind.block() * kind.file_bytes();
+        let row_len = columns / kind.file_block() * kind.file_bytes();
         match row_len.checked_mul(rows) {
             Some(len) if Self::fits(kind, columns) && rows > 0 => Ok(len),
             _ => Err(PackError::Shape {
                 rows,
                 columns,
-                block: kind.block(),
+                block: kind.file_block(),
             }),
         }
     }
@@ -177,7 +178,7 @@ impl Packed {
 
     /// Blocks of a row.
     pub(crate) fn blocks(&self) -> usize {
-        self.columns / self.kind.block()
+        self.columns.div_ceil(self.kind.block())
     }
 
     /// Bytes of a tile.
@@ -199,18 +200,20 @@ impl Packed {
         }
         let tile = &self.bytes()[row / TILE * self.tile_len()..][..self.tile_len()];
         let (kind, row) = (self.kind, row % TILE);
-        if kind.block() == 1 {
-            let size = kind.file_bytes();
-            for (column, out) in tile.chunks_exact(size * TILE).zip(out) {
-                *out = float(kind, &column[row * size..][..size]);
-            }
-            return true;
-        }
         let mut block = Block::EMPTY;
         let blocks = tile.chunks_exact(kind.packed_bytes());
-        for (packed, out) in blocks.zip(out.chunks_exact_mut(kind.block())) {
-            block.read_packed(kind, row, packed);
-            block.values(kind, out);
+        for (packed, out) in blocks.zip(out.chunks_mut(kind.block())) {
+            match kind {
+                Kind::F32 => {
+                    let bytes = packed.as_chunks().0.get(row);
+                    out.fill(bytes.map_or(f32::NAN, |bytes| f32::from_le_bytes(*bytes)));
+                }
+                Kind::F16 | Kind::BF16 => fixed::values(row, packed, out),
+                _ => {
+                    block.read_packed(kind, row, packed);
+                    block.values(kind, out);
+                }
+            }
         }
         true
     }

@@ -345,33 +345,70 @@ unsafe fn block_32<S: Lanes, const M: usize, const BITS: usize, const MINIMUM: b
     }
 }
 
-/// F32, F16, BF16: `SIZE` bytes each; `BRAIN` tells the two halves apart. Two sums a row, of even and odd columns.
+/// F16, BF16: blocks of 32 fixed-point numbers with a scale, two columns at a time.
 #[inline(always)]
-unsafe fn floats<S: Lanes, const M: usize, const SIZE: usize, const BRAIN: bool>(
+unsafe fn fixed_32<S: Lanes, const M: usize>(
     tile: Source,
     words: *const u32,
     blocks: usize,
     out: *mut f32,
 ) {
+    const UNITS: usize = 2 * TILE;
+    let (packed, step) = (UNITS + 16 * VECTOR, Precision::Fixed32.words());
+    // SAFETY: offsets are those of `format` and `activations`, and the caller vouches for `blocks` of them.
+    // JUSTIFICATION: see the head of this file.
+    unsafe {
+        let mut sums = [S::float(0.0); M];
+        for block in 0..blocks {
+            let source = Source {
+                block: tile.block.add(block * packed),
+                ..tile
+            };
+            let words = words.add(block * step * M);
+            let unit = source.block.add(UNITS);
+            ahead::<S, M, 16>(unit);
+            let mut dots = [S::int(0); M];
+            for at in 0..16 {
+                let weights = S::load(unit.add(at * VECTOR + source.lane * 4));
+                for (row, dot) in dots.iter_mut().enumerate() {
+                    *dot = S::dot_pairs(*dot, weights, int::<M>(words, at, row));
+                }
+            }
+            let scale = S::load_bf16(source.per_row(0, 2));
+            for (row, sum) in sums.iter_mut().enumerate() {
+                let both = S::mul(scale, float::<S, M>(words, 16, row));
+                *sum = S::fma(S::to_float(dots[row]), both, *sum);
+            }
+        }
+        for (row, sum) in sums.into_iter().enumerate() {
+            S::store(sum, out.add(row * TILE + tile.lane));
+        }
+    }
+}
+
+/// F32. Two sums a row, of even and odd columns.
+#[inline(always)]
+unsafe fn floats<S: Lanes, const M: usize>(
+    tile: Source,
+    words: *const u32,
+    blocks: usize,
+    out: *mut f32,
+) {
+    const COLUMN: usize = 4 * TILE;
     // SAFETY: offsets are those of `format` and `activations`, and the caller vouches for `blocks` of them.
     // JUSTIFICATION: see the head of this file.
     unsafe {
         let column = |at: usize| {
             let from = Source {
-                block: tile.block.add(at * SIZE * TILE),
+                block: tile.block.add(at * COLUMN),
                 ..tile
             };
-            let from = from.per_row(0, SIZE);
-            match (SIZE, BRAIN) {
-                (4, _) => S::load_f32(from),
-                (_, true) => S::load_bf16(from),
-                _ => S::load_f16(from),
-            }
+            S::load_f32(from.per_row(0, 4))
         };
         let (mut even, mut odd) = ([S::float(0.0); M], [S::float(0.0); M]);
         for pair in 0..blocks / 2 {
             if M > 1 {
-                S::prefetch(tile.block.wrapping_add((2 * pair) * SIZE * TILE + AHEAD));
+                S::prefetch(tile.block.wrapping_add((2 * pair) * COLUMN + AHEAD));
             }
             let (first, second) = (column(2 * pair), column(2 * pair + 1));
             for row in 0..M {
@@ -408,18 +445,17 @@ unsafe fn any<S: Lanes, const K: u8, const M: usize>(
         // JUSTIFICATION: see the head of this file.
         unsafe {
             match K {
-                0 => floats::<S, M, 4, false>(tile, words, blocks, out),
-                1 => floats::<S, M, 2, false>(tile, words, blocks, out),
-                2 => floats::<S, M, 2, true>(tile, words, blocks, out),
-                3 => block_32::<S, M, 4, false>(tile, words, blocks, out),
-                4 => block_32::<S, M, 4, true>(tile, words, blocks, out),
-                5 => block_32::<S, M, 5, false>(tile, words, blocks, out),
-                6 => block_32::<S, M, 5, true>(tile, words, blocks, out),
-                7 => block_32::<S, M, 8, false>(tile, words, blocks, out),
-                8 => superblock_16::<S, M, 2>(tile, words, blocks, out),
-                9 => superblock_16::<S, M, 3>(tile, words, blocks, out),
-                10 => superblock_32::<S, M, 4>(tile, words, blocks, out),
-                11 => superblock_32::<S, M, 5>(tile, words, blocks, out),
+                0 => floats::<S, M>(tile, words, blocks, out),
+                1 => fixed_32::<S, M>(tile, words, blocks, out),
+                2 => block_32::<S, M, 4, false>(tile, words, blocks, out),
+                3 => block_32::<S, M, 4, true>(tile, words, blocks, out),
+                4 => block_32::<S, M, 5, false>(tile, words, blocks, out),
+                5 => block_32::<S, M, 5, true>(tile, words, blocks, out),
+                6 => block_32::<S, M, 8, false>(tile, words, blocks, out),
+                7 => superblock_16::<S, M, 2>(tile, words, blocks, out),
+                8 => superblock_16::<S, M, 3>(tile, words, blocks, out),
+                9 => superblock_32::<S, M, 4>(tile, words, blocks, out),
+                10 => superblock_32::<S, M, 5>(tile, words, blocks, out),
                 _ => superblock_16::<S, M, 6>(tile, words, blocks, out),
             }
         }
@@ -431,18 +467,17 @@ unsafe fn any<S: Lanes, const K: u8, const M: usize>(
 pub(crate) const fn number(kind: Kind) -> u8 {
     match kind {
         Kind::F32 => 0,
-        Kind::F16 => 1,
-        Kind::BF16 => 2,
-        Kind::Q4_0 => 3,
-        Kind::Q4_1 => 4,
-        Kind::Q5_0 => 5,
-        Kind::Q5_1 => 6,
-        Kind::Q8_0 => 7,
-        Kind::Q2K => 8,
-        Kind::Q3K => 9,
-        Kind::Q4K => 10,
-        Kind::Q5K => 11,
-        Kind::Q6K => 12,
+        Kind::F16 | Kind::BF16 => 1,
+        Kind::Q4_0 => 2,
+        Kind::Q4_1 => 3,
+        Kind::Q5_0 => 4,
+        Kind::Q5_1 => 5,
+        Kind::Q8_0 => 6,
+        Kind::Q2K => 7,
+        Kind::Q3K => 8,
+        Kind::Q4K => 9,
+        Kind::Q5K => 10,
+        Kind::Q6K => 11,
     }
 }
 

@@ -43,7 +43,7 @@ fn halves(kind: Kind) -> &'static [usize] {
 
 /// A file's bytes: any weights, and scales that are sensible numbers.
 fn file(kind: Kind, rows: usize, columns: usize, numbers: &mut Numbers) -> Vec<u8> {
-    let blocks = rows * columns / kind.block();
+    let blocks = rows * columns / kind.file_block();
     let mut bytes = Vec::new();
     for _ in 0..blocks {
         let mut block: Vec<u8> = (0..kind.file_bytes())
@@ -96,6 +96,13 @@ fn rounded(precision: Precision, row: &[f32]) -> Vec<f64> {
             return vec![0.0; block.len()];
         }
         match precision {
+            Precision::Fixed32 => {
+                let (scale, inverse) = (f64::from(largest / 8191.0), 8191.0 / largest);
+                block
+                    .iter()
+                    .map(|x| f64::from((x * inverse).round_ties_even()) * scale)
+                    .collect()
+            }
             Precision::Bytes32 => {
                 let scale = half::f16::from_f32(largest / 127.0).to_f64();
                 let inverse = 127.0 / largest;
@@ -198,7 +205,11 @@ fn the_largest_numbers_fit() {
             for at in halves(kind) {
                 block[*at..at + 2].copy_from_slice(&half::f16::from_f32(0.5).to_le_bytes());
             }
-            let bytes = block.repeat(outputs * columns / kind.block());
+            if kind == Kind::BF16 {
+                // A number of some size below two: the sum of many must be one.
+                block = vec![byte, 0x3f];
+            }
+            let bytes = block.repeat(outputs * columns / kind.file_block());
             let weights = Packed::new(kind, outputs, columns, &bytes, &pool).unwrap();
             let exact = exact(&weights, &rows);
             let coarse = matches!(kind, Kind::Q4_1 | Kind::Q5_1);
@@ -213,6 +224,68 @@ fn the_largest_numbers_fit() {
                 }
             }
         }
+    }
+}
+
+/// Halves become fixed-point numbers, and so do their inputs: no further from the exact product of what the file says and of
+/// unrounded inputs than F16 inputs would be (each off by up to 1/2,048 of itself), for rows that end inside a block too.
+#[test]
+fn halves_are_as_exact_as_with_inputs_of_f16() {
+    let pool = pool();
+    for (kind, columns) in [
+        (Kind::F16, 512),
+        (Kind::BF16, 512),
+        (Kind::F16, 529),
+        (Kind::BF16, 7),
+    ] {
+        let (outputs, mut numbers) = (40, Numbers(11));
+        // Sums of a few uniform numbers: sizes differ, as in a matrix.
+        let bell = |numbers: &mut Numbers| (0..6).map(|_| numbers.float()).sum::<f32>();
+        let wanted: Vec<f32> = (0..outputs * columns)
+            .map(|_| bell(&mut numbers) * 0.02)
+            .collect();
+        let (mut bytes, mut values) = (Vec::new(), Vec::new());
+        for x in wanted {
+            let (raw, value) = match kind {
+                Kind::BF16 => (
+                    half::bf16::from_f32(x).to_le_bytes(),
+                    half::bf16::from_f32(x).to_f64(),
+                ),
+                _ => (
+                    half::f16::from_f32(x).to_le_bytes(),
+                    half::f16::from_f32(x).to_f64(),
+                ),
+            };
+            bytes.extend(raw);
+            values.push(value);
+        }
+        let weights = Packed::new(kind, outputs, columns, &bytes, &pool).unwrap();
+        let rows: Vec<Vec<f32>> = (0..9)
+            .map(|_| (0..columns).map(|_| bell(&mut numbers)).collect())
+            .collect();
+        let (mut ours, mut halves) = (0.0, 0.0);
+        for isa in Isa::available() {
+            let found = product(isa, &weights, &rows, &pool);
+            for (row, found) in rows.iter().zip(found.chunks(outputs)) {
+                for (values, found) in values.chunks(columns).zip(found) {
+                    let sum = |input: &dyn Fn(f32) -> f64| -> f64 {
+                        values
+                            .iter()
+                            .zip(row)
+                            .map(|(weight, x)| weight * input(*x))
+                            .sum()
+                    };
+                    let exact = sum(&|x| f64::from(x));
+                    ours += (f64::from(*found) - exact).powi(2);
+                    halves += (sum(&|x| half::f16::from_f32(x).to_f64()) - exact).powi(2);
+                }
+            }
+        }
+        let ratio = (ours / halves).sqrt();
+        println!(
+            "{kind:?}, {columns} columns: {ratio:.2} times the error of inputs rounded to F16"
+        );
+        assert!(ratio <= 1.0, "{kind:?}, {columns} columns: {ratio}");
     }
 }
 
@@ -361,7 +434,7 @@ proptest! {
     #[test]
     fn sets_agree_on_any_bytes(kind in 0..Kind::ALL.len(), seed in any::<u64>(), rows in 1..14_usize) {
         let (kind, mut numbers, pool) = (Kind::ALL[kind], Numbers(seed), pool());
-        let bytes: Vec<u8> = (0..18 * 256 / kind.block() * kind.file_bytes()).map(|_| numbers.next() as u8).collect();
+        let bytes: Vec<u8> = (0..18 * 256 / kind.file_block() * kind.file_bytes()).map(|_| numbers.next() as u8).collect();
         let weights = Packed::new(kind, 18, 256, &bytes, &pool).unwrap();
         let rows = input(rows, 256, &mut numbers);
         let twin = product(Isa::Portable, &weights, &rows, &pool);

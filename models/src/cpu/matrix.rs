@@ -65,7 +65,7 @@ impl Matrix for CpuMatrix {
 
 /// Rounded inputs, one set for each precision that matrices ask for. Memory is kept from step to step.
 pub(super) struct Inputs {
-    sets: [Activations; 3],
+    sets: [Activations; 4],
 }
 
 impl Inputs {
@@ -75,6 +75,7 @@ impl Inputs {
             sets: [
                 of(Precision::Bytes256),
                 of(Precision::Bytes32),
+                of(Precision::Fixed32),
                 of(Precision::Float),
             ],
         }

@@ -85,8 +85,7 @@ macro_rules! kinds {
             8 => sizes!($set, 8, $size),
             9 => sizes!($set, 9, $size),
             10 => sizes!($set, 10, $size),
-            11 => sizes!($set, 11, $size),
-            _ => sizes!($set, 12, $size),
+            _ => sizes!($set, 11, $size),
         }
     };
 }
