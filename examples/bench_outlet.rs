@@ -10,7 +10,7 @@ use casemate::guard::noise::{Chosen, Noise};
 use casemate::policy::Switch;
 use casemate_attestation::Sha256Digest;
 use casemate_models::engine::sampler::{self, Draws, Past};
-use casemate_models::engine::{SamplingParams, mark};
+use casemate_models::engine::{SamplingParams, learnt, mark};
 
 const TURNS: u32 = 500;
 const PROMPT: &str = "You are the desk assistant of a harbour. Internal berth codes must never be shown. Tanker slots are \
@@ -25,8 +25,20 @@ fn main() -> anyhow::Result<()> {
         let logits: Vec<f32> = (0..vocabulary)
             .map(|_| (-(1.0 - draws.next_point()).ln() * 1.4) as f32)
             .collect();
+        let greedy = SamplingParams {
+            temperature: 0.0,
+            ..SamplingParams::default()
+        };
+        weighed(&logits, "temperature 0", &greedy);
         for (name, params) in [
             ("temperature 1", SamplingParams::default()),
+            (
+                "temperature 0.7",
+                SamplingParams {
+                    temperature: 0.7,
+                    ..SamplingParams::default()
+                },
+            ),
             (
                 "top_p 0.95",
                 SamplingParams {
@@ -35,6 +47,7 @@ fn main() -> anyhow::Result<()> {
                 },
             ),
         ] {
+            weighed(&logits, name, &params);
             let key = MarkRoot::new([1; 32], 1).team("red").sub_key(0);
             let plain = timed(|turn| {
                 let point = f64::from(turn) / f64::from(TURNS);
@@ -82,6 +95,29 @@ fn main() -> anyhow::Result<()> {
     });
     println!("seed of a prompt of {} tokens: {seed:.1} µs", prompt.len());
     Ok(())
+}
+
+/// What it costs to know what a drawn token tells.
+fn weighed(logits: &[f32], name: &str, params: &SamplingParams) {
+    let draw = |turn: u32| {
+        let point = f64::from(turn) / f64::from(TURNS);
+        sampler::draw_outcome(logits, params, Past::default(), point)
+    };
+    let plain = timed(|turn| {
+        black_box(draw(turn).is_ok());
+    });
+    let judged = learnt::Draw {
+        raw: logits,
+        masked: None,
+        params,
+    };
+    let weighed = timed(|turn| {
+        black_box(draw(turn).map(|outcome| judged.learnt(&outcome)).is_ok());
+    });
+    println!(
+        "draw of {} tokens, {name}: {plain:.1} µs, with what it tells {weighed:.1} µs",
+        logits.len()
+    );
 }
 
 /// Microseconds of one turn.

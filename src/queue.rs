@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use casemate_attestation::Sha256Digest;
-use casemate_models::engine::{MarkKey, RepetitionRule, Reveal, SamplingParams};
+use casemate_models::engine::{Learnt, MarkKey, RepetitionRule, Reveal, SamplingParams};
 use casemate_models::grammar::{Grammar, GrammarError, Shape};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -72,6 +72,8 @@ pub enum Event {
         text: String,
         /// Tokens drawn for it.
         tokens: u64,
+        /// What those tokens tell of the model.
+        learnt: Learnt,
         /// Where they were asked for: of each token whose text is out with this event.
         logprobs: Vec<TokenLogprobs>,
     },
@@ -83,6 +85,8 @@ pub enum Event {
         repeated: bool,
         /// Tokens of the whole answer.
         tokens: u64,
+        /// What the tokens since the last text tell of the model.
+        learnt: Learnt,
     },
     /// The job's deadline has passed.
     TimedOut,

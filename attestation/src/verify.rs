@@ -1,5 +1,7 @@
 //! The verifier: one way to say yes.
 
+use std::sync::Arc;
+
 use crate::binding::Binding;
 use crate::digest::{ChipId, Measurement, Sha256Digest, UnixTime};
 use crate::envelope::Envelope;
@@ -12,7 +14,8 @@ use crate::provider::Platform;
 use crate::rejection::Rejection;
 use crate::snp::{SnpRejection, SnpVerdict, TcbVersion, verify_snp_report};
 use crate::tdx::{
-    self, TdxEvidence, TdxPolicy, TdxRejection, TdxRoot, TdxVerdict, verify_tdx_quote,
+    self, KnownSignatures, TdxEvidence, TdxPolicy, TdxRejection, TdxRoot, TdxVerdict,
+    verify_tdx_quote_knowing,
 };
 use crate::tpm::{TpmRejection, TpmVerdict, registers_digest, session_nonce, verify_tpm_quote};
 use crate::trust::{Roots, TrustAnchors};
@@ -23,6 +26,8 @@ use crate::verdict::{Basis, Check, Lines};
 pub struct Verifier {
     anchors: TrustAnchors,
     expectations: Expectations,
+    /// Copies of a verifier learn together.
+    known: Arc<KnownSignatures>,
 }
 
 impl Verifier {
@@ -38,6 +43,7 @@ impl Verifier {
         Ok(Self {
             anchors,
             expectations,
+            known: Arc::default(),
         })
     }
 
@@ -158,7 +164,7 @@ impl Verifier {
                 Found::of_snp(verdict)
             }
             (HardwareEvidence::Tdx(evidence), PlatformPolicy::Tdx(policy), Roots::Intel(root)) => {
-                trust_domain(evidence, report_data, policy, root, now)?
+                trust_domain(evidence, report_data, policy, root, &self.known, now)?
             }
             (HardwareEvidence::Tpm(boot), PlatformPolicy::Tpm(expected), Roots::Enrolment) => {
                 measured_boot(boot, report_data, expected, now)?
@@ -237,10 +243,12 @@ fn trust_domain(
     report_data: &[u8; 64],
     policy: &TdxPolicy,
     root: &TdxRoot,
+    known: &KnownSignatures,
     now: UnixTime,
 ) -> Result<Found, Rejection> {
     let (quote, collateral) = (&evidence.quote, &evidence.collateral);
-    let verdict = verify_tdx_quote(quote, collateral, report_data, policy, root, now)?;
+    let verdict =
+        verify_tdx_quote_knowing(quote, collateral, report_data, policy, root, known, now)?;
     let mut checks = verdict.checks().to_vec();
     let quoted = QuotedBy::Tdx(&verdict);
     checks.extend(event_log_lines(&evidence.event_log, LogKind::Ccel, quoted)?);

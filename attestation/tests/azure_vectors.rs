@@ -16,16 +16,18 @@ mod support;
 use std::collections::BTreeMap;
 
 use casemate_attestation::azure::{
-    AzureEvidence, AzureRejection, AzureVerdict, HclReport, HclReportType, VerifiedHardware,
-    verify_azure,
+    AzureEvidence, AzureMachine, AzureQuote, AzureRejection, AzureVerdict, HclReport,
+    HclReportType, VerifiedHardware, verify_azure,
 };
+use casemate_attestation::look;
 use casemate_attestation::snp::{CrlPolicy, PinnedRoot, SnpVerdict, verify_snp_report};
 use casemate_attestation::tpm::{
     AkTrust, Bank, HostedIn, KeyEvidence, PinnedTpmRoot, QuoteSignature, TpmAnchors, TpmEvidence,
     TpmLocation, TpmPolicy, TpmRejection, verify_ak_certificate, verify_tpm_quote,
 };
 use casemate_attestation::{
-    ChipId, Measurement, Product, Sha256Digest, SnpEvidence, SnpPolicy, TcbVersion, TdxVerdict,
+    CheckResult, ChipId, HardwareEvidence, Measurement, Product, Rejection, Sha256Digest,
+    SnpEvidence, SnpPolicy, TcbVersion, TdxVerdict,
 };
 use serde_json::{Value, json};
 
@@ -113,6 +115,84 @@ fn snp(folder: &Folder) -> SnpVerdict {
         genuine.now(),
     )
     .unwrap()
+}
+
+/// The SNP report of a folder with its certificates.
+fn hardware_evidence(folder: &Folder) -> HardwareEvidence {
+    HardwareEvidence::Snp(SnpEvidence {
+        report: folder.file("report.bin"),
+        vek: folder.file("vek.der"),
+        intermediate: folder.file(text(&folder.expected["snp"], "intermediate")),
+        crl: Vec::new(),
+    })
+}
+
+/// A recorded machine of a folder with an SNP report and a quote.
+fn machine(folder: &Folder) -> AzureMachine {
+    let evidence = evidence(folder);
+    AzureMachine {
+        hardware: hardware_evidence(folder),
+        hcl: evidence.hcl,
+        quote: Some(AzureQuote {
+            message: evidence.message,
+            signature: evidence.signature,
+            registers: evidence.registers,
+        }),
+    }
+}
+
+#[test]
+fn z3_z4_a_look_says_first_whether_the_parts_belong_together() {
+    let Some(platform) = shared("azure-vtpm") else {
+        return;
+    };
+    let genuine = ["snp-genoa-v3", "snp-milan-v3-a"].map(|name| {
+        let mut folders = Folder::all(&platform).into_iter();
+        folders.find(|folder| folder.name == name).unwrap()
+    });
+    for folder in &genuine {
+        let look = look::azure(&machine(folder), None, folder.now()).unwrap();
+        for rule in ["S3", "Z1", "Z2", "Z3", "Z4", "P2"] {
+            assert!(look.checks.iter().any(|check| check.id == rule), "{rule}");
+        }
+    }
+    let mut folders = Folder::all(&platform).into_iter();
+    let unquoted = folders.find(|folder| folder.name == "snp-genoa-v3-no-quote");
+    let unquoted = unquoted.unwrap();
+    let recorded = AzureMachine {
+        hardware: hardware_evidence(&unquoted),
+        hcl: unquoted.file("hcl_report.bin"),
+        quote: None,
+    };
+    let look = look::azure(&recorded, None, unquoted.now()).unwrap();
+    let told = |id: &str, result| {
+        let mut checks = look.checks.iter();
+        checks.any(|check| check.id == id && check.result == result)
+    };
+    for rule in ["Z1", "Z2", "Z3"] {
+        assert!(told(rule, CheckResult::Pass), "{rule}");
+    }
+    assert!(told("Z4", CheckResult::Info));
+    // Nobody's certificates were kept; what does not belong together is refused for that.
+    let [one, other] = &genuine;
+    let without = |mut machine: AzureMachine| {
+        if let HardwareEvidence::Snp(evidence) = &mut machine.hardware {
+            evidence.vek.clear();
+        }
+        look::azure(&machine, None, one.now()).unwrap_err()
+    };
+    let alone = without(machine(one));
+    assert!(matches!(alone, Rejection::Snp(_)), "{alone}");
+    let mut mixed = machine(one);
+    mixed.hcl = machine(other).hcl;
+    assert_eq!(
+        without(mixed),
+        Rejection::from(AzureRejection::RuntimeDataUnbound)
+    );
+    let mut quoted_elsewhere = machine(one);
+    quoted_elsewhere.quote = machine(other).quote;
+    let refused = without(quoted_elsewhere);
+    assert_eq!(refused, Rejection::from(AzureRejection::QuoteOfOtherKey));
 }
 
 /// The genuine vector whose hardware report a negative carries.

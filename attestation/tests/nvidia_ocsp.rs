@@ -14,7 +14,7 @@ mod spdm;
 
 use casemate_attestation::nvidia::{
     CertificatePlace, NvidiaRejection, OCSP_BYTES_MAX, OcspAnswers, OcspRejection, OcspResponse,
-    Revocation, judge_ocsp, ocsp_request,
+    ReferenceKind, Revocation, judge_ocsp, ocsp_request,
 };
 use casemate_attestation::{CheckResult, Sha256Digest, UnixTime};
 use proptest::prelude::*;
@@ -146,6 +146,11 @@ fn c20_an_answer_has_one_shape() {
         |it| it.answer.behind = vec![0; OCSP_BYTES_MAX],
         "it is longer than 8192 bytes",
     );
+    let long = OcspRejection::Malformed("it is longer than 8192 bytes");
+    let at_the_bound = OcspResponse::parse(&[0x30; OCSP_BYTES_MAX]).unwrap_err();
+    assert_ne!(at_the_bound, long);
+    let beyond = OcspResponse::parse(&[0x30; OCSP_BYTES_MAX + 1]).unwrap_err();
+    assert_eq!(beyond, long);
     for (status, _) in [(1, ()), (2, ()), (3, ()), (5, ()), (6, ())] {
         let found = refusal(|it| it.answer.status = status);
         assert!(matches!(found, OcspRejection::NotSuccessful(_)), "{found}");
@@ -411,6 +416,13 @@ fn n06_required_is_met_by_good_answers_about_everything_above_the_leaf() {
     // The set passes them on.
     let set = case.judge_all(&[case.evidence()]).unwrap();
     assert!(set.devices()[0].revocation_judged());
+    assert_eq!(set.until(), Some(DUE));
+    let mut unasked = fixed(Revocation::NotJudgedAccepted);
+    unasked.answers = OcspAnswers::none();
+    let set = unasked.judge_all(&[unasked.evidence()]).unwrap();
+    assert_eq!(set.until(), None);
+    let list = list(ReferenceKind::Driver, "550.54.15", &[1]);
+    assert_eq!(list.version(), "550.54.15");
 }
 
 #[test]

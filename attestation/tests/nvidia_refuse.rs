@@ -287,6 +287,25 @@ fn n04_the_leaf_of_this_chain_signed() {
 }
 
 #[test]
+fn n04_the_last_signed_byte_counts_and_both_ends_of_the_signature() {
+    let mut case = case();
+    // A field that nobody reads, at the end.
+    case.report.set(99, &[1]);
+    let good = case.evidence();
+    assert!(case.judge_all(std::slice::from_ref(&good)).is_ok());
+    for from_end in [97, 96, 49, 48, 1] {
+        let mut edited = good.clone();
+        let at = edited.report.len() - from_end;
+        edited.report[at] ^= 1;
+        let refused = case.judge_all(&[edited]).unwrap_err();
+        let NvidiaRejection::Device { rejection, .. } = refused else {
+            panic!("{refused}");
+        };
+        same(*rejection, NvidiaRejection::ReportSignature, "N4");
+    }
+}
+
+#[test]
 fn n06_nobody_asked_is_a_refusal_unless_policy_says_otherwise() {
     let found = refusal(|case| case.parts.revocation = Revocation::Required);
     same(found, NvidiaRejection::RevocationNotJudged, "N6");

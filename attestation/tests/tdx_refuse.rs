@@ -14,23 +14,38 @@ mod certificates;
 mod common;
 #[path = "tdx_refuse/documents.rs"]
 mod documents;
+#[path = "tdx_refuse/known.rs"]
+mod known;
 #[path = "tdx_refuse/levels.rs"]
 mod levels;
 #[path = "tdx_refuse/quote.rs"]
 mod quote;
 
 use casemate_attestation::CheckResult;
-use casemate_attestation::tdx::{TdxPolicy, TdxRejection, TdxRoot, TdxVerdict};
+use casemate_attestation::tdx::{KnownSignatures, TdxPolicy, TdxRejection, TdxRoot, TdxVerdict};
 
 use common::tdx::*;
 
 type Judged = Result<TdxVerdict, TdxRejection>;
 
-/// Judges the platform's evidence after `change`.
+/// Judges the platform's evidence after `change`: by itself, and by somebody who accepted it before the change and remembers
+/// its signatures. Both say the same.
 fn after(change: impl FnOnce(&mut Platform)) -> Judged {
     let mut platform = Platform::new();
+    let known = KnownSignatures::new();
+    platform.judge_knowing(&known, &policy(), NOW).unwrap();
+    assert!(!known.is_empty());
     change(&mut platform);
-    platform.judge()
+    let judged = platform.judge();
+    let again = platform.judge_knowing(&known, &policy(), NOW);
+    let checks = |judged: &Judged| {
+        judged
+            .as_ref()
+            .map(|verdict| verdict.checks().to_vec())
+            .map_err(TdxRejection::to_string)
+    };
+    assert_eq!(checks(&again), checks(&judged));
+    judged
 }
 
 /// The refusal of the platform's evidence after `change`.

@@ -81,9 +81,11 @@ fn p1_nothing_but_a_quote_of_exactly_its_length() {
         message(|m| m.trailing = vec![0]),
         TpmRejection::MessageTrailing(1)
     );
-    let longer = case().message.bytes().len() + 4096;
-    let refused = message(|m| m.trailing = vec![0; 4096]);
-    assert_eq!(refused, TpmRejection::MessageLength(longer));
+    let to_the_bound = 1024 - case().message.bytes().len();
+    let refused = message(|m| m.trailing = vec![0; to_the_bound]);
+    assert_eq!(refused, TpmRejection::MessageTrailing(to_the_bound));
+    let refused = message(|m| m.trailing = vec![0; to_the_bound + 1]);
+    assert_eq!(refused, TpmRejection::MessageLength(1025));
     let clock = "has a clock that is neither safe nor not safe";
     assert_eq!(
         message(|m| m.safe = 2),

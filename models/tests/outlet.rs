@@ -19,7 +19,7 @@ use answers::{Answer, ask, ask_all, request};
 use casemate_models::engine::sampler::Past;
 use casemate_models::engine::{
     EngineLimits, Executor, FinishReason, GenerateRequest, MarkKey, RepetitionRule, Reveal,
-    SubmitError, mark,
+    SubmitError, learnt, mark,
 };
 use casemate_models::grammar::Shape;
 use casemate_models::model::RunningModel;
@@ -101,6 +101,48 @@ fn the_mark_decides_whoever_computes_and_whoever_guesses() {
                 "{executor:?} {speculate}: {decided} of {free}"
             );
         }
+    }
+}
+
+/// What an answer tells is the sum of its tokens' surprise in the model's own logits: whoever computes, whoever guesses, wherever
+/// tokens are drawn, marked or not, with a temperature or without.
+#[test]
+fn an_answer_tells_the_surprise_of_its_tokens_whoever_draws_them() {
+    let model = TinyModel::new(Family::Llama, 45);
+    for (executor, speculate) in [
+        (Executor::Reference, false),
+        (Executor::Packed, true),
+        (Executor::Device, true),
+    ] {
+        let running = load_for(&model, executor, limits(executor, speculate)).unwrap();
+        let running = running.spawn().unwrap();
+        let request = |at: u32| {
+            let mut request = marked(at);
+            request.mark = request.mark.filter(|_| at >= 4);
+            request.sampling.temperature = [0.0, 0.7, 1.0, 1.5][at as usize % 4];
+            request.sampling.top_k = if at == 1 { 40 } else { 0 };
+            request
+        };
+        let prompts: Vec<Vec<u32>> = (0..8).map(|at| request(at).prompt).collect();
+        let answers = ask_all(&running, (0..8).map(request).collect());
+        let mut direct = engine(&model, executor, 2048);
+        let mut whole = 0;
+        for (answer, mut tokens) in answers.iter().zip(prompts) {
+            // Tokens without text at the very end are told by nobody.
+            if answer.tokens.len() != 60 {
+                continue;
+            }
+            let mut sum = 0;
+            for token in &answer.tokens {
+                sum += u64::from(learnt::of_text(&after(&mut *direct, &tokens), *token));
+                tokens.push(*token);
+            }
+            whole += 1;
+            let off = answer.learnt.millibits.abs_diff(sum);
+            assert!(off <= 120, "{executor:?}: {:?} {sum}", answer.learnt);
+            assert!(sum > 60 * 50 && answer.learnt.arranged_millibits == 0);
+        }
+        assert!(whole >= 4, "{executor:?}: {whole} answers");
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use casemate_models::engine::Learnt;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response};
 use tokio::sync::mpsc;
@@ -16,7 +17,7 @@ use super::guarding::Watched;
 use super::outgoing::{Said, Trace};
 use super::sse::{DONE, Head, Usage, event};
 use super::{ApiError, Service};
-use crate::audit::{AuditEvent, SessionId};
+use crate::audit::{AuditEvent, SessionId, band};
 use crate::guard::keep::{Keeper, Leaked};
 use crate::policy::{Granted, Slot};
 use crate::queue::{Event, Finish, Running, TokenLogprobs};
@@ -94,9 +95,10 @@ impl Answering {
                 Some(Event::Text {
                     text,
                     tokens,
+                    learnt,
                     logprobs,
                 }) => {
-                    self.count(tokens, &logprobs);
+                    self.count(tokens, learnt, &logprobs);
                     match self.kept.push(Said { text, logprobs }) {
                         Ok(pieces) if pieces.is_empty() => {
                             if self.watched.as_ref().is_some_and(|watched| watched.spent) {
@@ -113,8 +115,9 @@ impl Answering {
                     finish,
                     repeated,
                     tokens,
+                    learnt,
                 }) => {
-                    self.count(tokens.saturating_sub(self.answer_tokens), &[]);
+                    self.count(tokens.saturating_sub(self.answer_tokens), learnt, &[]);
                     if repeated {
                         self.trace.noted.push("repetition");
                     }
@@ -139,11 +142,11 @@ impl Answering {
         joined(pieces)
     }
 
-    fn count(&mut self, tokens: u64, told: &[TokenLogprobs]) {
+    fn count(&mut self, tokens: u64, learnt: Learnt, told: &[TokenLogprobs]) {
         self.answer_tokens = self.answer_tokens.saturating_add(tokens);
         self.slot.count(tokens);
         if let Some(watched) = &mut self.watched {
-            watched.charge(&self.service, tokens, told);
+            watched.charge(&self.service, (tokens, learnt), told);
         }
     }
 
@@ -171,7 +174,8 @@ fn joined(pieces: Vec<Said>) -> Step {
 impl Drop for Answering {
     fn drop(&mut self) {
         if let Some(watched) = &mut self.watched {
-            watched.end(&self.service, &self.granted, self.answer_tokens);
+            let tokens = (self.prompt_tokens, self.answer_tokens);
+            watched.end(&self.service, &self.granted, tokens);
         }
         let mut noted = std::mem::take(&mut self.trace.noted);
         noted.extend(self.kept.found().map(Leaked::as_str));
@@ -180,8 +184,8 @@ impl Drop for Answering {
             principal: self.granted.principal().clone(),
             team: self.granted.team().clone(),
             model: self.granted.model().digest(),
-            prompt_tokens: self.prompt_tokens,
-            output_tokens: self.answer_tokens,
+            prompt_tokens_band: band(self.prompt_tokens),
+            output_tokens_band: band(self.answer_tokens),
             reason: self.ended,
             mark_epoch: self.trace.mark_epoch,
             noted,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Response;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval_at, sleep, sleep_until};
+use tokio::time::{sleep, sleep_until};
 
 use super::ApiError;
 use super::answering::{Answering, LAST_WORD, Pipe, Step, event_stream, json_answer};
@@ -128,28 +128,36 @@ impl Stream {
     }
 
     async fn pump(mut self, pipe: Pipe) {
-        let mut ticks = interval_at(self.pace.begins(), self.pace.shape().tick());
-        // A cell that is late keeps the next one where it was: never two at once.
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let pace = Arc::clone(&self.pace);
+        let mut leaves = pace.begins();
+        let timer = sleep_until(pace.packs(leaves));
+        tokio::pin!(timer);
+        let mut ready = None;
         loop {
             let takes_more = self.takes_more();
             let step = tokio::select! {
                 biased;
-                _ = ticks.tick() => None,
+                () = timer.as_mut() => None,
                 () = pipe.sender.closed() => return,
                 step = next(self.answering.as_mut()), if takes_more => Some(step),
             };
-            match step {
-                Some(step) => self.take(step),
-                None => {
-                    let (cell, last) = self.cell();
-                    match self.leave(&pipe, cell, last).await {
-                        Ok(()) if last => return,
-                        Ok(()) => {}
-                        Err(error) => return self.abandon(&error),
-                    }
-                }
+            if let Some(step) = step {
+                self.take(step);
+                continue;
             }
+            // What is packed when the tick comes would leave later the more there is to pack: it is ready before.
+            let Some((cell, last)) = ready.take() else {
+                ready = Some(self.cell());
+                timer.as_mut().reset(leaves);
+                continue;
+            };
+            match self.leave(&pipe, cell, last).await {
+                Ok(()) if last => return,
+                Ok(()) => {}
+                Err(error) => return self.abandon(&error),
+            }
+            leaves = pace.after(leaves);
+            timer.as_mut().reset(pace.packs(leaves));
         }
     }
 

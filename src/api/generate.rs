@@ -139,7 +139,8 @@ async fn generate(
         let decided = service.decide(&caller, action, &reference).await;
         decided.map_err(|error| error.about(param))?;
     }
-    let passed = service.pass(&caller, &granted, &options, source.begins_the_answer())?;
+    let asked = (&options, source.begins_the_answer());
+    let passed = service.pass(&caller, &granted, asked, model.width())?;
     let mut outgoing = Outgoing::new(service, &granted, &*model, endpoint, &options)?;
     if let Some(passed) = &passed {
         sleep(Duration::from_millis(
@@ -165,10 +166,7 @@ async fn generate(
         .access
         .admit(&granted, prompt_tokens, wanted, now())?;
     let watched = match passed.zip(read) {
-        Some((passed, read)) => {
-            let read = (read, options.sampling.logit_bias.len());
-            Some(service.watched(passed, &caller, &granted, read).await?)
-        }
+        Some((passed, read)) => Some(service.watched(passed, &caller, &granted, read).await?),
         None => None,
     };
     let seed = outgoing.seed(service, &granted, endpoint, &options, &prompt);

@@ -3,11 +3,16 @@
 
 use std::sync::Arc;
 
+use casemate_models::engine::{Learnt, SamplingParams};
+
 use super::access::Caller;
 use super::wire::{Message, Options, Role};
 use super::{ApiError, Service};
+use crate::guard::reveal::shifts;
+use crate::guard::scaffold::Wording as Sealed;
 use crate::guard::{
-    Accounts, Asked, Conditions, MeterError, Prompt, Refusal, Tally, Terms, WithheldOption, Wording,
+    Accounts, Asked, Conditions, MeterError, Prompt, Refusal, Tally, Terms, Wants, WithheldOption,
+    Wording,
 };
 use crate::policy::{Action, Granted, GuardMode, GuardPolicy, ModelRef, PolicyBundle};
 use crate::queue::TokenLogprobs;
@@ -27,6 +32,7 @@ pub(super) struct Passed {
 /// What was read of a prompt, away from the threads that serve others.
 pub(super) struct Read {
     prompt: Prompt,
+    kept: Vec<Sealed>,
     wording: Option<Wording>,
 }
 
@@ -39,8 +45,10 @@ pub(super) struct Glance {
 
 impl Glance {
     pub(super) fn read(&self, text: &str) -> Read {
+        let (prompt, kept) = self.reader.read(text);
         Read {
-            prompt: self.reader.read(text),
+            prompt,
+            kept,
             wording: self.compares.then(|| Wording::of(text)),
         }
     }
@@ -58,6 +66,13 @@ pub(super) fn begins_the_answer(messages: &[Message]) -> bool {
     messages
         .last()
         .is_some_and(|message| message.role == Role::Assistant)
+}
+
+/// Whether tokens will be chosen as the caller arranges: by a bias, or by penalties where there is no noise. Where there is some,
+/// each step shows by itself whether it decided anything.
+fn arranges(sampling: &SamplingParams) -> bool {
+    let biased = !sampling.logit_bias.is_empty();
+    biased || (sampling.temperature == 0.0 && shifts(sampling))
 }
 
 impl Options {
@@ -78,8 +93,8 @@ impl Service {
         &self,
         caller: &Caller,
         granted: &Granted,
-        options: &Options,
-        prefill: bool,
+        (options, prefill): (&Options, bool),
+        width: usize,
     ) -> Result<Option<Passed>, ApiError> {
         let bundle = self.access.bundle();
         let policy = bundle.document().guard();
@@ -105,10 +120,16 @@ impl Service {
                 self.sentry.knock(principal, team, terms, now);
                 refused(refusal, &standing)
             })?;
-        let accounts = policy.accounts(principal, team, granted.model().digest());
-        self.sentry
-            .room(&accounts, options.logprobs.is_some())
-            .map_err(spent)?;
+        let model = (granted.model().digest(), width);
+        let accounts = policy.accounts(principal, team, model);
+        let wants = Wants {
+            told: options.logprobs.is_some(),
+            arranged: arranges(&options.sampling),
+        };
+        self.sentry.room(&accounts, wants).map_err(|error| {
+            self.sentry.refused(principal, now);
+            spent(error)
+        })?;
         Ok(Some(Passed {
             bundle: Arc::clone(&bundle),
             standing,
@@ -135,7 +156,7 @@ impl Service {
         passed: Passed,
         caller: &Caller,
         granted: &Granted,
-        (read, biased): (Read, usize),
+        read: Read,
     ) -> Result<Watched, ApiError> {
         let declared = match &read.wording {
             Some(wording) => self.declared(&passed, caller, granted, wording).await?,
@@ -144,8 +165,7 @@ impl Service {
         Ok(Watched {
             accounts: passed.accounts,
             terms: passed.terms,
-            biased,
-            prompt: (!declared).then_some(read.prompt),
+            prompt: (!declared).then_some((read.prompt, read.kept)),
             spent: false,
         })
     }
@@ -250,33 +270,44 @@ fn spent(error: MeterError) -> ApiError {
 pub(super) struct Watched {
     accounts: Accounts,
     terms: Terms,
-    biased: usize,
     /// What is looked at when the answer ends; nothing of a declared workload.
-    prompt: Option<Prompt>,
+    prompt: Option<(Prompt, Vec<Sealed>)>,
     /// Whether the last of a budget was given.
     pub(super) spent: bool,
 }
 
 impl Watched {
-    /// Charges tokens and the probabilities told beside them.
-    pub(super) fn charge(&mut self, service: &Service, tokens: u64, told: &[TokenLogprobs]) {
-        let of_told = told
-            .iter()
-            .map(|one| Tally::of_told_token(one.logprob, told_numbers(one)));
-        let rest = tokens.saturating_sub(told.len() as u64);
-        let text = Tally::of_text(rest, self.biased);
-        let tally = of_told.fold(text, Tally::plus);
+    /// Charges tokens, what they tell, and the probabilities told beside them.
+    pub(super) fn charge(
+        &mut self,
+        service: &Service,
+        (tokens, learnt): (u64, Learnt),
+        told: &[TokenLogprobs],
+    ) {
+        let numbers = told.iter().map(told_numbers).sum();
+        let tally = Tally::of_tokens(tokens, learnt).telling(told.len(), numbers);
         if service.sentry.charge(&self.accounts, tally).is_err() {
             self.spent = true;
         }
     }
 
     /// Looks at the prompt of an answer that ended, if anything was answered.
-    pub(super) fn end(&mut self, service: &Service, granted: &Granted, answer_tokens: u64) {
-        let Some(prompt) = self.prompt.take().filter(|_| answer_tokens > 0) else {
+    pub(super) fn end(
+        &mut self,
+        service: &Service,
+        granted: &Granted,
+        (prompt_tokens, answer_tokens): (u64, u64),
+    ) {
+        if answer_tokens > 0 {
+            let tokens = prompt_tokens.saturating_add(answer_tokens);
+            let now = now().secs();
+            service.sentry.answered(granted.principal(), tokens, now);
+        }
+        let Some((prompt, wording)) = self.prompt.take().filter(|_| answer_tokens > 0) else {
             return;
         };
         service.sentry.observe(Seen {
+            wording,
             principal: granted.principal().clone(),
             team: granted.team().clone(),
             prompt,

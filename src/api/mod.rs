@@ -38,7 +38,7 @@ use tokio::sync::Semaphore;
 pub use access::{Access, Caller, Machine};
 pub use body::{Answer, CutOff, Piece};
 pub use error::ApiError;
-pub use oversight::{ExplainRequest, ReleaseRequest};
+pub use oversight::{DiscloseRequest, ExplainRequest, ReleaseRequest};
 pub use record::Attended;
 pub use sse::{Endpoint, Head, Usage};
 pub use wire::{
@@ -166,6 +166,7 @@ impl Service {
     /// Puts a newer policy in force. Sessions bound to the one before must attest again.
     pub fn replace_policy(&self, bundle: PolicyBundle) {
         let digest = bundle.digest();
+        self.sentry.follow(bundle.document().guard());
         self.access.replace(bundle);
         self.attestor.replace_policy_bundle(digest);
     }
@@ -283,12 +284,17 @@ impl Service {
                 method(&head.method, "GET")?;
                 self.guard_status(&caller).await
             }
-            "/guard/explain" | "/guard/release" => {
+            "/guard/days" => {
+                method(&head.method, "GET")?;
+                self.guard_days(&caller).await
+            }
+            "/guard/explain" | "/guard/release" | "/guard/disclose" => {
                 method(&head.method, "POST")?;
                 let limits = (oversight::QUESTION_BYTES_MAX, self.limits.body_s_max);
                 let question = body::read(body, limits.0, limits.1).await?;
                 match path {
                     "/guard/explain" => self.guard_explain(&caller, &question).await,
+                    "/guard/disclose" => self.guard_disclose(&caller, &question).await,
                     _ => self.guard_release(&caller, &question).await,
                 }
             }

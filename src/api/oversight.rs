@@ -1,5 +1,6 @@
 //! What officers of the guard ask, over an attested session like everybody else: how it stands, what holds of a principal, and
-//! its release. No text of anybody is in these answers, because the guard has none.
+//! its release; and, for two officers together, the wording that twenty prompts of a shared template have. No other text of anybody is in
+//! these answers, because the guard has none.
 
 use bytes::Bytes;
 use casemate_attestation::strict_json;
@@ -11,9 +12,9 @@ use super::access::Caller;
 use super::answering::json_answer;
 use super::body::Answer;
 use super::{ApiError, Service};
-use crate::guard::Step;
+use crate::guard::{Step, counters};
 use crate::policy::Principal;
-use crate::sentry::Decision;
+use crate::sentry::{Decision, Undisclosed};
 use crate::session::now;
 
 /// The longest question.
@@ -37,6 +38,14 @@ pub struct ReleaseRequest {
     pub to: Step,
 }
 
+/// Which shared template is to be opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiscloseRequest {
+    /// Its reference in `/guard/status`.
+    pub family: String,
+}
+
 impl Service {
     pub(super) async fn guard_status(&self, caller: &Caller) -> Result<Response<Answer>, ApiError> {
         let bundle = self.officer(caller).await?;
@@ -49,6 +58,14 @@ impl Service {
         document(&serde_json::json!({"mode": mode, "status": status}))
     }
 
+    /// What was told of days: numbers that anybody may see, because nobody is in them.
+    pub(super) async fn guard_days(&self, caller: &Caller) -> Result<Response<Answer>, ApiError> {
+        self.officer(caller).await?;
+        let (epsilon, delta) = (counters::EPSILON, counters::DELTA);
+        let days = self.sentry.days();
+        document(&serde_json::json!({"epsilon": epsilon, "delta": delta, "days": days}))
+    }
+
     pub(super) async fn guard_explain(
         &self,
         caller: &Caller,
@@ -58,6 +75,33 @@ impl Service {
         let ExplainRequest { principal } = question(body)?;
         let explained = self.sentry.explain(principal).await;
         document(&explained.ok_or(ApiError::Busy)?)
+    }
+
+    /// Opens for the second of two officers what the first asked for.
+    pub(super) async fn guard_disclose(
+        &self,
+        caller: &Caller,
+        body: &[u8],
+    ) -> Result<Response<Answer>, ApiError> {
+        self.officer(caller).await?;
+        let DiscloseRequest { family } = strict_json::from_slice(body, QUESTION_BYTES_MAX)
+            .map_err(|_| ApiError::Invalid {
+                param: "body".into(),
+                expected: r#"{"family":"..."}, with the reference of a shared template"#.into(),
+            })?;
+        let officer = caller.connection.principal().clone();
+        let opened = self.sentry.disclose(family, officer, now().secs()).await;
+        match opened.ok_or(ApiError::Busy)? {
+            Ok(disclosed) => document(&disclosed),
+            Err(waiting @ Undisclosed::Waiting) => {
+                document(&serde_json::json!({"waiting": waiting.to_string()}))
+            }
+            Err(Undisclosed::Unrecorded) => Err(ApiError::Internal),
+            Err(refused) => Err(ApiError::Denied {
+                reason: refused.to_string(),
+                param: Some("family"),
+            }),
+        }
     }
 
     /// Nobody decides about himself.

@@ -75,6 +75,22 @@ impl Pace {
         self.begins() + self.shape.tick().saturating_mul(ticks)
     }
 
+    /// When the cell is made ready that leaves at `leaves`: a twentieth of a tick before.
+    pub(super) fn packs(&self, leaves: Instant) -> Instant {
+        let lead = self.shape.tick().checked_div(20).unwrap_or_default();
+        leaves.checked_sub(lead).unwrap_or(leaves)
+    }
+
+    /// When the next cell leaves after one that left at `leaves`. A cell that was late keeps the next one where it was: never
+    /// two at once.
+    pub(super) fn after(&self, leaves: Instant) -> Instant {
+        let tick = self.shape.tick();
+        let late = Instant::now().saturating_duration_since(leaves);
+        let missed = late.as_nanos().checked_div(tick.as_nanos()).unwrap_or(0);
+        let ticks = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
+        leaves + tick.saturating_mul(ticks)
+    }
+
     /// The most bytes of a document.
     pub(super) fn document_bytes_max(&self) -> usize {
         let cells = usize::try_from(self.shape.longest()).unwrap_or(usize::MAX);

@@ -134,6 +134,31 @@ pub enum AuditEvent {
         /// Drawn for this step.
         reference: String,
     },
+    /// An officer asked for the wording of a shared template; nothing is opened for one alone.
+    GuardDisclosureAsked {
+        /// Which.
+        family: String,
+        /// Who.
+        officer: Principal,
+    },
+    /// Wording of a shared template was opened for two officers.
+    GuardDisclosed {
+        /// Which.
+        family: String,
+        /// Who sees it.
+        officer: Principal,
+        /// Who else asked for it.
+        second: Principal,
+        /// Shingles that were opened; each stands in 20 distinct prompts or more.
+        shingles: u64,
+    },
+    /// Noisy counters of a day were told, once.
+    GuardDay {
+        /// Its first second.
+        begins: UnixTime,
+        /// Whether it was counted from its beginning on.
+        whole: bool,
+    },
     /// Other reference values decide what may prove itself.
     ReferenceInForce {
         /// Their number.
@@ -202,10 +227,10 @@ pub enum AuditEvent {
         team: TeamName,
         /// By which model.
         model: Sha256Digest,
-        /// Tokens of the prompt.
-        prompt_tokens: u64,
-        /// Tokens of the answer.
-        output_tokens: u64,
+        /// Tokens of the prompt, as the power of two that they reach.
+        prompt_tokens_band: u64,
+        /// Tokens of the answer, in the same way: this file is the host's to read, and lengths tell topics.
+        output_tokens_band: u64,
         /// Why it ended.
         reason: &'static str,
         /// Of which epoch the team's keys are whose mark it carries; absent where it carries none.
@@ -245,6 +270,15 @@ pub enum AuditEvent {
         /// The code of the refusal.
         reason: &'static str,
     },
+}
+
+/// A count as the power of two that it reaches: 0, 1, 2, 4, 8 and so on.
+#[must_use]
+pub fn band(count: u64) -> u64 {
+    match count {
+        0 => 0,
+        count => 1 << count.ilog2(),
+    }
 }
 
 impl AuditEvent {

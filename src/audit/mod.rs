@@ -5,7 +5,7 @@ mod event;
 mod file;
 mod log;
 
-pub use event::{AcceptedImage, AuditEvent, Part, SessionId, Step};
+pub use event::{AcceptedImage, AuditEvent, Part, SessionId, Step, band};
 pub use file::{AuditError, Durability};
 pub use log::AuditLog;
 

@@ -143,8 +143,8 @@ fn a_record_holds_names_digests_and_codes_only() {
         principal: "spiffe://acme/team/a/ada".parse().unwrap(),
         team: "a".parse().unwrap(),
         model: Sha256Digest::of(b"model"),
-        prompt_tokens: 3,
-        output_tokens: 4,
+        prompt_tokens_band: 3,
+        output_tokens_band: 4,
         reason: "stop",
         mark_epoch: None,
         noted: Vec::new(),
@@ -162,8 +162,8 @@ fn a_record_holds_names_digests_and_codes_only() {
         "principal",
         "team",
         "model",
-        "prompt_tokens",
-        "output_tokens",
+        "prompt_tokens_band",
+        "output_tokens_band",
         "reason",
     ];
     expected.sort_unstable();

@@ -28,7 +28,6 @@ use super::channel::Channel;
 use super::wire;
 use crate::devices::{DeviceAskError, DeviceAsker, Lane};
 use crate::guard::mark::MarkRoot;
-use crate::guard::{AccountId, Holder};
 use crate::org::authority;
 use crate::sentry::{Floor, LedgerKey};
 
@@ -241,13 +240,7 @@ impl ReleaseClient {
     /// # Errors
     /// As [`updates`](Self::updates).
     pub async fn raise_guard(&mut self, floor: &Floor) -> Result<(), ReleaseError> {
-        let account = |((holder, model), millibits): &(AccountId, u64)| {
-            (format!("{model}/{}", holder.as_str()), *millibits)
-        };
-        let request = wire::GuardFloor {
-            generation: floor.generation,
-            given: floor.given.iter().map(account).collect(),
-        };
+        let request = wire::GuardFloor::of(floor);
         let wire::GuardAnswer {} = self.post("/release/guard", &request).await?;
         Ok(())
     }
@@ -471,17 +464,8 @@ fn read_guard(guard: &wire::GuardRelease) -> Result<(LedgerKey, Floor), ReleaseE
         .as_slice()
         .try_into()
         .map_err(|_| malformed("the ledger's key is not 32 bytes"))?;
-    let account = |(account, millibits): (&String, &u64)| {
-        let (model, holder) = account.split_once('/')?;
-        let id = (Holder::of_word(holder)?, model.parse().ok()?);
-        Some((id, *millibits))
-    };
-    let given = guard.floor.given.iter().map(account);
-    let given = given.collect::<Option<Vec<_>>>();
-    let floor = Floor {
-        generation: guard.floor.generation,
-        given: given.ok_or_else(|| malformed("the guard's floor names no account"))?,
-    };
+    let floor = guard.floor.floor();
+    let floor = floor.ok_or_else(|| malformed("the guard's floor names no account"))?;
     Ok((LedgerKey::new(key), floor))
 }
 

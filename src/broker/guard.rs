@@ -2,7 +2,7 @@
 //! A server whose ledger comes back older, or not at all, begins no lower than here. A server is a machine and its first name:
 //! two on one machine need two names.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use casemate_attestation::{Sha256Digest, VerifiedEvidence};
 
@@ -15,6 +15,11 @@ use crate::policy::TeamName;
 
 /// The key of a server's ledger is derived under this label and the server, so that ledgers cannot be exchanged.
 const KEY_LABEL: &str = "casemate/guard-ledger/v1";
+
+/// What is held of accounts: all that was given, and what of it probabilities and arranged choices told.
+const GIVEN: &str = "given";
+const TOLD: &str = "told";
+const ARRANGED: &str = "arranged";
 
 /// The most accounts of one server: those of teams and of everybody, for each model.
 const ACCOUNTS_MAX: usize = 4096;
@@ -30,9 +35,16 @@ pub(super) fn release(
     kek: &dyn KeyEncryption,
     server: &str,
 ) -> Result<GuardRelease, Refusal> {
-    let (generation, given) = (generation_mark(server), given_mark(server));
-    let rows = store.beginning_with(&given);
-    let given = rows.map(|(mark, value)| (mark.trim_start_matches(&given).to_owned(), value));
+    let generation = generation_mark(server);
+    let held = |kind| {
+        let begin = given_mark(server, kind);
+        let rows = store.beginning_with(&begin);
+        let of = |(mark, value): (&str, u64)| {
+            let account = mark.strip_prefix(&begin).unwrap_or(mark);
+            (account.to_owned(), value)
+        };
+        rows.map(of).collect()
+    };
     Ok(GuardRelease {
         key: kek
             .derive(&format!("{KEY_LABEL}/{server}"))?
@@ -40,34 +52,38 @@ pub(super) fn release(
             .to_vec(),
         floor: GuardFloor {
             generation: store.highest(&generation),
-            given: given.collect(),
+            given: held(GIVEN),
+            told: held(TOLD),
+            arranged: held(ARRANGED),
         },
     })
 }
 
 /// Raises what is held of `server`. When this returns it is on disk and witnessed.
 pub(super) fn raise(store: &mut Store, server: &str, floor: &GuardFloor) -> Result<(), Refusal> {
-    if !floor.given.keys().all(|account| is_account(account)) {
-        return Err(Refusal::GuardAccounts);
+    let mut marks: Vec<(String, u64)> = Vec::new();
+    for (kind, accounts) in [
+        (GIVEN, &floor.given),
+        (TOLD, &floor.told),
+        (ARRANGED, &floor.arranged),
+    ] {
+        if !accounts.keys().all(|account| is_account(account)) {
+            return Err(Refusal::GuardAccounts);
+        }
+        let begin = given_mark(server, kind);
+        let held: BTreeSet<&str> = store
+            .beginning_with(&begin)
+            .filter_map(|(mark, _)| mark.strip_prefix(&begin))
+            .collect();
+        let new = accounts
+            .keys()
+            .filter(|account| !held.contains(account.as_str()));
+        if held.len().saturating_add(new.count()) > ACCOUNTS_MAX {
+            return Err(Refusal::GuardAccounts);
+        }
+        let mark = |(account, value): (&String, &u64)| (format!("{begin}{account}"), *value);
+        marks.extend(accounts.iter().map(mark));
     }
-    let begin = given_mark(server);
-    let held: BTreeMap<String, u64> = store
-        .beginning_with(&begin)
-        .map(|(mark, value)| (mark.to_owned(), value))
-        .collect();
-    let name = |account: &String| format!("{begin}{account}");
-    let new = floor
-        .given
-        .keys()
-        .filter(|account| !held.contains_key(&name(account)));
-    if held.len().saturating_add(new.count()) > ACCOUNTS_MAX {
-        return Err(Refusal::GuardAccounts);
-    }
-    let mut marks: Vec<(String, u64)> = floor
-        .given
-        .iter()
-        .map(|(account, value)| (name(account), *value))
-        .collect();
     marks.push((generation_mark(server), floor.generation));
     Ok(store.raise(marks.iter().map(|(mark, value)| (mark.as_str(), *value)))?)
 }
@@ -88,6 +104,6 @@ fn generation_mark(server: &str) -> String {
     format!("guard/{server}/generation")
 }
 
-fn given_mark(server: &str) -> String {
-    format!("guard/{server}/given/")
+fn given_mark(server: &str, kind: &str) -> String {
+    format!("guard/{server}/{kind}/")
 }

@@ -7,6 +7,9 @@ use casemate_attestation::{ENVELOPE_BYTES_MAX, Nonce, Sha256Digest, strict_json}
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use crate::guard::{AccountId, Holder};
+use crate::sentry::{Floor, Given};
+
 /// No request of this protocol is longer: one envelope as base64 and a list of packages.
 pub(super) const REQUEST_BYTES_MAX: usize = ENVELOPE_BYTES_MAX.div_ceil(3) * 4 + 64 * 1024;
 /// No answer is longer: two signed documents as base64 at most.
@@ -95,12 +98,60 @@ impl fmt::Debug for GuardRelease {
     }
 }
 
-/// Rule P-53, request: how far the ledger is, and what was given, by `<model>/<holder>`.
+/// Rule P-53, request: how far the ledger is, and what was given, by `<model>/<holder>`; what of it probabilities and arranged
+/// choices told.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct GuardFloor {
     pub(super) generation: u64,
     pub(super) given: BTreeMap<String, u64>,
+    pub(super) told: BTreeMap<String, u64>,
+    pub(super) arranged: BTreeMap<String, u64>,
+}
+
+impl GuardFloor {
+    /// What a server tells of itself. What was not told at all needs no mark.
+    pub(super) fn of(floor: &Floor) -> Self {
+        let of = |part: fn(&Given) -> u64| {
+            let account = |((holder, model), given): &(AccountId, Given)| {
+                (format!("{model}/{}", holder.as_str()), part(given))
+            };
+            let held = floor.given.iter().map(account);
+            held.filter(|(_, millibits)| *millibits > 0).collect()
+        };
+        Self {
+            generation: floor.generation,
+            given: of(|given| given.millibits),
+            told: of(|given| given.told_millibits),
+            arranged: of(|given| given.arranged_millibits),
+        }
+    }
+
+    /// The same for a server that is told of itself; nothing where a word names no account.
+    pub(super) fn floor(&self) -> Option<Floor> {
+        type Put = fn(&mut Given, u64);
+        let parts: [(&BTreeMap<String, u64>, Put); 3] = [
+            (&self.given, |given, millibits| given.millibits = millibits),
+            (&self.told, |given, millibits| {
+                given.told_millibits = millibits;
+            }),
+            (&self.arranged, |given, millibits| {
+                given.arranged_millibits = millibits;
+            }),
+        ];
+        let mut given: BTreeMap<AccountId, Given> = BTreeMap::new();
+        for (accounts, put) in parts {
+            for (account, millibits) in accounts {
+                let (model, holder) = account.split_once('/')?;
+                let id = (Holder::of_word(holder)?, model.parse().ok()?);
+                put(given.entry(id).or_default(), *millibits);
+            }
+        }
+        Some(Floor {
+            generation: self.generation,
+            given: given.into_iter().collect(),
+        })
+    }
 }
 
 /// Rule P-53, answer.

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use casemate_attestation::UnixTime;
 use casemate_client::command::CommandFailure;
 use casemate_client::config::Config;
 use casemate_client::session::{AttestedConnection, Connector, empty_body, full_body};
@@ -12,10 +13,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{CommandError, ExitCode, runtime};
-use crate::api::{ExplainRequest, ReleaseRequest};
+use crate::api::{DiscloseRequest, ExplainRequest, ReleaseRequest};
+use crate::guard::counters::Day;
 use crate::guard::{Step, Template};
 use crate::policy::{Owner, Principal, TeamName, WorkloadName};
-use crate::sentry::{Explanation, Released, Spent, Status};
+use crate::sentry::{Disclosed, Explanation, Released, Spent, Status};
 
 /// The longest template file, and the longest answer of a server.
 const TEMPLATE_BYTES_MAX: u64 = 64 * 1024;
@@ -38,11 +40,19 @@ enum Verb {
     /// Who stands on which step, whom to look at, and what was given.
     #[command(after_help = "Example:\n  casemate guard status --config officer.toml --json")]
     Status(Server),
+    /// What was told of days: counters with noise, in which nobody is.
+    #[command(after_help = "Example:\n  casemate guard days --config officer.toml --json")]
+    Days(Server),
     /// What the guard holds against a principal.
     #[command(
         after_help = "Example:\n  casemate guard explain spiffe://acme/team/support/ada --config officer.toml"
     )]
     Explain(Explain),
+    /// Open the wording of a shared template, together with a second officer: what at least 20 distinct prompts have.
+    #[command(
+        after_help = "Example:\n  casemate guard disclose 5f1c0a9be77d2140 --config officer.toml\n  and within the hour, as another officer, the same"
+    )]
+    Disclose(Disclose),
     /// Put a principal on another step, which the audit log records with your name.
     #[command(
         after_help = "Example:\n  casemate guard release spiffe://acme/team/support/ada --config officer.toml"
@@ -97,6 +107,14 @@ struct Explain {
 }
 
 #[derive(Debug, Args)]
+struct Disclose {
+    /// Its reference: see `casemate guard status`.
+    family: String,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Args)]
 struct Release {
     /// Whose case.
     principal: Principal,
@@ -128,11 +146,29 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
                 serde_json::from_value(status).map(|status| status_lines(mode, &status))
             })
         }
+        Verb::Days(server) => {
+            let answer = ask(&server, "/guard/days", None)?;
+            show(&server, &answer, |answer| {
+                let days = answer.get("days").cloned().unwrap_or_default();
+                serde_json::from_value(days)
+                    .map(|days: Vec<Day>| days.iter().map(day_line).collect())
+            })
+        }
         Verb::Explain(Explain { principal, server }) => {
             let question = json(&ExplainRequest { principal })?;
             let answer = ask(&server, "/guard/explain", Some(question))?;
             show(&server, &answer, |answer| {
                 serde_json::from_value(answer.clone()).map(|one| explanation_lines(&one))
+            })
+        }
+        Verb::Disclose(Disclose { family, server }) => {
+            let question = json(&DiscloseRequest { family })?;
+            let answer = ask(&server, "/guard/disclose", Some(question))?;
+            show(&server, &answer, |answer| {
+                if let Some(waiting) = answer.get("waiting").and_then(Value::as_str) {
+                    return Ok(vec![waiting.to_owned()]);
+                }
+                serde_json::from_value(answer.clone()).map(|one: Disclosed| disclosed_lines(&one))
             })
         }
         Verb::Release(Release {
@@ -300,6 +336,12 @@ fn status_lines(mode: &str, status: &Status) -> Vec<String> {
             .iter()
             .map(|name| format!("look at            {name}")),
     );
+    lines.extend(status.shared.iter().map(|one| {
+        format!(
+            "shared template    {} in {} prompts of {} principals or more, {} shingles to open",
+            one.reference, one.prompts_band, one.principals_band, one.shingles
+        )
+    }));
     lines.extend(status.given.iter().map(given_line));
     if status.missed_prompts > 0 {
         lines.push(format!(
@@ -341,10 +383,29 @@ fn explanation_lines(one: &Explanation) -> Vec<String> {
     lines
 }
 
+fn disclosed_lines(one: &Disclosed) -> Vec<String> {
+    let first = format!("{} opened together with {}", one.family, one.second);
+    let words = one.shingles.iter().map(|words| format!("  {words}"));
+    std::iter::once(first).chain(words).collect()
+}
+
+fn day_line(day: &Day) -> String {
+    let told = |number: Option<i64>| number.map_or("-".to_owned(), |number| number.to_string());
+    format!(
+        "{}{}  principals {}, answers {}, thousands of tokens {}, refused {}",
+        UnixTime::from_secs(day.begins),
+        if day.whole { "" } else { " (in part)" },
+        told(day.principals),
+        told(day.answers),
+        told(day.kilotokens),
+        told(day.refused)
+    )
+}
+
 fn given_line(spent: &Spent) -> String {
     format!(
-        "given              {} bits ({} told by probabilities at {} places), {} tokens, of model {}",
-        spent.bits, spent.told_bits, spent.contexts, spent.tokens, spent.model
+        "given              {} bits ({} told by probabilities at {} places, {} by arranged choices), {} tokens, of model {}",
+        spent.bits, spent.told_bits, spent.contexts, spent.arranged_bits, spent.tokens, spent.model
     )
 }
 

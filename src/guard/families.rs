@@ -1,8 +1,11 @@
 //! Templates that many identities share: counts of wording over a whole organisation, in under 16 MiB. One prompt a day from
 //! each of twenty-five identities shows here and nowhere else. No text is kept, and no list of who sent what.
 
+use std::collections::HashSet;
+
 use super::background::Background;
 use super::filter::places;
+use super::scaffold::{self, Sealed, Wording};
 use super::shingle::Prompt;
 
 /// A shingle is heavy in so many distinct prompts of so many principals.
@@ -27,6 +30,8 @@ const ASKED_WORDS: usize = 1 << 16;
 const SETS: usize = 1024;
 const WAYS: usize = 8;
 const FAMILIES_MAX: usize = 1024;
+/// Bytes of a shingle's sealed words.
+const WORDING_BYTES_MAX: usize = 128;
 
 /// Which of 512 places principals fall on: enough to tell five from one, and who surely is not in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,12 +73,16 @@ impl Principals {
 struct Candidate {
     shingle: u64,
     principals: Principals,
+    /// Distinct prompts with it since it is noted: never too many, as a sketch's number may be.
+    prompts: u16,
 }
 
 /// One template and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Family {
     marks: Vec<u64>,
+    /// For each mark in how many distinct prompts it was seen, at least, and its words once they may be kept.
+    seen: Vec<(u16, Option<Sealed>)>,
     principals: Principals,
     prompts: u32,
     day: u64,
@@ -90,6 +99,34 @@ impl Family {
     #[must_use]
     pub fn marks(&self) -> &[u64] {
         &self.marks
+    }
+
+    /// In how many distinct prompts each of its marks was seen, at least.
+    pub fn seen(&self) -> impl Iterator<Item = u16> {
+        self.seen.iter().map(|(seen, _)| *seen)
+    }
+
+    /// The words that may be opened.
+    pub fn wording(&self) -> impl Iterator<Item = Wording> {
+        let marks = self.marks.iter().zip(&self.seen);
+        let common = marks.filter(|(_, (seen, _))| *seen >= scaffold::PROMPTS_MIN);
+        common.filter_map(|(mark, (_, words))| words.clone().map(|words| (*mark, words)))
+    }
+
+    /// Marks that are common enough for their words to be kept, and have none.
+    fn wordless(&self) -> impl Iterator<Item = u64> {
+        let marks = self.marks.iter().zip(&self.seen);
+        let wordless =
+            marks.filter(|(_, (seen, words))| *seen >= scaffold::PROMPTS_MIN && words.is_none());
+        wordless.map(|(mark, _)| *mark)
+    }
+
+    fn count(&mut self, heavy: &[u64]) {
+        for (mark, (seen, _)) in self.marks.iter().zip(&mut self.seen) {
+            if heavy.binary_search(mark).is_ok() {
+                *seen = seen.saturating_add(1);
+            }
+        }
     }
 
     /// Who sent them.
@@ -136,7 +173,9 @@ impl Families {
     /// Bytes that a full table takes.
     #[must_use]
     pub const fn bytes_max() -> usize {
-        let families = FAMILIES_MAX * (size_of::<Family>() + MARKS * size_of::<u64>());
+        // Three words of a bounded length, and what sealing adds.
+        let words = size_of::<(u16, Option<Sealed>)>() + WORDING_BYTES_MAX;
+        let families = FAMILIES_MAX * (size_of::<Family>() + MARKS * (size_of::<u64>() + words));
         ROWS * COLUMNS * size_of::<u16>()
             + 2 * ASKED_WORDS * size_of::<u64>()
             + SETS * WAYS * size_of::<Candidate>()
@@ -149,6 +188,31 @@ impl Families {
         &self.families
     }
 
+    /// Shingles whose words are to be kept from the next prompt that has them: see [`scaffold`].
+    #[must_use]
+    pub fn wanted(&self) -> HashSet<u64> {
+        self.families.iter().flat_map(Family::wordless).collect()
+    }
+
+    /// Keeps words of shingles that are common enough, and no others.
+    pub fn keep(&mut self, wording: &[Wording]) {
+        for (shingle, words) in wording {
+            for family in &mut self.families {
+                let places = family.marks.iter().zip(&mut family.seen);
+                let of_it = places.filter(|(mark, (seen, kept))| {
+                    *mark == shingle && *seen >= scaffold::PROMPTS_MIN && kept.is_none()
+                });
+                of_it.for_each(|(_, (_, kept))| *kept = Some(words.clone()));
+            }
+        }
+    }
+
+    /// Forgets all words.
+    pub fn forget_wording(&mut self) {
+        let all = self.families.iter_mut().flat_map(|family| &mut family.seen);
+        all.for_each(|(_, words)| *words = None);
+    }
+
     /// Counts a prompt of a principal, which is a keyed hash. The family that it belongs to, if any; what was asked before word
     /// for word, by whomever, is not counted and belongs to none. A clock that goes back ages nothing.
     pub fn observe(&mut self, prompt: &Prompt, principal: u64, now: u64) -> Option<&Family> {
@@ -156,7 +220,7 @@ impl Families {
         if prompt.is_blank() || !self.is_first(prompt.digest()) {
             return None;
         }
-        let mut heavy = Vec::new();
+        let (mut heavy, mut seen) = (Vec::new(), Vec::new());
         let mut common = Principals([u64::MAX; 8]);
         let mut least = u16::MAX;
         for shingle in prompt.shingles() {
@@ -167,9 +231,10 @@ impl Families {
             if prompts < NOTED_FROM {
                 continue;
             }
-            let principals = self.note(*shingle, principal);
+            let (principals, noted) = self.note(*shingle, principal);
             if prompts >= PROMPTS_MIN && principals.count() >= PRINCIPALS_MIN {
                 heavy.push(*shingle);
+                seen.push(noted);
                 common = common.both(&principals);
                 least = least.min(prompts);
             }
@@ -177,7 +242,7 @@ impl Families {
         if heavy.len() < SHARED_MIN {
             return None;
         }
-        let at = self.join(&heavy, principal, (common, u32::from(least)))?;
+        let at = self.join((&heavy, &seen), principal, (common, u32::from(least)))?;
         self.families.get(at)
     }
 
@@ -223,33 +288,34 @@ impl Families {
     }
 
     /// Notes who sends a shingle. Where there is no room, the wording of the fewest principals gives way: it is somebody's own.
-    fn note(&mut self, shingle: u64, principal: u64) -> Principals {
+    fn note(&mut self, shingle: u64, principal: u64) -> (Principals, u16) {
         let set = usize::try_from(shingle % SETS as u64).unwrap_or(0);
         let Some(ways) = self.candidates.chunks_exact_mut(WAYS).nth(set) else {
-            return Principals::default();
+            return Default::default();
         };
         let known = ways.iter().position(|way| way.shingle == shingle);
         let fewest = || (0..WAYS).min_by_key(|at| ways.get(*at).map(|way| way.principals.count()));
         let Some(at) = known.or_else(fewest) else {
-            return Principals::default();
+            return Default::default();
         };
         let Some(way) = ways.get_mut(at) else {
-            return Principals::default();
+            return Default::default();
         };
         if known.is_none() {
             *way = Candidate {
                 shingle,
-                principals: Principals::default(),
+                ..Candidate::default()
             };
         }
         way.principals.add(principal);
-        way.principals
+        way.prompts = way.prompts.saturating_add(1);
+        (way.principals, way.prompts)
     }
 
     /// Joins the family that shares most, or founds one with who is known to send all of `heavy`, and how many at least.
     fn join(
         &mut self,
-        heavy: &[u64],
+        (heavy, seen): (&[u64], &[u16]),
         principal: u64,
         (common, least): (Principals, u32),
     ) -> Option<usize> {
@@ -261,6 +327,7 @@ impl Families {
         if most >= SHARED_MIN {
             let family = self.families.get_mut(at)?;
             family.principals.add(principal);
+            family.count(heavy);
             family.prompts = family.prompts.saturating_add(1);
             family.day = self.day;
             return Some(at);
@@ -270,6 +337,7 @@ impl Families {
         }
         let founded = Family {
             marks: heavy.iter().take(MARKS).copied().collect(),
+            seen: seen.iter().take(MARKS).map(|seen| (*seen, None)).collect(),
             principals: common,
             prompts: least,
             day: self.day,
@@ -353,6 +421,40 @@ mod tests {
             spread(&mut Families::new(Background::default(), 0), 4, 100, 0),
             None
         );
+    }
+
+    /// What a family says of words: which it wants, and that others are never kept.
+    #[test]
+    fn words_are_kept_of_what_twenty_prompts_have_and_of_no_slot() {
+        let key = GuardKey::new([5; 16]);
+        let seals = scaffold::Seals::new(&[1; 32]).unwrap();
+        let mut families = Families::new(Background::default(), 0);
+        assert!(spread(&mut families, 25, 22, 0).is_some());
+        assert_eq!(
+            families.wanted().len(),
+            0,
+            "noted in nineteen, from the fourth on"
+        );
+        spread(&mut families, 25, 30, 1);
+        let wanted = families.wanted();
+        assert!(!wanted.is_empty());
+        let text = format!("{TEMPLATE} slot of mine");
+        let prompt = Prompt::read(&key, &Background::default(), &text);
+        let all: HashSet<u64> = prompt.shingles().iter().copied().collect();
+        // Even whoever hands over all words of a prompt leaves only those of the scaffold.
+        families.keep(&seals.wording(&key, &text, &all));
+        let kept: Vec<String> = families.families()[0]
+            .wording()
+            .map(|words| seals.open(&words).unwrap())
+            .collect();
+        assert!(kept.len() >= 5, "{kept:?}");
+        for words in &kept {
+            assert!(TEMPLATE.contains(words.as_str()), "{words}");
+        }
+        let left = families.wanted();
+        assert!(left.len() < wanted.len() && left.is_subset(&wanted));
+        families.forget_wording();
+        assert_eq!(families.families()[0].wording().count(), 0);
     }
 
     #[test]

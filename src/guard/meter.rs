@@ -1,5 +1,6 @@
-//! What a caller can have learnt, in bits, by principal, team, organisation and model: text costs about a bit for each token,
-//! five probabilities beside it 36 (GUARD, "Leak budget"). Pure counters; connections, keys and time play no part.
+//! What a caller can have learnt, in bits, by principal, team, organisation and model: text costs its surprise, about a bit for
+//! each token, five probabilities beside it 36 (GUARD, "Leak budget"). The engine says what tokens tell; here it is added up.
+//! Pure counters; connections, keys and time play no part.
 //!
 //! Accounts have a settled part, which a [ledger](crate::sentry::Ledger) holds, and a fresh part, which it does not hold yet.
 
@@ -7,11 +8,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use casemate_attestation::Sha256Digest;
+use casemate_models::engine::Learnt;
+use casemate_models::engine::learnt::TOKEN_MILLIBITS_MIN;
 use serde::{Deserialize, Serialize};
 
-/// What a token of text costs where nobody knows how surprising it was, and what every token costs at least: millibits.
-const TEXT_MILLIBITS: u64 = 1000;
-const TOKEN_MILLIBITS_MIN: u64 = 50;
 /// A probability is told in steps of a tenth of a nat down to -15: log2(1 + 15 / 0.1) bits.
 const TOLD_MILLIBITS: u64 = 7238;
 
@@ -26,6 +26,9 @@ pub struct Tally {
     pub millibits: u64,
     /// The part that probabilities beside tokens told.
     pub told_millibits: u64,
+    /// The part of tokens whose choice the caller had arranged, by a bias or penalties.
+    #[serde(default)]
+    pub arranged_millibits: u64,
     /// Tokens of answers.
     pub tokens: u64,
     /// Places in a text of which probabilities were told. Each is a context; one that comes again is counted again.
@@ -33,30 +36,28 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// So many tokens of text, of which only the number is known. A bias among `biased` tokens makes each draw a choice that
-    /// the caller has arranged, worth log2(1 + biased) bits where tokens are taken and not drawn.
+    /// So many tokens, and what the engine says that they tell: none of them less than the least.
     #[must_use]
-    pub fn of_text(tokens: u64, biased: usize) -> Self {
-        let arranged = u64::from(biased.saturating_add(1).ilog2()).saturating_mul(1000);
+    pub fn of_tokens(tokens: u64, learnt: Learnt) -> Self {
+        let least = tokens.saturating_mul(TOKEN_MILLIBITS_MIN.into());
         Self {
-            millibits: tokens.saturating_mul(TEXT_MILLIBITS.max(arranged)),
+            millibits: learnt.millibits.max(least),
+            arranged_millibits: learnt.arranged_millibits,
             tokens,
             ..Self::default()
         }
     }
 
-    /// One token with its surprise (natural logarithm of its probability; none where it was not told) and `told`
-    /// probabilities, its own among them.
+    /// The same, with so many `numbers` told beside them at `places` of the text.
     #[must_use]
-    pub fn of_told_token(logprob: Option<f64>, told: usize) -> Self {
-        let told_millibits = (told as u64).saturating_mul(TOLD_MILLIBITS);
-        let text = logprob.map_or(TEXT_MILLIBITS, surprise_millibits);
-        Self {
-            millibits: text.saturating_add(told_millibits),
+    pub fn telling(self, places: usize, numbers: usize) -> Self {
+        let told_millibits = (numbers as u64).saturating_mul(TOLD_MILLIBITS);
+        self.plus(Self {
+            millibits: told_millibits,
             told_millibits,
-            tokens: 1,
-            contexts: 1,
-        }
+            contexts: places as u64,
+            ..Self::default()
+        })
     }
 
     /// Both.
@@ -65,6 +66,9 @@ impl Tally {
         Self {
             millibits: self.millibits.saturating_add(other.millibits),
             told_millibits: self.told_millibits.saturating_add(other.told_millibits),
+            arranged_millibits: self
+                .arranged_millibits
+                .saturating_add(other.arranged_millibits),
             tokens: self.tokens.saturating_add(other.tokens),
             contexts: self.contexts.saturating_add(other.contexts),
         }
@@ -76,8 +80,16 @@ impl Tally {
         Self {
             millibits: self.millibits.max(other.millibits),
             told_millibits: self.told_millibits.max(other.told_millibits),
+            arranged_millibits: self.arranged_millibits.max(other.arranged_millibits),
             tokens: self.tokens.max(other.tokens),
             contexts: self.contexts.max(other.contexts),
+        }
+    }
+
+    const fn wanted(&self) -> Wants {
+        Wants {
+            told: self.told_millibits > 0,
+            arranged: self.arranged_millibits > 0,
         }
     }
 
@@ -86,17 +98,6 @@ impl Tally {
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
     }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped to a range that fits"
-)]
-fn surprise_millibits(logprob: f64) -> u64 {
-    let millibits = -logprob / std::f64::consts::LN_2 * 1000.0;
-    // A logarithm that is no number costs the least, and one far below zero is of a token that can hardly be drawn.
-    (millibits.clamp(0.0, 64_000.0) as u64).max(TOKEN_MILLIBITS_MIN)
 }
 
 /// Whose account, as a word of ledgers and reports: `organisation`, `team/<name>` or `principal/<name>`.
@@ -157,15 +158,42 @@ pub struct Allowance {
     /// Bits of probabilities beside tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told_bits: Option<u64>,
+    /// Bits of tokens whose choice the caller arranged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arranged_bits: Option<u64>,
+}
+
+/// What a request wants beside text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// Probabilities beside tokens.
+    pub told: bool,
+    /// Choices that it arranges.
+    pub arranged: bool,
 }
 
 impl Allowance {
-    fn spent_by(&self, tally: &Tally, asks_to_be_told: bool) -> bool {
+    /// What holds for everybody together where policy says nothing: of probabilities a bit for each entry of the square of a
+    /// model's width, below which even a test of its rank has nothing to work with; of arranged choices an eighth of that,
+    /// because the best attack that is known gets an entry out of 3.7 of them (Carlini et al. 2024), so that it stays below a
+    /// twentieth.
+    #[must_use]
+    pub fn within_a_lifetime(self, width: usize) -> Self {
+        let square = (width as u64).saturating_mul(width as u64);
+        Self {
+            told_bits: self.told_bits.or(Some(square)),
+            arranged_bits: self.arranged_bits.or(Some(square / 8)),
+            ..self
+        }
+    }
+
+    fn spent_by(&self, tally: &Tally, wants: Wants) -> bool {
         let over = |limit: Option<u64>, used: u64| {
             limit.is_some_and(|bits| used >= bits.saturating_mul(1000))
         };
         over(self.bits, tally.millibits)
-            || (asks_to_be_told && over(self.told_bits, tally.told_millibits))
+            || (wants.told && over(self.told_bits, tally.told_millibits))
+            || (wants.arranged && over(self.arranged_bits, tally.arranged_millibits))
     }
 }
 
@@ -249,15 +277,15 @@ impl Meter {
         }
     }
 
-    /// Whether one more token may be given; `asks_to_be_told` says whether with probabilities.
+    /// Whether one more token may be given to a request that wants this.
     ///
     /// # Errors
     /// [`MeterError`].
-    pub fn room(&mut self, accounts: &Accounts, asks_to_be_told: bool) -> Result<(), MeterError> {
+    pub fn room(&mut self, accounts: &Accounts, wants: Wants) -> Result<(), MeterError> {
         self.open(accounts)?;
         for (holder, allowance) in &accounts.holders {
             let used = self.used(holder, accounts.model);
-            if allowance.spent_by(&used, asks_to_be_told) {
+            if allowance.spent_by(&used, wants) {
                 return Err(MeterError::Spent(holder.clone()));
             }
         }
@@ -275,7 +303,7 @@ impl Meter {
             // An account that `room` opened; without it the ledger still gets the sum.
             let account = self.accounts.entry(id).or_default();
             account.fresh = account.fresh.plus(tally);
-            if allowance.spent_by(&account.all(), tally.told_millibits > 0) {
+            if allowance.spent_by(&account.all(), tally.wanted()) {
                 spent = spent.or_else(|| Some(holder.clone()));
             }
         }
@@ -317,6 +345,10 @@ impl Meter {
                     .fresh
                     .told_millibits
                     .saturating_sub(added.told_millibits),
+                arranged_millibits: account
+                    .fresh
+                    .arranged_millibits
+                    .saturating_sub(added.arranged_millibits),
                 tokens: account.fresh.tokens.saturating_sub(added.tokens),
                 contexts: account.fresh.contexts.saturating_sub(added.contexts),
             };
@@ -346,6 +378,18 @@ impl Meter {
 }
 
 #[cfg(test)]
+impl Tally {
+    /// So many tokens of a bit each.
+    pub(crate) fn of_text(tokens: u64) -> Self {
+        let learnt = Learnt {
+            millibits: tokens * 1000,
+            arranged_millibits: 0,
+        };
+        Self::of_tokens(tokens, learnt)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -356,7 +400,7 @@ mod tests {
     fn bits(bits: u64) -> Allowance {
         Allowance {
             bits: Some(bits),
-            told_bits: None,
+            ..FREE
         }
     }
 
@@ -367,30 +411,69 @@ mod tests {
     const FREE: Allowance = Allowance {
         bits: None,
         told_bits: None,
+        arranged_bits: None,
+    };
+    const TEXT: Wants = Wants {
+        told: false,
+        arranged: false,
+    };
+    const TOLD: Wants = Wants {
+        told: true,
+        arranged: false,
     };
 
     #[test]
-    fn a_token_costs_about_a_bit_and_five_probabilities_thirty_six() {
-        assert_eq!(Tally::of_text(10, 0).millibits, 10_000);
-        assert_eq!(
-            Tally::of_text(10, 300).millibits,
-            80_000,
-            "a choice among 301"
-        );
-        let told = Tally::of_told_token(Some(-0.5), 5);
+    fn five_probabilities_cost_thirty_six_bits_beside_what_their_token_tells() {
+        let learnt = Learnt {
+            millibits: 721,
+            arranged_millibits: 0,
+        };
+        let told = Tally::of_tokens(1, learnt).telling(1, 5);
         assert_eq!((told.told_millibits, told.contexts), (36_190, 1));
-        assert_eq!(told.millibits, 36_190 + 721);
-        assert_eq!(
-            Tally::of_told_token(Some(-0.0), 0).millibits,
-            50,
-            "the floor"
-        );
-        assert_eq!(
-            Tally::of_told_token(Some(f64::NEG_INFINITY), 0).millibits,
-            64_000
-        );
-        assert_eq!(Tally::of_told_token(Some(f64::NAN), 0).millibits, 50);
-        assert_eq!(Tally::of_told_token(None, 1).millibits, 1000 + 7238);
+        assert_eq!((told.millibits, told.tokens), (36_190 + 721, 1));
+        let silent = Tally::of_tokens(10, Learnt::default());
+        assert_eq!(silent.millibits, 500, "no token is free");
+    }
+
+    #[test]
+    fn g3_arranged_choices_end_before_a_twentieth_of_the_block_whatever_the_width() {
+        for width in [16, 64, 576, 4096, 16_384_usize] {
+            let allowance = Allowance::default().within_a_lifetime(width);
+            let block = ((width + 1) * (width + 1)) as f64;
+            let choices = allowance.arranged_bits.unwrap() as f64;
+            assert!(choices / 3.7 < block / 20.0, "{width}");
+            assert_eq!(allowance.told_bits, Some((width * width) as u64));
+        }
+        let said = Allowance {
+            told_bits: Some(7),
+            arranged_bits: Some(8),
+            bits: None,
+        };
+        assert_eq!(said.within_a_lifetime(4096), said, "policy has the word");
+    }
+
+    #[test]
+    fn arranged_choices_have_a_limit_of_their_own() {
+        let few = Allowance {
+            arranged_bits: Some(2),
+            ..FREE
+        };
+        let (mut meter, ada) = (Meter::default(), accounts("ada", [FREE, FREE, few]));
+        let arranged = Learnt {
+            millibits: 1000,
+            arranged_millibits: 1000,
+        };
+        let choice = Tally::of_tokens(1, arranged);
+        let asks = Wants {
+            arranged: true,
+            told: false,
+        };
+        meter.room(&ada, asks).unwrap();
+        meter.charge(&ada, choice).unwrap();
+        assert!(meter.charge(&ada, choice).is_err());
+        assert!(meter.room(&ada, asks).is_err());
+        assert_eq!(meter.room(&ada, TEXT), Ok(()));
+        assert_eq!(meter.charge(&ada, Tally::of_text(9)), Ok(()));
     }
 
     #[test]
@@ -402,16 +485,16 @@ mod tests {
             let mut allowances = [FREE; 3];
             allowances[at] = bits(10);
             let (mut meter, ada) = (Meter::default(), accounts("ada", allowances));
-            meter.room(&ada, false).unwrap();
-            meter.charge(&ada, Tally::of_text(9, 0)).unwrap();
-            meter.room(&ada, false).unwrap();
+            meter.room(&ada, TEXT).unwrap();
+            meter.charge(&ada, Tally::of_text(9)).unwrap();
+            meter.room(&ada, TEXT).unwrap();
             let spent = Err(MeterError::Spent(Holder::of_word(holder).unwrap()));
-            assert_eq!(meter.charge(&ada, Tally::of_text(1, 0)), spent);
-            assert_eq!(meter.room(&ada, false), spent);
+            assert_eq!(meter.charge(&ada, Tally::of_text(1)), spent);
+            assert_eq!(meter.room(&ada, TEXT), spent);
             let mut other = ada.clone();
             other.model = model("another");
             assert_eq!(
-                meter.room(&other, false),
+                meter.room(&other, TEXT),
                 Ok(()),
                 "another model is another blueprint"
             );
@@ -421,19 +504,15 @@ mod tests {
     #[test]
     fn told_bits_have_a_limit_of_their_own_that_text_does_not_meet() {
         let told = Allowance {
-            bits: None,
             told_bits: Some(30),
+            ..FREE
         };
         let (mut meter, ada) = (Meter::default(), accounts("ada", [FREE, FREE, told]));
-        meter.room(&ada, true).unwrap();
-        assert!(
-            meter
-                .charge(&ada, Tally::of_told_token(Some(-1.0), 5))
-                .is_err()
-        );
-        assert!(meter.room(&ada, true).is_err());
-        assert_eq!(meter.room(&ada, false), Ok(()));
-        assert_eq!(meter.charge(&ada, Tally::of_text(1000, 0)), Ok(()));
+        meter.room(&ada, TOLD).unwrap();
+        assert!(meter.charge(&ada, Tally::of_text(1).telling(1, 5)).is_err());
+        assert!(meter.room(&ada, TOLD).is_err());
+        assert_eq!(meter.room(&ada, TEXT), Ok(()));
+        assert_eq!(meter.charge(&ada, Tally::of_text(1000)), Ok(()));
     }
 
     #[test]
@@ -442,12 +521,12 @@ mod tests {
         let mut meter = Meter::default();
         for who in ["ada", "bob"] {
             let who = accounts(who, allowances);
-            meter.room(&who, false).unwrap();
-            let _last = meter.charge(&who, Tally::of_text(50, 0));
+            meter.room(&who, TEXT).unwrap();
+            let _last = meter.charge(&who, Tally::of_text(50));
         }
         let cleo = accounts("cleo", allowances);
         assert_eq!(
-            meter.room(&cleo, false),
+            meter.room(&cleo, TEXT),
             Err(MeterError::Spent(Holder::team("writers")))
         );
     }
@@ -455,14 +534,14 @@ mod tests {
     #[test]
     fn what_is_settled_is_not_given_to_the_ledger_twice() {
         let (mut meter, ada) = (Meter::default(), accounts("ada", [FREE; 3]));
-        meter.room(&ada, false).unwrap();
-        meter.charge(&ada, Tally::of_text(5, 0)).unwrap();
+        meter.room(&ada, TEXT).unwrap();
+        meter.charge(&ada, Tally::of_text(5)).unwrap();
         let fresh = meter.fresh();
         assert_eq!(fresh.len(), 3);
-        meter.charge(&ada, Tally::of_text(2, 0)).unwrap();
+        meter.charge(&ada, Tally::of_text(2)).unwrap();
         for (id, added) in fresh {
             // The ledger had nine more from another server.
-            meter.settle(&id, added, added.plus(Tally::of_text(9, 0)));
+            meter.settle(&id, added, added.plus(Tally::of_text(9)));
         }
         assert!(meter.fresh().iter().all(|(_, fresh)| fresh.tokens == 2));
         assert_eq!(meter.used(&Holder::organisation(), model("m")).tokens, 16);
@@ -471,10 +550,10 @@ mod tests {
     #[test]
     fn s24_who_is_not_known_after_a_loss_stands_where_the_team_stands() {
         let team = (Holder::team("writers"), model("m"));
-        let rows = || [(team.clone(), Tally::of_text(60, 0))];
+        let rows = || [(team.clone(), Tally::of_text(60))];
         let ada = accounts("ada", [bits(50), bits(1000), FREE]);
-        assert_eq!(Meter::of_rows(rows(), []).room(&ada, false), Ok(()));
-        let lost = Meter::of_rows(rows(), rows()).room(&ada, false);
+        assert_eq!(Meter::of_rows(rows(), []).room(&ada, TEXT), Ok(()));
+        let lost = Meter::of_rows(rows(), rows()).room(&ada, TEXT);
         assert_eq!(lost, Err(MeterError::Spent(Holder::principal("ada"))));
     }
 
@@ -483,14 +562,14 @@ mod tests {
         let mut meter = Meter::default();
         for n in 0..ACCOUNTS_MAX - 2 {
             meter
-                .room(&accounts(&format!("p{n}"), [FREE; 3]), false)
+                .room(&accounts(&format!("p{n}"), [FREE; 3]), TEXT)
                 .unwrap();
         }
         assert_eq!(
-            meter.room(&accounts("one more", [FREE; 3]), false),
+            meter.room(&accounts("one more", [FREE; 3]), TEXT),
             Err(MeterError::Full)
         );
-        assert_eq!(meter.room(&accounts("p1", [FREE; 3]), false), Ok(()));
+        assert_eq!(meter.room(&accounts("p1", [FREE; 3]), TEXT), Ok(()));
         for word in ["", "team/", "principal/", "everybody", "Team/a"] {
             assert_eq!(Holder::of_word(word), None, "{word}");
         }

@@ -9,6 +9,7 @@
 //! What it cannot see stands in docs/GUARD.md.
 
 pub mod background;
+pub mod counters;
 pub mod families;
 pub mod filter;
 pub mod hash;
@@ -20,6 +21,7 @@ pub mod noise;
 pub mod outlet;
 pub mod people;
 pub mod reveal;
+pub mod scaffold;
 pub mod shape;
 pub mod shingle;
 pub mod sketch;
@@ -30,9 +32,10 @@ pub mod watch;
 pub mod withheld;
 
 pub use background::Background;
+pub use counters::Counters;
 pub use families::{Families, Family, Principals};
 pub use hash::GuardKey;
-pub use meter::{AccountId, Accounts, Allowance, Holder, Meter, MeterError, Tally};
+pub use meter::{AccountId, Accounts, Allowance, Holder, Meter, MeterError, Tally, Wants};
 pub use outlet::Outlet;
 pub use people::{Note, People, Person};
 pub use shingle::Prompt;

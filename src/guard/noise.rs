@@ -289,6 +289,50 @@ mod tests {
         assert_eq!(seeds.len(), count);
     }
 
+    /// GUARD section 8, G3: with grammars in place of biases, what one leaves says no more about what another one leaves than
+    /// two independent draws do: the noise of one question is not that of the next.
+    #[test]
+    fn g3_agreement_across_grammars_of_one_seed_equals_chance() {
+        const PAIRS: u32 = 1000;
+        let logits: Vec<f32> = (0..64).map(|at| -(at as f32) / 9.0).collect();
+        let plain = SamplingParams::default();
+        // Each grammar leaves two tokens; both have the first one.
+        let of = |other: usize| {
+            let kept = |at| at == 10 || at == other;
+            let masked = logits.iter().enumerate();
+            let masked: Vec<f32> = masked
+                .map(|(at, logit)| if kept(at) { *logit } else { f32::NEG_INFINITY })
+                .collect();
+            (Shape::Schema(json!({"enum": [10, other]})), masked)
+        };
+        let [one, two] = [of(14), of(15)];
+        let [p, q] = [&one, &two].map(|(_, masked)| {
+            let exact = sampler::Distribution::new(masked, &plain, Past::default());
+            let tokens = exact.unwrap().tokens;
+            tokens.iter().find(|(id, _)| *id == 10).unwrap().1
+        });
+        let chance = p * q + (1.0 - p) * (1.0 - q);
+        let (mut agreed, mut frozen) = (0, 0);
+        for seed in 0..u64::from(PAIRS) {
+            let first = |(shape, masked): &(Shape, Vec<f32>), frozen: bool| {
+                let asked = Chosen {
+                    shape: Some(shape),
+                    ..chosen(&plain, &[1, 2, 3])
+                };
+                let own = noise().seed(&principal("ada"), seed, &asked);
+                let point = Draws::new(if frozen { seed } else { own }).next_point();
+                sampler::draw(masked, &plain, Past::default(), point).unwrap() == 10
+            };
+            agreed += u32::from(first(&one, false) == first(&two, false));
+            // What the caller's own seed would give: the test can see.
+            frozen += u32::from(first(&one, true) == first(&two, true));
+        }
+        let deviation = (chance * (1.0 - chance) * f64::from(PAIRS)).sqrt();
+        let off = |count: u32| (f64::from(count) - chance * f64::from(PAIRS)).abs() / deviation;
+        assert!(off(agreed) < 2.58, "p > 0.01: {} deviations", off(agreed));
+        assert!(off(frozen) > 10.0, "{} deviations", off(frozen));
+    }
+
     /// GUARD section 8, G3: with a seed, answers to changed options agree no more often than two independent draws do.
     #[test]
     fn s18_agreement_across_changed_options_equals_chance() {

@@ -88,7 +88,12 @@ pub(super) fn ends(text: &str) -> (&str, &str) {
 /// Hashes of the words, in their order.
 pub(super) fn words(key: &GuardKey, text: &str) -> Vec<u64> {
     let mut hashes = Vec::new();
-    let mut take = |word: &str| hashes.push(key.hash(word.as_bytes()));
+    each_word(text, |word| hashes.push(key.hash(word.as_bytes())));
+    hashes
+}
+
+/// Hands each word on, in their order.
+pub(super) fn each_word(text: &str, mut take: impl FnMut(&str)) {
     let mut word = String::new();
     for character in text.chars() {
         let alone = stands_alone(character);
@@ -107,7 +112,6 @@ pub(super) fn words(key: &GuardKey, text: &str) -> Vec<u64> {
     if !word.is_empty() {
         take(&word);
     }
-    hashes
 }
 
 /// Scripts that put no space between words: Thai to Khmer, kana, Han.

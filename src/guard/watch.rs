@@ -1,6 +1,6 @@
 //! The guard as one state: principals, templates that they share, and what follows for one of them from its next prompt.
 
-use super::families::Families;
+use super::families::{Families, Family};
 use super::hash::GuardKey;
 use super::people::{Note, People, Person};
 use super::shingle::Prompt;
@@ -64,6 +64,24 @@ impl Watch {
     #[must_use]
     pub const fn families(&self) -> &Families {
         &self.families
+    }
+
+    /// The same, to keep words of them or forget those.
+    pub const fn families_mut(&mut self) -> &mut Families {
+        &mut self.families
+    }
+
+    /// Names a family: the same as long as it is known.
+    #[must_use]
+    pub fn name_of(&self, family: &Family) -> String {
+        format!("{:016x}", self.key.hash_words(family.marks()))
+    }
+
+    /// The family of this name.
+    #[must_use]
+    pub fn family(&self, name: &str) -> Option<&Family> {
+        let mut all = self.families.families().iter();
+        all.find(|family| self.name_of(family) == name)
     }
 
     /// Whether the principal may have sent prompts of a family: never wrong when it says no.

@@ -74,6 +74,13 @@ pub struct GuardPolicy {
     pub workloads: BTreeMap<WorkloadName, Workload>,
     /// How many bits of one model may leave.
     pub budgets: LeakBudgets,
+    /// Whether noisy counters of each day leave: see [`crate::guard::counters`].
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub counters: bool,
+    /// Whether two officers together may open the wording that many prompts of a shared template have: see
+    /// [`crate::guard::scaffold`]. Where not, none is kept.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub disclosure: bool,
     /// What an eavesdropper sees of a team's answers; everything where a team is not named. Holds in every mode.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub shapes: BTreeMap<TeamName, ShapeRule>,
@@ -220,6 +227,18 @@ impl GuardPolicy {
         }
     }
 
+    /// Whether counters of each day are kept and told: where the guard is off, nothing is counted.
+    #[must_use]
+    pub fn counts_days(&self) -> bool {
+        self.counters && self.mode != GuardMode::Off
+    }
+
+    /// Whether wording of shared templates is kept for two officers.
+    #[must_use]
+    pub fn keeps_wording(&self) -> bool {
+        self.disclosure && self.mode != GuardMode::Off
+    }
+
     /// How a team's answers look to an eavesdropper; nothing where they are not shaped.
     #[must_use]
     pub fn shape(&self, team: &TeamName) -> Option<Shape> {
@@ -233,17 +252,19 @@ impl GuardPolicy {
         self.pace.pace()
     }
 
-    /// The accounts of a principal for one model, with what they may hold. A guard that only watches limits nothing.
+    /// The accounts of a principal for one model, a digest and its width, with what they may hold. A guard that only watches limits
+    /// nothing; one that acts limits what probabilities and arranged choices tell everybody, where policy does not.
     #[must_use]
     pub fn accounts(
         &self,
         principal: &Principal,
         team: &TeamName,
-        model: casemate_attestation::Sha256Digest,
+        (model, width): (casemate_attestation::Sha256Digest, usize),
     ) -> Accounts {
         let of_team = self.budgets.teams.get(team).copied().unwrap_or_default();
+        let all = self.budgets.organisation.within_a_lifetime(width);
         let allowances = match self.mode {
-            GuardMode::On => [of_team.each, of_team.shared, self.budgets.organisation],
+            GuardMode::On => [of_team.each, of_team.shared, all],
             GuardMode::Off | GuardMode::Shadow => [Allowance::default(); 3],
         };
         Accounts::new(model, principal.as_str(), team.as_str(), allowances)
@@ -297,14 +318,8 @@ impl GuardPolicy {
                 return Some((format!("workloads.{name}"), rule.into()));
             }
         }
-        for (team, rule) in &self.shapes {
-            let place = format!("shapes.{team}");
-            if unknown(team) {
-                return Some((place, "this policy has no such team".into()));
-            }
-            if let Err(rule) = rule.shape() {
-                return Some((place, rule));
-            }
+        if let Some(complaint) = self.complaint_of_shapes(document) {
+            return Some(complaint);
         }
         let bounded = [
             (
@@ -340,6 +355,16 @@ impl GuardPolicy {
         ];
         let broken = bounded.into_iter().find(|(broken, ..)| *broken);
         broken.map(|(_, place, rule)| (place.to_owned(), rule.to_owned()))
+    }
+
+    fn complaint_of_shapes(&self, document: &PolicyDocument) -> Option<(String, String)> {
+        self.shapes.iter().find_map(|(team, rule)| {
+            let complaint = match document.teams.contains_key(team) {
+                false => "this policy has no such team".to_owned(),
+                true => rule.shape().err()?,
+            };
+            Some((format!("shapes.{team}"), complaint))
+        })
     }
 }
 

@@ -112,10 +112,13 @@ impl Findings {
     }
 }
 
-/// Of each answer: whether it is of the topic, and the score that a classifier gives it which has not seen its prompt.
-fn cross_validated(all: &[Labelled]) -> Option<Vec<(bool, f64)>> {
+/// Scores of answers by a classifier that has seen none of their prompts: whether each is of the topic, and its score.
+type Scored = Vec<(bool, f64)>;
+
+/// The scores of each fifth. Those of one are not compared with another's: they come from different classifiers.
+fn cross_validated(all: &[Labelled]) -> Option<Vec<Scored>> {
     let features: Vec<Vec<f64>> = all.iter().map(|one| one.trace.features()).collect();
-    let mut scored = Vec::with_capacity(all.len());
+    let mut folds = Vec::with_capacity(FOLDS);
     for fold in 0..FOLDS {
         let held = |one: &Labelled| one.prompt % FOLDS == fold;
         let rows = || all.iter().zip(&features);
@@ -125,9 +128,13 @@ fn cross_validated(all: &[Labelled]) -> Option<Vec<(bool, f64)>> {
             .collect();
         let model = Regression::learned(&learned)?;
         let judged = rows().filter(|(one, _)| held(one));
-        scored.extend(judged.map(|(one, features)| (one.on_topic, model.score(features))));
+        folds.push(
+            judged
+                .map(|(one, features)| (one.on_topic, model.score(features)))
+                .collect(),
+        );
     }
-    Some(scored)
+    Some(folds)
 }
 
 /// A logistic regression over features of mean 0 and spread 1.
@@ -205,26 +212,32 @@ fn moments(of: &[f64]) -> (f64, f64) {
     (mean, spread.sqrt())
 }
 
-/// The area under the curve of a ranking, and its standard error where the ranking is chance (Mann and Whitney). Equal scores
-/// count half.
-fn area(scored: &[(bool, f64)]) -> (f64, f64) {
-    let of = |kind: bool| -> Vec<f64> {
-        let scores = scored.iter().filter(|(on_topic, _)| *on_topic == kind);
-        scores.map(|(_, score)| *score).collect()
-    };
-    let (topic, others) = (of(true), of(false));
-    let above = |score: &f64| -> f64 {
-        let half = |other: &f64| match score.total_cmp(other) {
-            std::cmp::Ordering::Greater => 1.0,
-            std::cmp::Ordering::Equal => 0.5,
-            std::cmp::Ordering::Less => 0.0,
+/// The area under the curve of rankings, and its standard error where they are chance (Mann and Whitney). Equal scores count
+/// half.
+fn area(folds: &[Scored]) -> (f64, f64) {
+    let (mut above, mut variance, mut pairs) = (0.0, 0.0, 0.0);
+    for scored in folds {
+        let of = |kind: bool| -> Vec<f64> {
+            let scores = scored.iter().filter(|(on_topic, _)| *on_topic == kind);
+            scores.map(|(_, score)| *score).collect()
         };
-        others.iter().map(half).sum()
-    };
-    let (n, m) = (topic.len() as f64, others.len() as f64);
-    let pairs = (n * m).max(1.0);
-    let auc = topic.iter().map(above).sum::<f64>() / pairs;
-    (auc, ((n + m + 1.0) / (12.0 * pairs)).sqrt())
+        let (topic, others) = (of(true), of(false));
+        for score in &topic {
+            let half = |other: &f64| match score.total_cmp(other) {
+                std::cmp::Ordering::Greater => 1.0,
+                std::cmp::Ordering::Equal => 0.5,
+                std::cmp::Ordering::Less => 0.0,
+            };
+            above += others.iter().map(half).sum::<f64>();
+        }
+        let (n, m) = (topic.len() as f64, others.len() as f64);
+        pairs += n * m;
+        variance += n * m * (n + m + 1.0) / 12.0;
+    }
+    match pairs > 0.0 {
+        true => (above / pairs, variance.sqrt() / pairs),
+        false => (0.5, 0.5),
+    }
 }
 
 #[cfg(test)]
@@ -267,7 +280,7 @@ mod tests {
     #[test]
     fn the_length_alone_is_found_where_it_tells() {
         let longer = answers(|prompt, on_topic| {
-            records(vec![550; 10 + prompt % 5 + 4 * usize::from(on_topic)])
+            records(vec![550; 14 + prompt % 7 + 6 * usize::from(on_topic)])
         });
         let found = Findings::of(&longer).unwrap();
         assert!(found.auc > 0.9, "{found:?}");

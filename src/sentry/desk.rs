@@ -1,6 +1,7 @@
 //! The guard's thread: it alone knows wording, moves ladders, records each step, and writes the ledger once a second.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -8,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use casemate_attestation::UnixTime;
 
+use super::disclosure::Asked;
 use super::ledger::{Changes, Found, Ledger, LedgerError, Loss};
 use super::report::{Explanation, Released, Spent, Standing as Reported, Status};
-use super::{Decision, Order, Seen, Shared, Standing, Unrecorded, lock, random};
-use crate::audit::{AuditEvent, AuditLog};
+use super::{Decision, Order, Reader, Seen, Shared, Standing, Unrecorded, lock, random};
+use crate::audit::{AuditEvent, AuditLog, band};
 use crate::guard::{Change, Note, Pace, Sighting, Step, Terms, Watch};
 use crate::policy::{Principal, TeamName};
 use crate::session::now;
@@ -48,17 +50,28 @@ pub(super) fn unknown(loss: &Loss, pace: &Pace, now: u64) -> Option<Note> {
     })
 }
 
+/// What the desk keeps things in.
+pub(super) struct Kept {
+    pub(super) ledger: Box<dyn Ledger>,
+    pub(super) audit: AuditLog,
+    pub(super) days_file: Option<PathBuf>,
+}
+
 pub(super) struct Desk {
-    watch: Watch,
+    pub(super) watch: Watch,
     /// What is known of principals that are not in the watch, or were written of those that are.
     notes: HashMap<String, Note>,
     unknown: Option<Note>,
     /// Principals whose notes may have changed since the ledger was written.
     touched: BTreeSet<String>,
-    ledger: Box<dyn Ledger>,
-    shared: Arc<Shared>,
-    audit: AuditLog,
+    pub(super) ledger: Box<dyn Ledger>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) audit: AuditLog,
+    pub(super) days_file: Option<PathBuf>,
+    pub(super) reader: Reader,
+    pub(super) asked: Asked,
     written_at: Instant,
+    begun: Instant,
 }
 
 impl Desk {
@@ -66,10 +79,14 @@ impl Desk {
         watch: Watch,
         notes: HashMap<String, Note>,
         unknown: Option<Note>,
-        ledger: Box<dyn Ledger>,
+        (kept, reader): (Kept, Reader),
         shared: Arc<Shared>,
-        audit: AuditLog,
     ) -> Self {
+        let Kept {
+            ledger,
+            audit,
+            days_file,
+        } = kept;
         let touched = notes.keys().cloned().collect();
         Self {
             watch,
@@ -79,12 +96,17 @@ impl Desk {
             ledger,
             shared,
             audit,
+            days_file,
+            reader,
+            asked: Asked::default(),
             written_at: Instant::now(),
+            begun: Instant::now(),
         }
     }
 
     /// Works until nobody can send an order any more, then writes a last time.
     pub(super) fn work(&mut self, waiting: &Receiver<Order>) {
+        self.show_days();
         loop {
             match waiting.recv_timeout(WRITE_EVERY) {
                 Ok(order) => self.take(order),
@@ -93,6 +115,7 @@ impl Desk {
             }
             if self.written_at.elapsed() >= WRITE_EVERY {
                 let _ = self.write();
+                self.close_day(now().secs(), self.begun.elapsed().as_secs());
             }
         }
         let _ = self.write();
@@ -106,12 +129,21 @@ impl Desk {
             Order::Status(now, reply) => drop(reply.send(self.status(now))),
             Order::Explain(principal, reply) => drop(reply.send(self.explain(&principal))),
             Order::Decide(decision, reply) => drop(reply.send(self.decide(*decision))),
+            Order::Wording => self.keep(&[]),
+            Order::Disclose(family, officer, now, reply) => {
+                drop(reply.send(self.disclose(&family, *officer, now)));
+            }
+            Order::CloseDay(now, uptime, reply) => {
+                self.close_day(now, uptime);
+                let _ = reply.send(());
+            }
             Order::Flush(reply) => drop(reply.send(self.write())),
         }
     }
 
     fn see(&mut self, seen: &Seen) {
         let Seen {
+            wording,
             principal,
             team,
             prompt,
@@ -128,6 +160,7 @@ impl Desk {
         };
         let known = known(&self.notes, &self.unknown, principal);
         let change = self.watch.observe(&sighting, known);
+        self.keep(wording);
         self.after(principal, team, terms, (change, *now));
     }
 
@@ -210,7 +243,7 @@ impl Desk {
         let changes = Changes {
             given: fresh,
             notes,
-            loss: None,
+            ..Changes::default()
         };
         if changes.is_nothing() {
             return Ok(());
@@ -229,9 +262,7 @@ impl Desk {
                     };
                 }
                 self.touched.clear();
-                self.shared
-                    .generation
-                    .store(self.ledger.generation(), Ordering::Relaxed);
+                self.note_generation();
                 self.shared.unwritten_since.store(0, Ordering::Relaxed);
                 Ok(())
             }
@@ -243,6 +274,12 @@ impl Desk {
                 Err(error)
             }
         }
+    }
+
+    /// Tells others that the ledger went on.
+    pub(super) fn note_generation(&self) {
+        let generation = self.ledger.generation();
+        self.shared.generation.store(generation, Ordering::Relaxed);
     }
 
     /// What the ledger is to hold of somebody: `None` if what it holds is right.
@@ -293,6 +330,7 @@ impl Desk {
             standing,
             look_at: look_at.collect(),
             families: self.watch.families().families().len() as u64,
+            shared: self.shared_templates(),
             given: given
                 .map(|((_, model), tally)| Spent::of(*model, &tally))
                 .collect(),
@@ -399,14 +437,6 @@ fn chance() -> Option<u64> {
             tracing::error!(%error, "a prompt was not judged");
             None
         }
-    }
-}
-
-/// A count as the power of two that it reaches: 0, 1, 2, 4, 8 and so on.
-fn band(count: u64) -> u64 {
-    match count {
-        0 => 0,
-        count => 1 << count.ilog2(),
     }
 }
 

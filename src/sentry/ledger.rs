@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::guard::counters::Day;
 use crate::guard::{AccountId, Note, Tally};
 
 /// What the broker knows of a server's ledger: it was at least here, and so much was given to teams and to everybody.
@@ -12,8 +13,39 @@ use crate::guard::{AccountId, Note, Tally};
 pub struct Floor {
     /// Commits of the ledger, at least; 0 where the broker never heard of one.
     pub generation: u64,
-    /// What had been given, at least, in thousandths of a bit. Accounts of principals are not among them.
-    pub given: Vec<(AccountId, u64)>,
+    /// What had been given, at least. Accounts of principals are not among them.
+    pub given: Vec<(AccountId, Given)>,
+}
+
+/// What somebody had been given, at least, in thousandths of a bit; see [`Tally`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Given {
+    /// All of it.
+    pub millibits: u64,
+    /// What probabilities told.
+    pub told_millibits: u64,
+    /// What arranged choices told.
+    pub arranged_millibits: u64,
+}
+
+impl Given {
+    pub(super) const fn of(tally: &Tally) -> Self {
+        Self {
+            millibits: tally.millibits,
+            told_millibits: tally.told_millibits,
+            arranged_millibits: tally.arranged_millibits,
+        }
+    }
+
+    /// What is known of it as an account.
+    pub(super) fn tally(self) -> Tally {
+        Tally {
+            millibits: self.millibits,
+            told_millibits: self.told_millibits,
+            arranged_millibits: self.arranged_millibits,
+            ..Tally::default()
+        }
+    }
 }
 
 /// In what state a ledger was found.
@@ -70,6 +102,8 @@ pub struct Book {
     pub notes: Vec<(String, Note)>,
     /// The last loss.
     pub loss: Loss,
+    /// What was told of days, oldest first.
+    pub days: Vec<Day>,
 }
 
 /// What is written at once, or not at all.
@@ -81,13 +115,15 @@ pub struct Changes {
     pub notes: Vec<(String, Option<Note>)>,
     /// A loss that was just noticed.
     pub loss: Option<Loss>,
+    /// A day that is about to be told, and the first second of one that is too old to be kept.
+    pub day: Option<(Day, Option<u64>)>,
 }
 
 impl Changes {
     /// Whether there is nothing to write.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        self.given.is_empty() && self.notes.is_empty() && self.loss.is_none()
+        self.given.is_empty() && self.notes.is_empty() && self.loss.is_none() && self.day.is_none()
     }
 }
 

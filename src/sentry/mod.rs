@@ -3,13 +3,17 @@
 //!
 //! Nothing of a prompt but keyed hashes reaches it, and they are gone after one look.
 
+mod cipher;
+mod days;
 mod desk;
+mod disclosure;
 mod ledger;
 mod report;
 mod store;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -17,17 +21,23 @@ use std::thread;
 use casemate_attestation::Sha256Digest;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::oneshot;
+use zeroize::Zeroizing;
 
-pub use ledger::{Book, Changes, Floor, Found, Ledger, LedgerError, Loss};
-pub use report::{Explanation, Released, Spent, Standing as ReportedStanding, Status};
+pub use disclosure::{Disclosed, Undisclosed};
+pub use ledger::{Book, Changes, Floor, Found, Given, Ledger, LedgerError, Loss};
+pub use report::{
+    Explanation, Released, Shared as SharedTemplate, Spent, Standing as ReportedStanding, Status,
+};
 pub use store::{LedgerKey, Store};
 
 use crate::audit::AuditLog;
+use crate::guard::counters::Day;
+use crate::guard::scaffold::{Seals, Wording};
 use crate::guard::{
-    AccountId, Accounts, Background, Families, GuardKey, Meter, MeterError, Pace, People, Prompt,
-    Step, Tally, Terms, Watch,
+    AccountId, Accounts, Background, Counters, Families, GuardKey, Meter, MeterError, Pace, People,
+    Prompt, Step, Tally, Terms, Wants, Watch,
 };
-use crate::policy::{GuardMode, Principal, TeamName, Workload, WorkloadName};
+use crate::policy::{GuardMode, GuardPolicy, Principal, TeamName, Workload, WorkloadName};
 use desk::Desk;
 
 /// Prompts and requests that may wait for the thread.
@@ -51,6 +61,12 @@ pub struct Setup {
     pub pace: Pace,
     /// Where steps are recorded.
     pub audit: AuditLog,
+    /// Whether policy wants counters of each day.
+    pub counts_days: bool,
+    /// Whether policy lets two officers open wording of shared templates.
+    pub keeps_wording: bool,
+    /// Where what is told of days is written for whoever watches the machine.
+    pub days_file: Option<PathBuf>,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -82,6 +98,8 @@ pub struct Standing {
 
 /// A prompt that was answered.
 pub struct Seen {
+    /// Words of it that are to be kept, sealed.
+    pub wording: Vec<Wording>,
     /// Whose.
     pub principal: Principal,
     /// Its team.
@@ -105,6 +123,16 @@ enum Order {
         Box<Decision>,
         oneshot::Sender<Result<Option<Released>, Unrecorded>>,
     ),
+    /// What is kept of wording may have changed by policy.
+    Wording,
+    Disclose(
+        String,
+        Box<Principal>,
+        u64,
+        oneshot::Sender<Result<Disclosed, Undisclosed>>,
+    ),
+    /// See whether the day is over: seconds since 1970, and of a clock that nobody can set.
+    CloseDay(u64, u64, oneshot::Sender<()>),
     /// Write what must outlive the server now.
     Flush(oneshot::Sender<Result<(), LedgerError>>),
 }
@@ -135,6 +163,12 @@ struct Shared {
     unknown: Option<Standing>,
     meter: Mutex<Meter>,
     declared: Mutex<HashMap<WorkloadName, (u64, u64)>>,
+    counters: Mutex<Counters>,
+    /// What was told of days, oldest first.
+    days: Mutex<Vec<Day>>,
+    /// Shingles whose words are to be kept.
+    wanted: Mutex<Arc<HashSet<u64>>>,
+    keeps_wording: AtomicBool,
     generation: AtomicU64,
     /// Since when the ledger refuses, seconds; 0 while it does not.
     unwritten_since: AtomicU64,
@@ -144,13 +178,41 @@ struct Shared {
 
 /// Takes prompts apart. Cheap to clone.
 #[derive(Clone)]
-pub struct Reader(Arc<(GuardKey, Background)>);
+pub struct Reader(Arc<Glass>);
+
+struct Glass {
+    key: GuardKey,
+    background: Background,
+    seals: Seals,
+    shared: Arc<Shared>,
+}
 
 impl Reader {
-    /// What a text says of its sender.
+    /// What a text says of its sender; and, sealed, the words of shingles that two officers may open.
     #[must_use]
-    pub fn read(&self, text: &str) -> Prompt {
-        Prompt::read(&self.0.0, &self.0.1, text)
+    pub fn read(&self, text: &str) -> (Prompt, Vec<Wording>) {
+        let Glass {
+            key,
+            background,
+            seals,
+            shared,
+        } = &*self.0;
+        let prompt = Prompt::read(key, background, text);
+        let wanted = Arc::clone(&lock(&shared.wanted));
+        let any = prompt.shingles().iter().any(|one| wanted.contains(one));
+        let wording = match !wanted.is_empty() && any {
+            true => seals.wording(key, text, &wanted),
+            false => Vec::new(),
+        };
+        (prompt, wording)
+    }
+
+    fn hash(&self, principal: &Principal) -> u64 {
+        self.0.key.hash(principal.as_str().as_bytes())
+    }
+
+    fn open(&self, wording: &Wording) -> Option<String> {
+        self.0.seals.open(wording)
     }
 }
 
@@ -176,9 +238,10 @@ impl Sentry {
         let book = setup.ledger.read()?;
         let key = GuardKey::new(random()?);
         let lines = |lines: &[String]| Background::of_lines(&key, lines.iter().map(String::as_str));
-        let reader = Reader(Arc::new((key.clone(), lines(&setup.background))));
+        let seals = Seals::new(&Zeroizing::new(random()?)).ok_or(SentryError::System("cipher"))?;
         let families = Families::new(lines(&setup.instructions), setup.now);
-        let watch = Watch::new(key, People::new(setup.principals_max), families);
+        let background = lines(&setup.background);
+        let watch = Watch::new(key.clone(), People::new(setup.principals_max), families);
         let notes = desk::resumed(book.notes, &setup.pace, (setup.found, setup.now));
         let unknown = desk::unknown(&book.loss, &setup.pace, setup.now);
         let standings = notes.iter().filter_map(|(name, note)| {
@@ -190,19 +253,32 @@ impl Sentry {
             unknown: unknown.as_ref().map(Standing::of_note),
             meter: Mutex::new(Meter::of_rows(book.accounts, book.loss.floors)),
             declared: Mutex::default(),
+            counters: Mutex::new(Counters::new(
+                setup.counts_days,
+                setup.now,
+                book.days.iter().map(|day| day.begins).max(),
+            )),
+            days: Mutex::new(book.days),
+            wanted: Mutex::default(),
+            keeps_wording: AtomicBool::new(setup.keeps_wording),
             generation: AtomicU64::new(setup.ledger.generation()),
             unwritten_since: AtomicU64::new(0),
             missed: AtomicU64::new(0),
         });
         let (orders, waiting) = sync_channel(WAITING_MAX);
-        let desk = Desk::new(
-            watch,
-            notes,
-            unknown,
-            setup.ledger,
-            Arc::clone(&shared),
-            setup.audit,
-        );
+        let kept = desk::Kept {
+            ledger: setup.ledger,
+            audit: setup.audit,
+            days_file: setup.days_file,
+        };
+        let reader = Reader(Arc::new(Glass {
+            key,
+            background,
+            seals,
+            shared: Arc::clone(&shared),
+        }));
+        let kept = (kept, reader.clone());
+        let desk = Desk::new(watch, notes, unknown, kept, Arc::clone(&shared));
         spawn(desk, waiting)?;
         Ok(Self {
             shared,
@@ -232,12 +308,12 @@ impl Sentry {
         if standing.shadow { open() } else { standing }
     }
 
-    /// Whether one more token may be given.
+    /// Whether one more token may be given to a request that wants this.
     ///
     /// # Errors
     /// [`MeterError`].
-    pub fn room(&self, accounts: &Accounts, asks_to_be_told: bool) -> Result<(), MeterError> {
-        lock(&self.shared.meter).room(accounts, asks_to_be_told)
+    pub fn room(&self, accounts: &Accounts, wants: Wants) -> Result<(), MeterError> {
+        lock(&self.shared.meter).room(accounts, wants)
     }
 
     /// Counts what was given. An error says that nothing more may follow.
@@ -278,7 +354,56 @@ impl Sentry {
 
     /// Tells of a request that was refused because of a step: time passes for the ladder all the same.
     pub fn knock(&self, principal: &Principal, team: &TeamName, terms: Terms, now: u64) {
+        self.refused(principal, now);
         self.send(Order::Knock(principal.clone(), team.clone(), terms, now));
+    }
+
+    /// Counts an answer of so many tokens, prompt and answer together, among those of its day.
+    pub fn answered(&self, principal: &Principal, tokens: u64, now: u64) {
+        let name = self.reader.hash(principal);
+        lock(&self.shared.counters).answered(name, tokens, now);
+    }
+
+    /// Counts that the guard refused a principal something that day.
+    pub fn refused(&self, principal: &Principal, now: u64) {
+        let name = self.reader.hash(principal);
+        lock(&self.shared.counters).refused(name, now);
+    }
+
+    /// What policy wants from now on: counters of each day, and wording of shared templates for two officers.
+    pub fn follow(&self, policy: &GuardPolicy) {
+        lock(&self.shared.counters).switch(policy.counts_days());
+        let keeps = policy.keeps_wording();
+        self.shared.keeps_wording.store(keeps, Ordering::Relaxed);
+        self.send(Order::Wording);
+    }
+
+    /// Opens the wording of a shared template for an officer, if another one asked for it within the hour; otherwise this one has
+    /// asked now. `None` where the guard is too busy.
+    pub async fn disclose(
+        &self,
+        family: String,
+        officer: Principal,
+        now: u64,
+    ) -> Option<Result<Disclosed, Undisclosed>> {
+        let (reply, answer) = oneshot::channel();
+        self.orders
+            .try_send(Order::Disclose(family, Box::new(officer), now, reply))
+            .ok()?;
+        answer.await.ok()
+    }
+
+    /// What was told of days, oldest first.
+    #[must_use]
+    pub fn days(&self) -> Vec<Day> {
+        lock(&self.shared.days).clone()
+    }
+
+    /// Closes the day if it is over, as the guard's thread does each second: `uptime` is of a clock that nobody can set.
+    pub async fn close_day(&self, now: u64, uptime: u64) {
+        let (reply, done) = oneshot::channel();
+        self.send(Order::CloseDay(now, uptime, reply));
+        let _ = done.await;
     }
 
     fn send(&self, order: Order) {
@@ -342,10 +467,10 @@ impl Sentry {
         let shared = meter
             .all()
             .filter(|((holder, _), _)| !holder.as_str().starts_with("principal/"));
-        let mut given: Vec<(AccountId, u64)> = shared
-            .map(|(id, tally)| (id.clone(), tally.millibits))
+        let mut given: Vec<(AccountId, Given)> = shared
+            .map(|(id, tally)| (id.clone(), Given::of(&tally)))
             .collect();
-        given.sort();
+        given.sort_by(|(one, _), (other, _)| one.cmp(other));
         Floor { generation, given }
     }
 

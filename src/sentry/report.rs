@@ -18,12 +18,28 @@ pub struct Status {
     pub look_at: Vec<String>,
     /// Templates that many principals share.
     pub families: u64,
+    /// The largest of them, at most 100.
+    pub shared: Vec<Shared>,
     /// What everybody was given, by model.
     pub given: Vec<Spent>,
     /// Prompts that were not looked at, because they came too fast.
     pub missed_prompts: u64,
     /// For how long the ledger could not be written.
     pub unwritten_seconds: u64,
+}
+
+/// A template that many principals share. Counts are powers of two that are reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shared {
+    /// Names it towards officers.
+    pub reference: String,
+    /// Distinct prompts.
+    pub prompts_band: u64,
+    /// Principals.
+    pub principals_band: u64,
+    /// Shingles that two officers could open now.
+    pub shingles: u64,
 }
 
 /// One principal above the bottom.
@@ -52,6 +68,8 @@ pub struct Spent {
     pub bits: u64,
     /// Those that probabilities told, rounded up.
     pub told_bits: u64,
+    /// Those that choices told which the caller had arranged, rounded up.
+    pub arranged_bits: u64,
     /// Tokens.
     pub tokens: u64,
     /// Places of which probabilities were told.
@@ -64,6 +82,7 @@ impl Spent {
             model,
             bits: tally.millibits.div_ceil(1000),
             told_bits: tally.told_millibits.div_ceil(1000),
+            arranged_bits: tally.arranged_millibits.div_ceil(1000),
             tokens: tally.tokens,
             contexts: tally.contexts,
         }

@@ -1,4 +1,4 @@
-//! The ledger of one server, in redb. Each commit seals all rows under a key that only attested servers get from the broker, and
+//! The ledger of one server, in redb. Each commit authenticates all rows under a key that only attested servers get from the broker, and
 //! chains the seal to the one before; the broker holds the last generation as a floor. An edited, older or lost store is noticed,
 //! and the server goes on with what is known for certain.
 
@@ -16,12 +16,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::cipher::Cipher;
 use super::ledger::{Book, Changes, Floor, Found, Ledger, LedgerError, Loss};
+use crate::guard::counters::Day;
 use crate::guard::{AccountId, Holder, Note, Tally};
 
 const FILE: &str = "guard.redb";
 const SEAL_LABEL: &[u8] = b"casemate/guard-seal/v1";
-/// `account/<model>/<holder>`, `floor/<model>/<holder>`, `note/<principal>`, `loss`: values are JSON.
+/// Sealed one by one ([`Cipher`]): `account/<model>/<holder>`, `floor/<model>/<holder>`, `note/<principal>`, `day/<its first second>`, `loss`: values are JSON.
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
 /// `generation`, `previous` and `seal` of the last commit.
 const SEALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("seals");
@@ -39,6 +41,27 @@ impl LedgerKey {
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
+
+    pub(super) fn hmac(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &self.0)
+    }
+}
+
+/// What a ledger's key is used as: to authenticate, and to keep rows from the host.
+struct Keys {
+    seal: hmac::Key,
+    cipher: Cipher,
+}
+
+impl Keys {
+    fn new(key: &LedgerKey) -> Result<Self, LedgerError> {
+        let salt = super::random().map_err(database)?;
+        let cipher = Cipher::new(key, salt);
+        Ok(Self {
+            seal: key.hmac(),
+            cipher: cipher.ok_or_else(|| database("its key cannot be used"))?,
+        })
+    }
 }
 
 impl std::fmt::Debug for LedgerKey {
@@ -54,7 +77,7 @@ fn database(error: impl std::fmt::Display) -> LedgerError {
 /// The open store. One process at a time holds it.
 pub struct Store {
     database: Database,
-    key: hmac::Key,
+    keys: Keys,
     server: String,
     generation: u64,
     seal: Seal,
@@ -93,9 +116,8 @@ impl Store {
             .create(folder);
         made.map_err(database)?;
         let path = folder.join(FILE);
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &key.0);
         // The database library panics on some bytes that no database of its own has.
-        let read = || Self::open_sealed(&path, &key, server);
+        let read = || Self::open_sealed(&path, key, server);
         let opened = catch_unwind(AssertUnwindSafe(read)).unwrap_or(Ok(Opened::Unbelievable))?;
         let (store, found) = match opened {
             Opened::Sealed(store) if store.generation >= floor.generation => (store, Found::Whole),
@@ -116,10 +138,10 @@ impl Store {
         Ok((store, found))
     }
 
-    fn create(path: &Path, key: hmac::Key, server: &str) -> Result<Box<Self>, LedgerError> {
+    fn create(path: &Path, key: &LedgerKey, server: &str) -> Result<Box<Self>, LedgerError> {
         let mut store = Self {
             database: Database::create(path).map_err(|error| opening(path, error))?,
-            key,
+            keys: Keys::new(key)?,
             server: server.to_owned(),
             generation: 0,
             seal: [0; 32],
@@ -129,7 +151,7 @@ impl Store {
         Ok(Box::new(store))
     }
 
-    fn open_sealed(path: &Path, key: &hmac::Key, server: &str) -> Result<Opened, LedgerError> {
+    fn open_sealed(path: &Path, key: &LedgerKey, server: &str) -> Result<Opened, LedgerError> {
         if !path.exists() {
             return Ok(Opened::Missing);
         }
@@ -146,7 +168,8 @@ impl Store {
             }
             Err(_) => return Ok(Opened::Unbelievable),
         };
-        let Ok(content) = read_content(&database) else {
+        let keys = Keys::new(key)?;
+        let Ok(content) = read_content(&database, &keys.cipher) else {
             return Ok(Opened::Unbelievable);
         };
         let Content {
@@ -156,12 +179,12 @@ impl Store {
             rows,
         } = content;
         let sealed = sealed_bytes(server, generation, &previous, &rows);
-        if hmac::verify(key, &sealed, &seal).is_err() || book(&rows).is_none() {
+        if hmac::verify(&keys.seal, &sealed, &seal).is_err() || book(&rows).is_none() {
             return Ok(Opened::Unbelievable);
         }
         Ok(Opened::Sealed(Box::new(Self {
             database,
-            key: key.clone(),
+            keys,
             server: server.to_owned(),
             generation,
             seal,
@@ -173,13 +196,9 @@ impl Store {
     fn recover(&mut self, floor: &Floor, now: u64) -> Result<(), LedgerError> {
         let held = book(&self.rows).unwrap_or_default();
         let mut accounts: BTreeMap<AccountId, Tally> = held.accounts.into_iter().collect();
-        for (id, millibits) in &floor.given {
-            let least = Tally {
-                millibits: *millibits,
-                ..Tally::default()
-            };
+        for (id, given) in &floor.given {
             let account = accounts.entry(id.clone()).or_default();
-            *account = account.at_least(least);
+            *account = account.at_least(given.tally());
         }
         let is_team = |id: &AccountId| id.0.as_str().starts_with("team/");
         let teams = accounts.iter().filter(|(id, _)| is_team(id));
@@ -206,17 +225,22 @@ impl Store {
         }
         let generation = self.generation.saturating_add(1);
         let sealed = sealed_bytes(&self.server, generation, &self.seal, &rows);
-        let seal = hmac::sign(&self.key, &sealed);
+        let seal = hmac::sign(&self.keys.seal, &sealed);
         let transaction = self.database.begin_write().map_err(database)?;
         {
             let mut table = transaction.open_table(ROWS).map_err(database)?;
+            let cipher = &mut self.keys.cipher;
             for (row, value) in &changed {
                 match value {
-                    Some(value) => table
-                        .insert(row.as_str(), value.as_slice())
-                        .map_err(database)?,
-                    None => table.remove(row.as_str()).map_err(database)?,
-                };
+                    Some(value) => {
+                        let sealed = cipher.seal(row, value);
+                        let (place, value) =
+                            sealed.ok_or_else(|| database("a row cannot be sealed"))?;
+                        table.insert(place.as_str(), value.as_slice())
+                    }
+                    None => table.remove(cipher.place(row).as_str()),
+                }
+                .map_err(database)?;
             }
             let mut seals = transaction.open_table(SEALS).map_err(database)?;
             let number = generation.to_be_bytes();
@@ -258,6 +282,10 @@ impl Ledger for Store {
             let value = note.as_ref().map(json).transpose()?;
             changed.insert(format!("note/{principal}"), value);
         }
+        if let Some((day, oldest)) = &changes.day {
+            changed.insert(day_row(day.begins), Some(json(day)?));
+            changed.extend(oldest.map(|begins| (day_row(begins), None)));
+        }
         self.commit(changed)?;
         Ok(totals)
     }
@@ -298,6 +326,11 @@ fn account_row(kind: &str, (holder, model): &AccountId) -> String {
     format!("{kind}/{model}/{}", holder.as_str())
 }
 
+/// Days in the order of their numbers.
+fn day_row(begins: u64) -> String {
+    format!("day/{begins:020}")
+}
+
 fn loss_rows(loss: &Loss) -> Result<BTreeMap<String, Option<Vec<u8>>>, LedgerError> {
     let mut rows = BTreeMap::from([("loss".to_owned(), Some(json(&loss.at)?))]);
     for (id, tally) in &loss.floors {
@@ -323,19 +356,25 @@ fn book(rows: &Rows) -> Option<Book> {
                 let note: Note = of_json(value)?;
                 book.notes.push((principal.to_owned(), note));
             }
+            Some(("day", begins)) => {
+                let day: Day = of_json(value)?;
+                (day_row(day.begins) == format!("day/{begins}")).then(|| book.days.push(day))?;
+            }
             _ => return None,
         }
     }
     Some(book)
 }
 
-fn read_content(database: &Database) -> Result<Content, LedgerError> {
+fn read_content(database: &Database, cipher: &Cipher) -> Result<Content, LedgerError> {
     let transaction = database.begin_read().map_err(self::database)?;
     let table = transaction.open_table(ROWS).map_err(self::database)?;
     let mut rows = Rows::new();
     for row in table.iter().map_err(self::database)? {
-        let (row, value) = row.map_err(self::database)?;
-        rows.insert(row.value().to_owned(), value.value().to_vec());
+        let (place, value) = row.map_err(self::database)?;
+        let opened = cipher.open(place.value(), value.value());
+        let (row, value) = opened.ok_or_else(|| self::database("a row is not of this ledger"))?;
+        rows.insert(row, value);
     }
     let seals = transaction.open_table(SEALS).map_err(self::database)?;
     Ok(Content {

@@ -1,5 +1,6 @@
 //! The ledger when it is whole, lost, rolled back and edited.
 
+use super::super::ledger::Given;
 use super::*;
 use crate::guard::Step;
 
@@ -20,6 +21,15 @@ impl Place {
     }
 
     fn open_at(&self, generation: u64, given: Vec<(AccountId, u64)>) -> (Store, Found) {
+        let of_account = |(id, millibits)| {
+            let given = Given {
+                millibits,
+                told_millibits: millibits / 2,
+                arranged_millibits: millibits / 5,
+            };
+            (id, given)
+        };
+        let given = given.into_iter().map(of_account).collect();
         let floor = Floor { generation, given };
         self.open_with(&LedgerKey::new([5; 32]), "node-a", &floor)
     }
@@ -39,7 +49,7 @@ fn account(holder: &str) -> AccountId {
 }
 
 fn given(holder: &str, tokens: u64) -> (AccountId, Tally) {
-    (account(holder), Tally::of_text(tokens, 0))
+    (account(holder), Tally::of_text(tokens))
 }
 
 fn write(store: &mut Store, holder: &str, tokens: u64) -> Tally {
@@ -126,7 +136,13 @@ fn s24_a_ledger_that_is_gone_is_lost_and_not_a_first_start() {
     let (mut store, found) = place.open_at(9, vec![(account("team/red"), 8000)]);
     assert_eq!(found, Found::Lost);
     let book = store.read().unwrap();
-    assert_eq!(book.loss.floors[0].1.millibits, 8000);
+    let known = book.loss.floors[0].1;
+    assert_eq!(known.millibits, 8000);
+    assert_eq!(
+        (known.told_millibits, known.arranged_millibits),
+        (4000, 1600),
+        "what has a lifetime limit comes back, too"
+    );
     assert_eq!(store.generation(), 10, "one above the floor");
     drop(store);
     assert_eq!(place.found(10), Found::Whole);
@@ -135,10 +151,25 @@ fn s24_a_ledger_that_is_gone_is_lost_and_not_a_first_start() {
 #[test]
 fn s24_an_edited_ledger_is_not_believed_and_is_kept_aside() {
     type Edit = fn(&redb::WriteTransaction);
-    let edits: [(&str, Edit); 6] = [
-        ("less", |t| {
+    fn keys() -> Keys {
+        Keys::new(&LedgerKey::new([5; 32])).unwrap()
+    }
+    let edits: [(&str, Edit); 7] = [
+        (
+            "less, by whoever has the cipher's key and not the chain",
+            |t| {
+                let row = account_row("account", &account("team/red"));
+                let less = json(&Tally::of_text(1)).unwrap();
+                let (place, less) = keys().cipher.seal(&row, &less).unwrap();
+                t.open_table(ROWS)
+                    .unwrap()
+                    .insert(place.as_str(), less.as_slice())
+                    .unwrap();
+            },
+        ),
+        ("not sealed", |t| {
             let row = account_row("account", &account("team/red"));
-            let less = json(&Tally::of_text(1, 0)).unwrap();
+            let less = json(&Tally::of_text(1)).unwrap();
             t.open_table(ROWS)
                 .unwrap()
                 .insert(row.as_str(), less.as_slice())
@@ -146,7 +177,9 @@ fn s24_an_edited_ledger_is_not_believed_and_is_kept_aside() {
         }),
         ("removed", |t| {
             let row = account_row("account", &account("team/red"));
-            t.open_table(ROWS).unwrap().remove(row.as_str()).unwrap();
+            let place = keys().cipher.place(&row);
+            let mut rows = t.open_table(ROWS).unwrap();
+            assert!(rows.remove(place.as_str()).unwrap().is_some());
         }),
         ("more rows", |t| {
             t.open_table(ROWS)
@@ -245,4 +278,22 @@ fn a_second_server_on_the_same_ledger_is_refused() {
     let key = LedgerKey::new([5; 32]);
     let second = Store::open(place.folder.path(), &key, "node-a", &Floor::default(), NOW);
     assert!(matches!(second.unwrap_err(), LedgerError::InUse(_)));
+}
+
+#[test]
+fn g15_the_file_of_a_ledger_names_nobody_and_holds_no_sum() {
+    let place = Place::new();
+    let (mut store, _) = place.open_at(0, Vec::new());
+    write(&mut store, "principal/spiffe://acme/ada", 1234);
+    drop(store);
+    let bytes = fs::read(place.file()).unwrap();
+    let holds = |word: &str| bytes.windows(word.len()).any(|at| at == word.as_bytes());
+    for word in ["ada", "principal", "account", "tokens", "1234"] {
+        assert!(!holds(word), "{word}");
+    }
+    assert!(holds("generation"), "the test can see");
+    let (mut store, found) = place.open_at(1, Vec::new());
+    assert_eq!(found, Found::Whole);
+    let kept = store.read().unwrap().accounts;
+    assert_eq!(kept, [given("principal/spiffe://acme/ada", 1234)]);
 }

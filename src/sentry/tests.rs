@@ -58,6 +58,9 @@ fn place() -> Place {
         instructions: Vec::new(),
         pace: Pace::default(),
         audit: AuditLog::open(&folder.path().join("audit"), Durability::System).unwrap(),
+        keeps_wording: true,
+        counts_days: true,
+        days_file: Some(folder.path().join("days.jsonl")),
         now: 0,
     };
     Place {
@@ -73,20 +76,14 @@ async fn what_could_not_be_written_is_written_once_later_and_meanwhile_nothing_i
     let place = place();
     let model = Sha256Digest::of(b"model");
     let accounts = Accounts::new(model, "ada", "writers", [Allowance::default(); 3]);
-    place.sentry.room(&accounts, false).unwrap();
-    place
-        .sentry
-        .charge(&accounts, Tally::of_text(5, 0))
-        .unwrap();
+    place.sentry.room(&accounts, Wants::default()).unwrap();
+    place.sentry.charge(&accounts, Tally::of_text(5)).unwrap();
     let now = session::now().secs();
     assert!(place.sentry.writes(now));
     assert!(place.sentry.flush().await.is_err());
     assert!(place.sentry.writes(now + 30), "a disk may be slow");
     assert!(!place.sentry.writes(now + 120));
-    place
-        .sentry
-        .charge(&accounts, Tally::of_text(2, 0))
-        .unwrap();
+    place.sentry.charge(&accounts, Tally::of_text(2)).unwrap();
     assert!(place.sentry.flush().await.is_err());
     let status = place.sentry.status(now + 120).await.unwrap();
     assert!(
@@ -107,13 +104,21 @@ fn a_floor_has_teams_and_everybody_and_no_principal() {
     let place = place();
     let model = Sha256Digest::of(b"model");
     let accounts = Accounts::new(model, "ada", "writers", [Allowance::default(); 3]);
-    place.sentry.room(&accounts, false).unwrap();
+    place.sentry.room(&accounts, Wants::default()).unwrap();
+    place.sentry.charge(&accounts, Tally::of_text(3)).unwrap();
     place
         .sentry
-        .charge(&accounts, Tally::of_text(3, 0))
+        .charge(&accounts, Tally::of_text(1).telling(1, 2))
         .unwrap();
     let floor = place.sentry.floor();
-    let given = |holder| ((holder, model), 3000);
+    let given = |holder| {
+        let given = Given {
+            millibits: 4000 + 14_476,
+            told_millibits: 14_476,
+            arranged_millibits: 0,
+        };
+        ((holder, model), given)
+    };
     let expected = [
         given(Holder::organisation()),
         given(Holder::team("writers")),
@@ -219,4 +224,20 @@ async fn a_decision_that_cannot_be_recorded_does_not_hold() {
     std::fs::create_dir(&log).unwrap();
     assert_eq!(decide(Step::Open).await, Err(Unrecorded));
     assert_eq!(explained().await, before);
+}
+
+#[tokio::test]
+async fn a_day_that_cannot_be_written_down_is_told_to_nobody() {
+    const DAY: u64 = 86_400;
+    let place = place();
+    place.sentry.close_day(DAY, DAY).await;
+    assert_eq!(place.sentry.days(), []);
+    assert!(!place.folder.path().join("days.jsonl").exists());
+    // Not later either: what it would say then had other noise.
+    place.refuses.store(false, Ordering::SeqCst);
+    place.sentry.close_day(DAY + 1, DAY + 1).await;
+    assert_eq!(place.sentry.days(), []);
+    place.sentry.close_day(2 * DAY, 2 * DAY).await;
+    let days = place.sentry.days();
+    assert_eq!((days.len(), days[0].begins), (1, DAY));
 }

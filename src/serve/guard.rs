@@ -11,6 +11,8 @@ use crate::session::now;
 
 /// Folder of the ledger in the state folder.
 const FOLDER: &str = "guard";
+/// What is told of days, for whoever watches the machine.
+const DAYS: &str = "days.jsonl";
 /// The longest file of public wording.
 const WORDING_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
@@ -50,6 +52,9 @@ pub(super) async fn start(
         instructions: lines(&config.guard.instructions)?,
         pace: policy.guard().pace(),
         audit: audit.clone(),
+        keeps_wording: policy.guard().keeps_wording(),
+        counts_days: policy.guard().counts_days(),
+        days_file: Some(folder.join(DAYS)),
         now: now.secs(),
     })?)
 }

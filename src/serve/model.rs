@@ -150,10 +150,12 @@ fn translated(event: engine::Event, tokenizer: &Tokenizer) -> Event {
         engine::Event::Text {
             text,
             tokens,
+            learnt,
             logprobs,
         } => Event::Text {
             text,
             tokens: count(tokens.len()),
+            learnt,
             logprobs: logprobs
                 .into_iter()
                 .map(|told| token_logprobs(tokenizer, told))
@@ -162,6 +164,7 @@ fn translated(event: engine::Event, tokenizer: &Tokenizer) -> Event {
         engine::Event::Finished {
             reason,
             repeated,
+            learnt,
             usage,
         } => {
             let finish = match reason {
@@ -175,6 +178,7 @@ fn translated(event: engine::Event, tokenizer: &Tokenizer) -> Event {
                 finish,
                 repeated,
                 tokens: count(usage.completion_tokens),
+                learnt,
             }
         }
         engine::Event::Failed {

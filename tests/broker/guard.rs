@@ -2,7 +2,7 @@
 
 use casemate::broker::client::{ReleaseClient, ReleaseError};
 use casemate::guard::{AccountId, Holder};
-use casemate::sentry::{Floor, Found, Store};
+use casemate::sentry::{Floor, Found, Given, Store};
 use casemate_attestation::Sha256Digest;
 
 use crate::place::{Place, runtime};
@@ -12,12 +12,21 @@ fn account(holder: &str) -> AccountId {
     (Holder::of_word(holder).unwrap(), model)
 }
 
+/// So many bits, some of which probabilities and arranged choices told.
+fn given(millibits: u64) -> Given {
+    Given {
+        millibits,
+        told_millibits: millibits / 2,
+        arranged_millibits: millibits / 5,
+    }
+}
+
 fn floor(generation: u64, team: u64) -> Floor {
     Floor {
         generation,
         given: vec![
-            (account("organisation"), team + 1),
-            (account("team/red"), team),
+            (account("organisation"), given(team + 1)),
+            (account("team/red"), given(team)),
         ],
     }
 }
@@ -67,12 +76,15 @@ fn s24_what_is_no_account_of_a_team_is_not_held() {
     let (_, mut client) = broker.release(place.chip.clone(), &place.request).unwrap();
     let named = Floor {
         generation: 9,
-        given: vec![(account("principal/spiffe://acme/ada"), 5)],
+        given: vec![(account("principal/spiffe://acme/ada"), given(5))],
     };
     let many = Floor {
         generation: 9,
         given: (0..1500_u32)
-            .map(|n| ((Holder::team("red"), Sha256Digest::of(&n.to_le_bytes())), 1))
+            .map(|n| {
+                let model = Sha256Digest::of(&n.to_le_bytes());
+                ((Holder::team("red"), model), given(1))
+            })
             .collect(),
     };
     match raise(&mut client, &named).unwrap_err() {
@@ -86,7 +98,7 @@ fn s24_what_is_no_account_of_a_team_is_not_held() {
             .map(|n| {
                 (
                     (Holder::team("blue"), Sha256Digest::of(&n.to_le_bytes())),
-                    1,
+                    given(1),
                 )
             })
             .collect(),

@@ -329,17 +329,21 @@ async fn who_is_closed_gets_nothing_and_who_is_stepped_up_shows_his_machine_firs
     refused(shown.chat("one two").await, 403, "guard_step_up");
 }
 
-/// Words that are in prompts and nowhere else.
-const SECRETS: [&str; 3] = [
+/// Words that are in prompts or answers and nowhere else.
+const SECRETS: [&str; 4] = [
     "quetzalcoatl",
     "MARKER-SLOT-77aa",
     "explain in many small steps",
+    crate::script::ANSWER_MARKER,
 ];
 
 #[tokio::test]
 async fn g15_words_of_prompts_are_in_no_log_record_ledger_or_report() {
     let setup = Setup {
-        guard: Some(acting()),
+        guard: Some(GuardPolicy {
+            counters: true,
+            ..acting()
+        }),
         ..Setup::default()
     };
     let ledger = std::sync::Arc::clone(&setup.ledger);
@@ -355,6 +359,11 @@ async fn g15_words_of_prompts_are_in_no_log_record_ledger_or_report() {
     let about = json!({"principal": principal("mallory")});
     let explained = olga.post("/guard/explain", &about).await.ok().to_string();
     let error = mallory.post(CHAT, &asking("seed", json!(1))).await.text();
+    let tomorrow = (crate::organisation::now().secs() / 86_400 + 1) * 86_400;
+    server.service.sentry().close_day(tomorrow, 86_400).await;
+    let days = olga.get("/guard/days").await.ok().to_string();
+    let file = std::fs::read_to_string(ledger.path().join("days.jsonl")).unwrap();
+    let floor = format!("{:?}", server.service.sentry().floor());
     server.service.sentry().flush().await.unwrap();
     let stored = std::fs::read(ledger.path().join("guard.redb")).unwrap();
     let places = [
@@ -364,6 +373,9 @@ async fn g15_words_of_prompts_are_in_no_log_record_ledger_or_report() {
         ("explanation", explained),
         ("error", error),
         ("ledger", String::from_utf8_lossy(&stored).into_owned()),
+        ("days", days),
+        ("file of days", file),
+        ("word to the broker", floor),
     ];
     for (place, text) in places {
         for secret in SECRETS {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use casemate::guard::{Allowance, Holder, Step};
 use casemate::policy::{GuardPolicy, LeakBudgets, TeamAllowance};
-use casemate::sentry::Floor;
+use casemate::sentry::{Floor, Given};
 use serde_json::json;
 
 use crate::guard::{CHAT, ONE_ALARM, acting, crawl, new_key, refused};
@@ -16,7 +16,7 @@ use crate::raw::{Raw, chat};
 fn allowance(bits: u64) -> Allowance {
     Allowance {
         bits: Some(bits),
-        told_bits: None,
+        ..Allowance::default()
     }
 }
 
@@ -121,8 +121,8 @@ async fn an_answer_ends_where_the_budget_does() {
 #[tokio::test]
 async fn a_probability_costs_seven_bits_and_where_those_are_spent_text_is_still_given() {
     let told = Allowance {
-        bits: None,
         told_bits: Some(60),
+        ..Allowance::default()
     };
     let guard = GuardPolicy {
         budgets: LeakBudgets {
@@ -208,7 +208,11 @@ async fn s24_a_ledger_that_was_rolled_back_gives_nothing_back_and_everybody_stan
 
 #[tokio::test]
 async fn s24_a_ledger_that_is_gone_is_no_first_start() {
-    let given = vec![((Holder::team("writers"), model()), 20_000)];
+    let known = Given {
+        millibits: 20_000,
+        ..Given::default()
+    };
+    let given = vec![((Holder::team("writers"), model()), known)];
     let server = Server::start(Setup {
         guard: Some(budget(15, 1000)),
         floor: Floor {

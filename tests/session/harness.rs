@@ -283,6 +283,9 @@ async fn sentry(setup: &Setup, audit: AuditLog) -> Sentry {
         instructions: Vec::new(),
         pace: policy.pace(),
         audit,
+        keeps_wording: policy.keeps_wording(),
+        counts_days: policy.counts_days(),
+        days_file: Some(setup.ledger.path().join("days.jsonl")),
         now,
     })
     .unwrap()

@@ -24,6 +24,7 @@ mod tap;
 mod weak;
 
 // The tests, by subject.
+mod arranged;
 mod audit;
 mod biases;
 mod channel;
@@ -35,6 +36,8 @@ mod freshness;
 mod gpus;
 mod guard;
 mod guard_budgets;
+mod guard_days;
+mod guard_disclosure;
 mod guard_officer;
 mod kept;
 mod logprobs;

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use casemate::api::{Message, Role};
 use casemate::queue::{Event, Events, Finish, Generator, Job, Prompt, PromptError, StartError};
+use casemate_models::engine::Learnt;
 use casemate_models::grammar::{Grammar, GrammarError, Grammars, Shape};
 use tokio::sync::mpsc;
 
@@ -141,6 +142,10 @@ impl Generator for Obedient {
                 let text = Event::Text {
                     text: piece.iter().collect(),
                     tokens: 1,
+                    learnt: Learnt {
+                        millibits: 1000,
+                        arranged_millibits: 0,
+                    },
                     logprobs: Vec::new(),
                 };
                 if sender.send(text).await.is_err() {
@@ -151,6 +156,7 @@ impl Generator for Obedient {
                 finish: Finish::Stop,
                 repeated: false,
                 tokens,
+                learnt: Learnt::default(),
             };
             drop(sender.send(end).await);
         });

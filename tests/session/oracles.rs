@@ -54,7 +54,7 @@ fn lines(relative: &str) -> Option<Vec<Value>> {
 /// The small model with a chat template, for the server and for a look at its own logits.
 pub struct Model {
     pub running: RunningModel,
-    logits: Box<dyn casemate_models::engine::Engine>,
+    engine: Box<dyn casemate_models::engine::Engine>,
 }
 
 impl Model {
@@ -72,27 +72,33 @@ impl Model {
         };
         Some(Self {
             running: load().spawn().unwrap(),
-            logits: load().into_engine(),
+            engine: load().into_engine(),
         })
     }
 
-    /// What its likeliest tokens after a prompt say, with the logarithms of their probabilities.
-    fn likeliest(&mut self, prompt: &[u32], count: usize) -> Vec<(String, f64)> {
+    /// Its own logits after a prompt.
+    pub fn logits(&mut self, prompt: &[u32]) -> Vec<f32> {
         let opening = Opening {
             tenant: Tenant([0; 32]),
             tokens: &[],
             capacity: prompt.len() + 1,
         };
         let sequence = SequenceId::new(0);
-        self.logits.open(sequence, opening).unwrap();
+        self.engine.open(sequence, opening).unwrap();
         let work = Work {
             sequence,
             tokens: prompt,
             logits: 1,
         };
         let mut logits = Vec::new();
-        self.logits.step(&[work], &mut logits).unwrap();
-        self.logits.close(sequence);
+        self.engine.step(&[work], &mut logits).unwrap();
+        self.engine.close(sequence);
+        logits
+    }
+
+    /// What its likeliest tokens after a prompt say, with the logarithms of their probabilities.
+    pub fn likeliest(&mut self, prompt: &[u32], count: usize) -> Vec<(String, f64)> {
+        let logits = self.logits(prompt);
         let sum: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
         let mut all: Vec<(u32, f64)> = (0..)
             .zip(logits.iter().map(|logit| f64::from(*logit) - sum.ln()))
@@ -109,7 +115,7 @@ impl Model {
             .collect()
     }
 
-    fn chat(&self, question: &str) -> Vec<u32> {
+    pub fn chat(&self, question: &str) -> Vec<u32> {
         let message = ChatMessage {
             role: Role::User,
             content: question.to_owned(),

@@ -8,6 +8,7 @@ use casemate::queue::{
     Event, Events, Finish, Generator, Job, Prompt, PromptError, StartError, TokenLogprobs,
     TokenText,
 };
+use casemate_models::engine::Learnt;
 use casemate_models::grammar::{Grammar, GrammarError, Shape};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -134,6 +135,10 @@ async fn play(pieces: Vec<Played>, ends: Ends, told: bool, events: mpsc::Sender<
         let event = Event::Text {
             text: piece.text,
             tokens: piece.tokens,
+            learnt: Learnt {
+                millibits: 1000 * piece.tokens,
+                arranged_millibits: 0,
+            },
             logprobs: told.then_some(logprob).into_iter().collect(),
         };
         if events.send(event).await.is_err() {
@@ -145,6 +150,7 @@ async fn play(pieces: Vec<Played>, ends: Ends, told: bool, events: mpsc::Sender<
             finish: Finish::Stop,
             repeated: false,
             tokens,
+            learnt: Learnt::default(),
         },
         Ends::Failing => Event::Failed,
         Ends::Never => return events.closed().await,

@@ -78,7 +78,7 @@ async fn s05_a_budget_ends_the_search_by_bias() {
     let Some(model) = Model::load() else { return };
     let each = Allowance {
         bits: Some(40),
-        told_bits: None,
+        ..Allowance::default()
     };
     let team = TeamAllowance {
         each,

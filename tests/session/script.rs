@@ -8,6 +8,7 @@ use casemate::queue::{
     Event, Events, Finish, Generator, Job, Prompt, PromptError, StartError, TokenLogprobs,
     TokenText,
 };
+use casemate_models::engine::Learnt;
 use casemate_models::grammar::{Grammar, GrammarError, Grammars, Shape};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -37,7 +38,7 @@ const STEP: Duration = Duration::from_millis(20);
 /// | `panic-encode`, `panic-start`, `refuse` | as it says |
 /// | anything else | repeats the prompt |
 ///
-/// A piece counts as one token of log-probability -0.5; in its place the model finds `x` at -1, and again at -1.5.
+/// A piece counts as one token that tells a bit, of log-probability -0.5; in its place the model finds `x` at -1, and again at -1.5.
 #[derive(Default)]
 pub struct Script {
     seen: Mutex<Vec<String>>,
@@ -114,7 +115,8 @@ impl Generator for Script {
         }
         let (sender, receiver) = mpsc::channel(4);
         let top = job.logprobs.map(|reveal| reveal.top);
-        tokio::spawn(play(word, prompt, top, sender));
+        let biased = !job.sampling.logit_bias.is_empty();
+        tokio::spawn(play(word, prompt, (top, biased), sender));
         Ok(Events::new(receiver, None))
     }
 }
@@ -135,7 +137,12 @@ fn told(text: &str, count: usize, offset: u64) -> TokenLogprobs {
     }
 }
 
-async fn play(word: String, prompt: String, logprobs: Option<usize>, events: mpsc::Sender<Event>) {
+async fn play(
+    word: String,
+    prompt: String,
+    (logprobs, biased): (Option<usize>, bool),
+    events: mpsc::Sender<Event>,
+) {
     let mut offset = 0;
     let mut piece = move |text: String| {
         let told = logprobs.map(|count| told(&text, count, offset));
@@ -143,6 +150,10 @@ async fn play(word: String, prompt: String, logprobs: Option<usize>, events: mps
         Event::Text {
             text,
             tokens: 1,
+            learnt: Learnt {
+                millibits: 1000,
+                arranged_millibits: if biased { 1000 } else { 0 },
+            },
             logprobs: told.into_iter().collect(),
         }
     };
@@ -172,6 +183,7 @@ async fn play(word: String, prompt: String, logprobs: Option<usize>, events: mps
                 finish: Finish::Stop,
                 repeated: false,
                 tokens,
+                learnt: Learnt::default(),
             };
             drop(events.send(end).await);
         }

@@ -53,12 +53,14 @@ fn captured() -> Option<Vec<Captured>> {
             numbers.map(|number| number.as_f64().unwrap()).collect()
         };
         let lengths = numbers("token_bytes");
-        let mut at = 0.0;
+        // Some were written down out of order: none comes before the one before it.
+        let (mut at, mut latest) = (0.0, 0.0_f64);
         let times: Vec<f64> = numbers("record_gaps_ms")
             .iter()
             .map(|gap| {
                 at += gap / 1000.0 * MILLISECONDS;
-                at
+                latest = latest.max(at);
+                latest
             })
             .collect();
         // Which record carried which token was not written down: in order, and evenly.

@@ -1,6 +1,5 @@
 //! The appraisal of one quote: rules T1 to T19 in that order, each of which can only refuse.
 
-use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use subtle::ConstantTimeEq as _;
 
 use super::certificate::{Certificate, chain};
@@ -13,6 +12,7 @@ use super::quote::TdxQuote;
 use super::rejection::TdxRejection;
 use super::roots::TdxRoot;
 use super::second::{self, Reading};
+use super::signatures::{KnownSignatures, Signatures};
 use super::tcb::{Issue, QeIdentity, TcbInfo, TcbStatus};
 use super::{body, levels};
 use crate::digest::{ChipId, Measurement, Sha256Digest, UnixTime};
@@ -121,8 +121,27 @@ pub fn verify_tdx_quote(
     root: &TdxRoot,
     now: UnixTime,
 ) -> Result<TdxVerdict, TdxRejection> {
+    let known = KnownSignatures::new();
+    verify_tdx_quote_knowing(quote, collateral, report_data, policy, root, &known, now)
+}
+
+/// The same for somebody who verifies many: signatures of the platform's and Intel's certificates, lists and documents that are
+/// `known` are not computed again. Every rule is judged, at `now` and over the bytes given here.
+///
+/// # Errors
+/// Those of [`verify_tdx_quote`], whatever is known.
+pub fn verify_tdx_quote_knowing(
+    quote: &[u8],
+    collateral: &TdxCollateral,
+    report_data: &[u8; 64],
+    policy: &TdxPolicy,
+    root: &TdxRoot,
+    known: &KnownSignatures,
+    now: UnixTime,
+) -> Result<TdxVerdict, TdxRejection> {
     let quote = TdxQuote::parse(quote)?;
     let mut lines = Lines::default();
+    let signatures = Signatures::new(known);
     shape(&quote, &mut lines);
     let root_certificate = Certificate::parse(Place::Root, root.der())?;
     let pck_chain = chain(Place::Pck, quote.pck_chain(), 2)?;
@@ -131,11 +150,18 @@ pub fn verify_tdx_quote(
         &pck_chain,
         collateral,
         &root_certificate,
+        &signatures,
         now,
         &mut lines,
     )?;
-    let (tcb_info, info_issue, identity, identity_issue) =
-        documents(collateral, &root_certificate, &lists.root, now, &mut lines)?;
+    let (tcb_info, info_issue, identity, identity_issue) = documents(
+        collateral,
+        &root_certificate,
+        &lists.root,
+        &signatures,
+        now,
+        &mut lines,
+    )?;
     tcb_info.must_be_for(&platform)?;
     lines.pass(
         "T7",
@@ -162,11 +188,12 @@ pub fn verify_tdx_quote(
         judged: &judged,
         evaluation: window.evaluation,
     };
-    second::must_agree(reading, collateral, policy, root, now)?;
+    second::must_agree(reading, collateral, policy, root, &signatures, now)?;
     lines.pass(
         "T19",
         "a second verifier (dcap-qvl) accepts and reads the same",
     );
+    signatures.keep();
     Ok(TdxVerdict {
         quote,
         platform,
@@ -221,6 +248,7 @@ fn pck<'a>(
     pck_chain: &[Vec<u8>],
     collateral: &'a TdxCollateral,
     root: &Certificate<'_>,
+    signatures: &Signatures<'_>,
     now: UnixTime,
     lines: &mut Lines,
 ) -> Result<(PckPlatform, Lists<'a>), TdxRejection> {
@@ -237,16 +265,22 @@ fn pck<'a>(
     }
     let leaf = Certificate::parse(Place::Pck, leaf)?;
     let authority = Certificate::parse(Place::PckAuthority, authority)?;
-    authority.must_be_issued_by(root, 1)?;
+    authority.must_be_issued_by(root, 1, signatures)?;
     authority.must_be_named()?;
-    leaf.must_be_issued_by(&authority, 0)?;
+    leaf.must_be_issued_by(&authority, 0, signatures)?;
     leaf.must_be_named()?;
     leaf.must_be_leaf()?;
     let platform = PckPlatform::of(&leaf)?;
 
     let lists = Lists {
-        root: Crl::open(TdxCrl::Root, &collateral.root_ca_crl, root, now)?,
-        pck: Crl::open(TdxCrl::Pck, &collateral.pck_crl, &authority, now)?,
+        root: Crl::open(TdxCrl::Root, &collateral.root_ca_crl, root, signatures, now)?,
+        pck: Crl::open(
+            TdxCrl::Pck,
+            &collateral.pck_crl,
+            &authority,
+            signatures,
+            now,
+        )?,
     };
     lists.root.must_not_name(root)?;
     lists.root.must_not_name(&authority)?;
@@ -260,15 +294,15 @@ fn pck<'a>(
     );
     lines.pass("T3", "revocation lists are current and name nobody here");
 
-    qe_report(quote, &leaf)?;
+    qe_report(quote, &leaf, signatures)?;
     lines.pass(
         "T4",
         "quoting enclave is certified by the platform and names the attestation key",
     );
     let key = [&[4], &quote.attestation_key()[..]].concat();
-    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key)
-        .verify(quote.signed_bytes(), quote.signature())
-        .map_err(|_| TdxRejection::QuoteSignature)?;
+    if !signatures.verify_quote(&key, quote.signed_bytes(), quote.signature()) {
+        return Err(TdxRejection::QuoteSignature);
+    }
     lines.pass(
         "T5",
         "signed by the attestation key over the bytes received",
@@ -277,11 +311,16 @@ fn pck<'a>(
 }
 
 /// Rule T4.
-fn qe_report(quote: &TdxQuote, pck: &Certificate<'_>) -> Result<(), TdxRejection> {
+fn qe_report(
+    quote: &TdxQuote,
+    pck: &Certificate<'_>,
+    signatures: &Signatures<'_>,
+) -> Result<(), TdxRejection> {
     let report = quote.qe_report();
-    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, pck.p256_point()?)
-        .verify(report.bytes(), quote.qe_report_signature())
-        .map_err(|_| TdxRejection::QeReportSignature)?;
+    let (point, signature) = (pck.p256_point()?, quote.qe_report_signature());
+    if !signatures.verify_fixed(point, report.bytes(), signature) {
+        return Err(TdxRejection::QeReportSignature);
+    }
     let named = [&quote.attestation_key()[..], &quote.qe_auth_data()[..]].concat();
     let digest = Sha256Digest::of(&named);
     let wanted = [&digest.as_bytes()[..], &[0; 32]].concat();
@@ -296,6 +335,7 @@ fn documents(
     collateral: &TdxCollateral,
     root: &Certificate<'_>,
     list: &Crl<'_>,
+    signatures: &Signatures<'_>,
     now: UnixTime,
     lines: &mut Lines,
 ) -> Result<(TcbInfo, Issue, QeIdentity, Issue), TdxRejection> {
@@ -324,14 +364,14 @@ fn documents(
             });
         };
         let signer = Certificate::parse(place, signer)?;
-        signer.must_be_issued_by(root, 0)?;
+        signer.must_be_issued_by(root, 0, signatures)?;
         signer.must_be_named()?;
         signer.must_be_leaf()?;
         list.must_not_name(&signer)?;
         signer.must_be_valid_at(now)?;
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, signer.p256_point()?)
-            .verify(text.as_bytes(), signature)
-            .map_err(|_| TdxRejection::DocumentSignature(document))?;
+        if !signatures.verify_fixed(signer.p256_point()?, text.as_bytes(), signature) {
+            return Err(TdxRejection::DocumentSignature(document));
+        }
     }
     let (tcb_info, info_issue) = TcbInfo::open(&collateral.tcb_info, now)?;
     let (identity, identity_issue) = QeIdentity::open(&collateral.qe_identity, now)?;

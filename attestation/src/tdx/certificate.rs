@@ -3,7 +3,6 @@
 //! PCK certificate ← Platform or Processor CA ← root, and signer of collateral ← root. Fixed places, so no path is
 //! searched. The root is the pinned one; whatever root a chain brings along is not even read.
 
-use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
@@ -14,6 +13,7 @@ use x509_parser::x509::{AlgorithmIdentifier, X509Name, X509Version};
 use super::parts::TdxCertificate as Place;
 use super::pem;
 use super::rejection::TdxRejection;
+use super::signatures::Signatures;
 use crate::digest::UnixTime;
 
 /// Longest certificate that is read, in bytes. Intel's have less than 1,300.
@@ -108,6 +108,7 @@ impl<'a> Certificate<'a> {
         &self,
         issuer: &Certificate<'_>,
         below: u32,
+        signatures: &Signatures<'_>,
     ) -> Result<(), TdxRejection> {
         let certificate = self.place;
         if self.x509.issuer().as_raw() != issuer.subject().as_raw() {
@@ -119,7 +120,12 @@ impl<'a> Certificate<'a> {
             &self.x509.signature_value,
         );
         if signature.unused_bits == 0
-            && issuer.signed(tbs, &self.x509.signature_algorithm, &signature.data)
+            && issuer.signed(
+                tbs,
+                &self.x509.signature_algorithm,
+                &signature.data,
+                signatures,
+            )
         {
             Ok(())
         } else {
@@ -133,14 +139,13 @@ impl<'a> Certificate<'a> {
         message: &[u8],
         algorithm: &AlgorithmIdentifier<'_>,
         signature: &[u8],
+        signatures: &Signatures<'_>,
     ) -> bool {
         algorithm.algorithm == ECDSA_WITH_SHA256
             && algorithm.parameters.is_none()
-            && self.p256_point().is_ok_and(|point| {
-                UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
-                    .verify(message, signature)
-                    .is_ok()
-            })
+            && self
+                .p256_point()
+                .is_ok_and(|point| signatures.verify(point, message, signature))
     }
 
     /// The P-256 point, uncompressed.

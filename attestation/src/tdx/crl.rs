@@ -7,6 +7,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 use super::certificate::{Certificate, unix};
 use super::parts::TdxCrl;
 use super::rejection::TdxRejection;
+use super::signatures::Signatures;
 use crate::digest::UnixTime;
 
 /// Longest list that is read, in bytes. Intel's have less than 4,000 and grow with every revoked platform.
@@ -25,6 +26,7 @@ impl<'a> Crl<'a> {
         which: TdxCrl,
         der: &'a [u8],
         authority: &Certificate<'_>,
+        signatures: &Signatures<'_>,
         now: UnixTime,
     ) -> Result<Self, TdxRejection> {
         let list = parse(which, der)?;
@@ -33,7 +35,7 @@ impl<'a> Crl<'a> {
         }
         let (tbs, signature) = (list.tbs_cert_list.as_ref(), &list.signature_value);
         if signature.unused_bits != 0
-            || !authority.signed(tbs, &list.signature_algorithm, &signature.data)
+            || !authority.signed(tbs, &list.signature_algorithm, &signature.data, signatures)
         {
             return Err(TdxRejection::CrlSignature(which));
         }

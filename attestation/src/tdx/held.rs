@@ -1,6 +1,5 @@
 //! Intel's collateral by itself, without a quote: what it is, whether Intel's root stands behind it, until when.
 
-use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
 use super::certificate::{Certificate, chain};
@@ -10,6 +9,7 @@ use super::pck::PckPlatform;
 use super::quote::TdxQuote;
 use super::rejection::TdxRejection;
 use super::roots::TdxRoot;
+use super::signatures::Signatures;
 use super::tcb::{QeIdentity, TcbInfo};
 use crate::digest::{ChipId, UnixTime};
 
@@ -113,6 +113,8 @@ fn described(platform: &PckPlatform, authority: &Certificate<'_>) -> Result<Pck,
 pub(crate) struct Root<'a> {
     certificate: Certificate<'a>,
     list: Crl<'a>,
+    /// Of one bundle: its documents have signers in common.
+    signatures: Signatures<'static>,
 }
 
 impl<'a> Root<'a> {
@@ -122,10 +124,15 @@ impl<'a> Root<'a> {
         now: UnixTime,
     ) -> Result<Self, TdxRejection> {
         let certificate = Certificate::parse(Place::Root, root.der())?;
-        let list = Crl::open(TdxCrl::Root, list, &certificate, now)?;
+        let signatures = Signatures::default();
+        let list = Crl::open(TdxCrl::Root, list, &certificate, &signatures, now)?;
         list.must_not_name(&certificate)?;
         certificate.must_be_valid_at(now)?;
-        Ok(Self { certificate, list })
+        Ok(Self {
+            certificate,
+            list,
+            signatures,
+        })
     }
 
     /// The last second at which the root's list counts.
@@ -165,14 +172,15 @@ impl<'a> Root<'a> {
     ) -> Result<UnixTime, TdxRejection> {
         let ders = chain(place, signed.issuers.as_bytes(), 1)?;
         let signer = Certificate::parse(place, first(&ders)?)?;
-        signer.must_be_issued_by(&self.certificate, 0)?;
+        signer.must_be_issued_by(&self.certificate, 0, &self.signatures)?;
         signer.must_be_named()?;
         signer.must_be_leaf()?;
         self.list.must_not_name(&signer)?;
         signer.must_be_valid_at(now)?;
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, signer.p256_point()?)
-            .verify(signed.text.as_bytes(), signed.signature)
-            .map_err(|_| TdxRejection::DocumentSignature(document))?;
+        let (point, text) = (signer.p256_point()?, signed.text.as_bytes());
+        if !self.signatures.verify_fixed(point, text, signed.signature) {
+            return Err(TdxRejection::DocumentSignature(document));
+        }
         Ok(signer.until())
     }
 
@@ -185,7 +193,7 @@ impl<'a> Root<'a> {
     ) -> Result<(PckCa, UnixTime), TdxRejection> {
         let ders = chain(Place::PckAuthority, issuers.as_bytes(), 1)?;
         let authority = self.authority(first(&ders)?, now)?;
-        let list = Crl::open(TdxCrl::Pck, list, &authority, now)?;
+        let list = Crl::open(TdxCrl::Pck, list, &authority, &self.signatures, now)?;
         let until = list.due().minus(1).min(authority.until());
         Ok((PckCa::of(&authority)?, until))
     }
@@ -201,10 +209,10 @@ impl<'a> Root<'a> {
         let (leaf, authority) = two(&ders)?;
         let authority = self.authority(authority, now)?;
         let leaf = Certificate::parse(Place::Pck, leaf)?;
-        leaf.must_be_issued_by(&authority, 0)?;
+        leaf.must_be_issued_by(&authority, 0, &self.signatures)?;
         leaf.must_be_named()?;
         leaf.must_be_leaf()?;
-        Crl::open(TdxCrl::Pck, list, &authority, now)?.must_not_name(&leaf)?;
+        Crl::open(TdxCrl::Pck, list, &authority, &self.signatures, now)?.must_not_name(&leaf)?;
         leaf.must_be_valid_at(now)?;
         let pck = described(&PckPlatform::of(&leaf)?, &authority)?;
         Ok((pck, leaf.until().min(authority.until())))
@@ -212,7 +220,7 @@ impl<'a> Root<'a> {
 
     fn authority<'d>(&self, der: &'d [u8], now: UnixTime) -> Result<Certificate<'d>, TdxRejection> {
         let authority = Certificate::parse(Place::PckAuthority, der)?;
-        authority.must_be_issued_by(&self.certificate, 1)?;
+        authority.must_be_issued_by(&self.certificate, 1, &self.signatures)?;
         authority.must_be_named()?;
         self.list.must_not_name(&authority)?;
         authority.must_be_valid_at(now)?;

@@ -19,10 +19,11 @@ mod quote;
 mod rejection;
 mod roots;
 mod second;
+mod signatures;
 mod tcb;
 
 pub(crate) use appraise::platform_of;
-pub use appraise::{CollateralWindow, TdxVerdict, verify_tdx_quote};
+pub use appraise::{CollateralWindow, TdxVerdict, verify_tdx_quote, verify_tdx_quote_knowing};
 pub(crate) use body::still_listed;
 pub use collateral::{TDX_COLLATERAL_BYTES_MAX, TdxCollateral};
 pub use evidence::TdxEvidence;
@@ -33,4 +34,5 @@ pub use policy::{Expected, PlatformFlag, TdxMeasurement, TdxPolicy, TdxPolicyErr
 pub use quote::{QUOTE_BYTES_MAX, TdxBody, TdxExtension, TdxQuote};
 pub use rejection::TdxRejection;
 pub use roots::TdxRoot;
+pub use signatures::KnownSignatures;
 pub use tcb::TcbStatus;

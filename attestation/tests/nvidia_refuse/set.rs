@@ -150,6 +150,12 @@ fn g04_as_many_devices_as_policy_says() {
     let absent = refusal(|machine| drop(machine.devices.pop()));
     same(absent, count(DeviceKind::Switch, 1, 2), "N10");
     let machine = machine();
+    // Sixty-four are looked at one by one.
+    let many = vec![machine.evidence()[0].clone(); DEVICES_MAX];
+    assert!(matches!(
+        machine.case.judge_all(&many).unwrap_err(),
+        NvidiaRejection::DeviceTwice { .. }
+    ));
     let many = vec![machine.evidence()[0].clone(); DEVICES_MAX + 1];
     let judged = machine.case.judge_all(&many);
     same(

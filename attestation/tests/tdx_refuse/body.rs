@@ -160,6 +160,14 @@ fn t15_service_td_is_none_or_one_that_policy_names() {
     assert!(remarks(&verdict).contains(&"T15"));
     let refused = platform.judge_under(&named(8)).unwrap_err();
     assert_eq!(refused, R::ServiceTd(measured(9)));
+    // What every policy lets pass is let pass here, too: LASS, beside the bit that says that there is a service TD.
+    let bits = (1_u64 << 28 | 1 << 27 | 1 << 17).to_le_bytes();
+    platform.quote.body(TD_ATTRIBUTES, &bits);
+    assert!(platform.judge_under(&named(9)).is_ok());
+    assert_eq!(
+        platform.judge().unwrap_err(),
+        R::AttributesNotAccepted(1 << 17)
+    );
     // None at all is never worse.
     assert!(Platform::new().judge_under(&named(9)).is_ok());
     let refused = policy().accepting_service_td(measured(0)).unwrap_err();

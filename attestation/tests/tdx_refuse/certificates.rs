@@ -101,6 +101,39 @@ fn t2_form_of_certificates() {
 }
 
 #[test]
+fn t2_keys_are_uncompressed_points_of_p256_in_every_part() {
+    type Change = fn(&mut Der, &mut Der);
+    let changes: [Change; 4] = [
+        // The algorithm alone is another one: 1.2.840.10045.2.2 instead of 2.1.
+        |inner, _| inner.at(&[6, 0, 0]).bytes[6] = 2,
+        |inner, _| inner.at(&[6, 1]).bytes.truncate(65),
+        |inner, _| inner.at(&[6, 1]).bytes.push(0),
+        |inner, _| inner.at(&[6, 1]).bytes[1] = 2,
+    ];
+    for change in changes {
+        let refused = with(Place::Pck, change);
+        let (certificate, what) = (Place::Pck, "has no uncompressed P-256 key");
+        assert_eq!(refused, R::CertificateMalformed { certificate, what });
+    }
+}
+
+#[test]
+fn b25_a_certificate_may_have_4096_bytes() {
+    let judged = after(|platform| {
+        let padded = |length: usize| {
+            altered(&platform.authority.key, &platform.pck_der, |inner, _| {
+                let padding = extension(&OF_NOBODY, false, &vec![0x30; length]);
+                inner.at(&EXTENSIONS).parts.push(padding);
+            })
+        };
+        let length = 2_000 + 4_096 - padded(2_000).len();
+        let mut certificates = std::iter::repeat_with(|| padded(length));
+        platform.pck_der = certificates.find(|der| der.len() == 4_096).unwrap();
+    });
+    judged.unwrap();
+}
+
+#[test]
 fn t2_chains_have_their_certificates_and_perhaps_a_root_that_nobody_reads() {
     let chain = |certificates: fn(&Platform) -> String| {
         let platform = Platform::new();
@@ -380,6 +413,12 @@ fn t2_the_platform_is_described_once_and_whole() {
         let (authority, pck) = (&platform.authority, &platform.pck);
         platform.pck_der = certificate(authority, pck, Rank::Leaf, Vec::new());
     });
+    for (bytes, number) in [(vec![0x7f], 127), (vec![0, 0x85], 133), (vec![1, 2], 258)] {
+        let judged = after(|platform| {
+            platform.describe(|sgx| sgx.at(&[1, 1, 16, 1]).bytes = bytes);
+        });
+        assert_eq!(judged.unwrap().platform().pce_svn(), number);
+    }
     assert_eq!(refused, said("the SGX extension is missing"));
     assert_eq!(refused.rule(), "T2");
 }
@@ -460,6 +499,24 @@ fn t3_form_of_lists() {
         let refused = edited(|der| der.resize(64 * 1024 + 1, 0));
         assert_eq!(refused, malformed("longer than 65536 bytes"));
     }
+}
+
+#[test]
+fn b25_a_list_may_have_65536_bytes() {
+    let judged = after(|platform| {
+        let padded = |length: usize| {
+            altered(&platform.authority.key, &platform.pck_crl, |inner, _| {
+                let last = inner.parts.len() - 1;
+                let padding = extension(&OF_NOBODY, false, &vec![0x30; length]);
+                inner.at(&[last, 0]).parts.push(padding);
+            })
+        };
+        // A signature's length varies by a byte or two; one of the next has the same again.
+        let length = 65_000 + 65_536 - padded(65_000).len();
+        let mut lists = std::iter::repeat_with(|| padded(length));
+        platform.pck_crl = lists.find(|list| list.len() == 65_536).unwrap();
+    });
+    judged.unwrap();
 }
 
 #[test]

@@ -234,6 +234,24 @@ fn t7_tcb_info_is_for_this_platform() {
         );
         assert_eq!(refused.rule(), "T7");
     }
+    // The certificate's own, both of its bytes.
+    for (bytes, text) in [([0, 1], "0001"), ([2, 0], "0200")] {
+        let described = |pce_id: &str| {
+            after(|platform| {
+                platform.describe(|sgx| sgx.at(&[2, 1]).bytes = bytes.to_vec());
+                platform.tcb_info["pceId"] = pce_id.into();
+            })
+        };
+        assert_eq!(described(text).unwrap().platform().pce_id(), &bytes);
+        let (tcb_info, certificate) = ("0000".to_owned(), text.to_owned());
+        assert_eq!(
+            described("0000").unwrap_err(),
+            R::PceId {
+                tcb_info,
+                certificate
+            }
+        );
+    }
     for tcb_info in ["0001", "0100", ""] {
         let refused = with("pceId", tcb_info).unwrap_err();
         let (tcb_info, certificate) = (tcb_info.to_owned(), "0000".to_owned());

@@ -155,8 +155,18 @@ fn z1_lengths_magic_and_types() {
         with_blob(|blob| blob.magic[3] = b'B'),
         AzureRejection::Magic
     );
-    let long = with_blob(|blob| blob.rest = vec![0; HCL_BYTES_MAX]);
-    assert!(matches!(long, AzureRejection::BlobLength(_)));
+    let rest = |more: usize| {
+        let runtime = good_runtime();
+        let verdict = hardware(bound(runtime.as_bytes()), 0);
+        let mut blob = Blob::new(verdict.report().as_bytes(), runtime.as_bytes(), 2);
+        blob.rest = vec![0; HCL_BYTES_MAX + more + blob.rest.len() - blob.bytes().len()];
+        judge(&blob.bytes(), &VerifiedHardware::Snp(&verdict))
+    };
+    assert!(rest(0).is_ok());
+    assert!(matches!(
+        rest(1).unwrap_err(),
+        AzureRejection::BlobLength(_)
+    ));
     for version in [0, 3, u32::MAX] {
         let refused = with_blob(|blob| blob.header[0] = version);
         let what = "has a version other than 1 and 2";

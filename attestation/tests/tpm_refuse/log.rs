@@ -78,6 +78,11 @@ fn l1_headers() {
     header_refused(&header(&[]), "names no algorithm, or more than 16");
     let many: Vec<(u16, u16)> = (0..17).map(|id| (0x100 + id, 32)).collect();
     header_refused(&header(&many), "names no algorithm, or more than 16");
+    // Sixteen of them, or a digest of 64 bytes, are read.
+    let mut most: Vec<(u16, u16)> = (0..15).map(|id| (0x100 + id, 64)).collect();
+    most.push((0x0b, 32));
+    let read = replay(&header(&most), LogKind::Tcg2).unwrap();
+    assert_eq!(read.banks(), [Bank::Sha256]);
     for wrong in [(0x0b, 20), (0x04, 32), (0x100, 0), (0x100, 65)] {
         header_refused(
             &header(&[wrong]),

@@ -85,6 +85,12 @@ for_each_set! {
 }
 
 for_each_set! {
+    /// The sum of `e^((x - best) · scale)`, in which what is no finite number has no part; `x` stays as it is. In 32 bits:
+    /// who has more than some thousand numbers adds up sums of parts.
+    pub fn exponential_sum(x: &[f32], best: f32, scale: f32) -> f32 = exponential_sum_of;
+}
+
+for_each_set! {
     /// The index of the largest value, of equals the first; none where nothing is a number.
     pub fn largest(x: &[f32]) -> Option<usize> = largest_index;
 }
@@ -223,13 +229,23 @@ fn largest_value(x: &[f32]) -> f32 {
 }
 
 #[inline(always)]
+fn share(x: f32, best: f32, scale: f32) -> f32 {
+    let share = exp((x - best) * scale);
+    // Far below the best the exponential stops at its smallest; infinities and what is no number have no share.
+    let counts = (x - best) * scale > -87.0 && x.is_finite();
+    if counts { share } else { 0.0 }
+}
+
+#[inline(always)]
 fn exponentials_row(x: &mut [f32], best: f32, scale: f32) {
     for x in x {
-        let share = exp((*x - best) * scale);
-        // Far below the best the exponential stops at its smallest; infinities and what is no number have no share.
-        let counts = (*x - best) * scale > -87.0 && x.is_finite();
-        *x = if counts { share } else { 0.0 };
+        *x = share(*x, best, scale);
     }
+}
+
+#[inline(always)]
+fn exponential_sum_of(x: &[f32], best: f32, scale: f32) -> f32 {
+    sum_of(x, |x| share(x, best, scale))
 }
 
 #[inline(always)]
@@ -290,6 +306,21 @@ mod tests {
         }
         let silu = |x: f32, y: f32| x / (1.0 + (-x).exp()) * y;
         assert!((twin[133] - silu(x[0], y[0])).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_sum_of_exponentials_is_that_of_the_exponentials() {
+        let mut x: Vec<f32> = (0..1000).map(|at| (at as f32 * 0.77).sin() * 9.0).collect();
+        (x[3], x[700], x[999]) = (f32::NAN, f32::NEG_INFINITY, -400.0);
+        let exact: f64 = x
+            .iter()
+            .filter(|x| x.is_finite())
+            .map(|x| (f64::from(x - 9.0) * 0.7).exp())
+            .sum();
+        for isa in Isa::available() {
+            let sum = f64::from(exponential_sum(isa, &x, 9.0, 0.7));
+            assert!((sum - exact).abs() < 1e-5 * exact, "{isa:?}: {sum} {exact}");
+        }
     }
 
     #[test]

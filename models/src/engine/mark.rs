@@ -13,7 +13,7 @@ use std::fmt;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::sampler::{self, Past, SamplingError, SamplingParams};
+use super::sampler::{self, Outcome, Past, SamplingError, SamplingParams};
 
 /// Tokens that the noise of a place depends on.
 pub const CONTEXT: usize = 4;
@@ -134,20 +134,42 @@ pub fn draw(
     noise: &ContextNoise,
     point: f64,
 ) -> Result<u32, SamplingError> {
+    draw_outcome(logits, params, past, noise, point).map(|outcome| outcome.token)
+}
+
+/// As [`draw`], with what the draw knows of its token.
+///
+/// # Errors
+/// As [`sampler::draw`].
+pub fn draw_outcome(
+    logits: &[f32],
+    params: &SamplingParams,
+    past: Past<'_>,
+    noise: &ContextNoise,
+    point: f64,
+) -> Result<Outcome, SamplingError> {
     if params.temperature == 0.0 {
-        return sampler::draw(logits, params, past, point);
+        return sampler::draw_outcome(logits, params, past, point);
     }
     let likeliest = sampler::likeliest(logits, params, past, CANDIDATES)?;
-    let candidates = likeliest.tokens.iter().map(|(id, p)| (Some(*id), *id, *p));
+    let candidates = likeliest
+        .tokens
+        .iter()
+        .map(|(id, p)| (Some((*id, *p)), *id, *p));
     let rest = (None, REST, likeliest.rest());
     let race = candidates.chain([rest]).filter(|(_, _, p)| *p > 0.0);
     let best = race
         .map(|(winner, id, p)| (winner, noise.of(id).ln() / p))
         .max_by(|a, b| a.1.total_cmp(&b.1));
-    match best {
-        Some((Some(token), _)) => Ok(token),
-        _ => likeliest.draw_rest(point),
-    }
+    let (token, probability) = match best {
+        Some((Some((token, probability)), _)) => (token, Some(probability)),
+        _ => (likeliest.draw_rest(point)?, None),
+    };
+    Ok(Outcome {
+        token,
+        probability,
+        shifts: likeliest.shifts,
+    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 pub mod draft;
 pub mod gate;
+pub mod learnt;
 pub mod logprobs;
 pub mod mark;
 pub(crate) mod paged;
@@ -22,6 +23,7 @@ pub mod stop;
 
 pub use casemate_kernels::KvKind;
 pub use draft::Draft;
+pub use learnt::Learnt;
 pub use logprobs::{LOGPROB_FLOOR, LOGPROB_STEP, LOGPROBS_MAX, Reveal, TokenLogprobs};
 pub use mark::MarkKey;
 pub use reference::ReferenceEngine;
@@ -105,6 +107,7 @@ pub trait Engine: Send {
             true => Err(StepError("this engine draws no tokens".to_owned())),
             false => {
                 drawn.tokens.clear();
+                drawn.millibits.clear();
                 self.step(batch, &mut drawn.logits)
             }
         }
@@ -133,6 +136,8 @@ pub struct Drawn {
     /// For each part whose tokens are drawn what they are: at most one for each random number, fewer where the last one was
     /// decided too late for those behind it, and none where logits allow none.
     pub tokens: Vec<Option<Vec<u32>>>,
+    /// For each of these tokens what is learnt from it, in thousandths of a bit ([`learnt::of_text`]).
+    pub millibits: Vec<Option<Vec<u32>>>,
 }
 
 /// Copies between host and device. Launches are not counted: they carry no data and, on a confidential GPU, cost no

@@ -6,6 +6,7 @@ use std::time::Instant;
 use casemate_kernels::KvKind;
 
 use super::PAGE;
+use super::learnt::Learnt;
 use super::logprobs::{Reveal, TokenLogprobs};
 use super::mark::MarkKey;
 use super::repetition::RepetitionRule;
@@ -130,6 +131,8 @@ pub enum Event {
         text: String,
         /// The tokens that were drawn since the event before.
         tokens: Vec<u32>,
+        /// What those tokens tell of the model.
+        learnt: Learnt,
         /// Where they were asked for: of each token whose text is out with this event.
         logprobs: Vec<TokenLogprobs>,
     },
@@ -139,6 +142,8 @@ pub enum Event {
         reason: FinishReason,
         /// Whether its tokens repeated as often as [`GenerateRequest::repetition`] says, stopped there or not.
         repeated: bool,
+        /// What the tokens since the last text tell of the model.
+        learnt: Learnt,
         /// How many tokens it took.
         usage: Usage,
     },

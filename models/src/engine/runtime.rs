@@ -400,6 +400,7 @@ impl Worker {
             }
             let vocabulary = &*self.vocabulary;
             let drawn = made.tokens.get(at).and_then(Option::as_ref);
+            let millibits = made.millibits.get(at).and_then(Option::as_deref);
             let len = self.vocabulary_len;
             let own = made.logits.get(row * len..(row + rows) * len);
             let accepted = match (drawn, own) {
@@ -407,7 +408,7 @@ impl Worker {
                     Ok(Err(SamplingError::NoFiniteLogit.into()))
                 }
                 (Some(drawn), _) => catch_unwind(AssertUnwindSafe(|| {
-                    Ok(sequence.accept_drawn(drawn, vocabulary))
+                    Ok(sequence.accept_drawn(drawn, millibits.unwrap_or_default(), vocabulary))
                 })),
                 (None, Some(own)) => {
                     row += rows;

@@ -27,6 +27,26 @@ pub struct Past<'a> {
     pub breaks: &'a [bool],
 }
 
+/// A token that was drawn, and what its draw knows of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// The token.
+    pub token: u32,
+    /// Its probability in the distribution that it was drawn from; nothing where that would take a further look at all logits.
+    pub probability: Option<f64>,
+    /// Whose logits penalties moved before.
+    pub shifts: Shifts,
+}
+
+/// Tokens whose logits penalties moved. Biases are not among them: the request says which those are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shifts {
+    /// Their ids; one may stand there twice.
+    pub tokens: Vec<u32>,
+    /// Whether any may have been moved up: parameters below what changes nothing do that.
+    pub raised: bool,
+}
+
 /// Draws a token at `point`, a random number from 0 to below 1.
 ///
 /// # Errors
@@ -37,54 +57,89 @@ pub fn draw(
     past: Past<'_>,
     point: f64,
 ) -> Result<u32, SamplingError> {
+    draw_outcome(logits, params, past, point).map(|outcome| outcome.token)
+}
+
+/// As [`draw`], with what the draw knows of its token.
+///
+/// # Errors
+/// As [`Distribution::new`].
+pub fn draw_outcome(
+    logits: &[f32],
+    params: &SamplingParams,
+    past: Past<'_>,
+    point: f64,
+) -> Result<Outcome, SamplingError> {
+    let plain = |token, probability| Outcome {
+        token,
+        probability: Some(probability),
+        shifts: Shifts::default(),
+    };
     if params.temperature == 0.0 && params.leaves_logits() {
         let best = elementwise::largest(Isa::detect(), logits);
         let finite = best.filter(|best| logits.get(*best).is_some_and(|logit| logit.is_finite()));
         if let Some(best) = finite {
-            return Ok(best as u32);
+            return Ok(plain(best as u32, 1.0));
         }
     }
     if params.temperature > 0.0 && params.leaves_logits() && params.keeps_all() {
-        return draw_from_all(logits, params.temperature, point);
+        let (token, probability) = draw_from_all(logits, params.temperature, point)?;
+        return Ok(plain(token, probability));
     }
     let distribution = Distribution::new(logits, params, past)?;
-    distribution.draw(point).ok_or(SamplingError::NoFiniteLogit)
+    let drawn = distribution.at(point).ok_or(SamplingError::NoFiniteLogit)?;
+    Ok(Outcome {
+        shifts: distribution.shifts,
+        ..plain(drawn.0, drawn.1)
+    })
 }
 
 /// Draws when every token may come: no need to sort them. Tokens stand in the order of their ids.
-fn draw_from_all(logits: &[f32], temperature: f64, point: f64) -> Result<u32, SamplingError> {
-    let finite = |logit: &&f32| logit.is_finite();
-    let best = logits
-        .iter()
-        .filter(finite)
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max);
+fn draw_from_all(
+    logits: &[f32],
+    temperature: f64,
+    point: f64,
+) -> Result<(u32, f64), SamplingError> {
+    let isa = Isa::detect();
+    let best = match elementwise::largest(isa, logits).and_then(|at| logits.get(at)) {
+        Some(best) if best.is_finite() => *best,
+        _ => {
+            let finite = logits.iter().copied().filter(|logit| logit.is_finite());
+            finite.fold(f32::NEG_INFINITY, f32::max)
+        }
+    };
     if !best.is_finite() {
         return Err(SamplingError::NoFiniteLogit);
     }
-    let mut shares = logits.to_vec();
-    elementwise::exponentials(Isa::detect(), &mut shares, best, (1.0 / temperature) as f32);
-    let sums: Vec<f64> = shares
-        .chunks(SHARES_SUMMED)
-        .map(|shares| shares.iter().map(|share| f64::from(*share)).sum())
-        .collect();
-    let mut left = point * sums.iter().sum::<f64>();
-    for (at, (shares, sum)) in shares.chunks(SHARES_SUMMED).zip(&sums).enumerate() {
-        if left >= *sum {
-            left -= sum;
-            continue;
+    let heat = (1.0 / temperature) as f32;
+    let sum = |part| f64::from(elementwise::exponential_sum(isa, part, best, heat));
+    let parts = (0..)
+        .step_by(SHARES_SUMMED)
+        .zip(logits.chunks(SHARES_SUMMED));
+    let sums: Vec<((u32, &[f32]), f64)> = parts.map(|one| (one, sum(one.1))).collect();
+    let all = sums.iter().map(|(_, sum)| sum).sum::<f64>();
+    let mut left = point * all;
+    let mut found = None;
+    for ((first, part), sum) in sums.iter().filter(|(_, sum)| *sum > 0.0) {
+        // Rounding may leave a crumb: the last part that may come takes it.
+        found = Some((*first, *part));
+        if left < *sum {
+            break;
         }
-        for (token, share) in (at * SHARES_SUMMED..).zip(shares) {
-            left -= f64::from(*share);
-            if left < 0.0 {
-                return Ok(token as u32);
-            }
+        left -= sum;
+    }
+    let (first, part) = found.ok_or(SamplingError::NoFiniteLogit)?;
+    let mut shares = part.to_vec();
+    elementwise::exponentials(isa, &mut shares, best, heat);
+    let mut drawn = None;
+    for (token, share) in (first..).zip(&shares).filter(|(_, share)| **share > 0.0) {
+        left -= f64::from(*share);
+        drawn = Some((token, f64::from(*share) / all));
+        if left < 0.0 {
+            break;
         }
     }
-    // Rounding left a crumb: the last token that may come takes it.
-    let last = shares.iter().rposition(|share| *share > 0.0);
-    last.map(|last| last as u32)
-        .ok_or(SamplingError::NoFiniteLogit)
+    drawn.ok_or(SamplingError::NoFiniteLogit)
 }
 
 /// Shares that are added up before a draw looks which of these sums it falls into.
@@ -95,6 +150,7 @@ const SHARES_SUMMED: usize = 1024;
 pub struct Distribution {
     /// Token ids and probabilities that add up to one.
     pub tokens: Vec<(u32, f64)>,
+    shifts: Shifts,
 }
 
 impl Distribution {
@@ -108,7 +164,7 @@ impl Distribution {
         past: Past<'_>,
     ) -> Result<Self, SamplingError> {
         let mut logits: Vec<f64> = logits.iter().map(|logit| f64::from(*logit)).collect();
-        penalise(&mut logits, params, past)?;
+        let shifts = penalise(&mut logits, params, past)?;
         let finite = (0_u32..).zip(logits).filter(|(_, logit)| logit.is_finite());
         let mut tokens: Vec<(u32, f64)> = finite.collect();
         if params.temperature == 0.0 {
@@ -119,6 +175,7 @@ impl Distribution {
             let (best, _) = best.ok_or(SamplingError::NoFiniteLogit)?;
             return Ok(Self {
                 tokens: vec![(best, 1.0)],
+                shifts,
             });
         }
         if params.temperature_order == TemperatureOrder::First {
@@ -132,18 +189,23 @@ impl Distribution {
         if tokens.is_empty() {
             Err(SamplingError::NoFiniteLogit)
         } else {
-            Ok(Self { tokens })
+            Ok(Self { tokens, shifts })
         }
     }
 
     /// The token at `point`, a random number from 0 to below 1.
     pub fn draw(&self, point: f64) -> Option<u32> {
+        self.at(point).map(|(id, _)| id)
+    }
+
+    /// The same with its probability.
+    fn at(&self, point: f64) -> Option<(u32, f64)> {
         let mut left = point;
         let found = self.tokens.iter().find(|(_, probability)| {
             left -= probability;
             left < 0.0
         });
-        found.or(self.tokens.last()).map(|(id, _)| *id)
+        found.or(self.tokens.last()).copied()
     }
 }
 
@@ -151,7 +213,8 @@ fn penalise(
     logits: &mut [f64],
     params: &SamplingParams,
     past: Past<'_>,
-) -> Result<(), SamplingError> {
+) -> Result<Shifts, SamplingError> {
+    let mut shifts = Shifts::default();
     for (id, bias) in &params.logit_bias {
         *logits
             .get_mut(*id as usize)
@@ -161,6 +224,12 @@ fn penalise(
     let mut counts: HashMap<u32, f64> = HashMap::new();
     for id in past.tokens.get(window..).unwrap_or_default() {
         *counts.entry(*id).or_default() += 1.0;
+    }
+    if params.moves_window() {
+        shifts.tokens.extend(counts.keys());
+        shifts.raised = params.repetition_penalty < 1.0
+            || params.frequency_penalty < 0.0
+            || params.presence_penalty < 0.0;
     }
     for (id, count) in counts {
         if let Some(logit) = logits.get_mut(id as usize) {
@@ -176,9 +245,10 @@ fn penalise(
     for (id, penalty) in params.dry.penalties(past.tokens, past.breaks) {
         if let Some(logit) = logits.get_mut(id as usize) {
             *logit -= penalty;
+            shifts.tokens.push(id);
         }
     }
-    Ok(())
+    Ok(shifts)
 }
 
 fn scale(tokens: &mut [(u32, f64)], temperature: f64) {

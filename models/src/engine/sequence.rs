@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::draft::Drafter;
 use super::gate::Place;
+use super::learnt::{Draw as Judged, Learnt};
 use super::logprobs::{Reveal, TokenLogprobs, Untold};
 use super::mark::{self, MarkKey};
 use super::repetition::{RepetitionRule, Repetitions};
@@ -47,6 +48,8 @@ pub(super) struct Sequence {
     repeated: bool,
     untold: Untold,
     unsaid: Vec<u32>,
+    /// What the tokens tell that no event has said.
+    learnt: Learnt,
     sink: Sink,
     deadline: Option<Instant>,
     cancelled: Arc<AtomicBool>,
@@ -119,6 +122,7 @@ impl Sequence {
             repeated: false,
             untold: Untold::default(),
             unsaid: Vec::new(),
+            learnt: Learnt::default(),
             sink,
             deadline: request.deadline,
             cancelled,
@@ -279,11 +283,19 @@ impl Sequence {
     }
 
     /// As [`Self::accept`], of tokens that were drawn as [`Self::drawing`] said.
-    pub(super) fn accept_drawn(&mut self, drawn: &[u32], vocabulary: &dyn Vocabulary) -> Accepted {
+    /// `millibits` say what each tells.
+    pub(super) fn accept_drawn(
+        &mut self,
+        drawn: &[u32],
+        millibits: &[u32],
+        vocabulary: &dyn Vocabulary,
+    ) -> Accepted {
         let guessed = self.take_guesses();
         let mut accepted = Accepted::default();
         for (at, token) in drawn.iter().enumerate() {
             let _ = self.draws.next_point();
+            self.learnt
+                .add(Learnt::of_drawn(millibits.get(at).copied()));
             accepted.drawn += 1;
             accepted.next = self.take(*token, vocabulary);
             // Without guesses the model was fed with every token but the last.
@@ -300,10 +312,10 @@ impl Sequence {
         accepted
     }
 
-    fn draw(&mut self, logits: &[f32], vocabulary: &dyn Vocabulary) -> Result<u32, Halted> {
-        let masked = self.grammar.as_mut().map(|grammar| grammar.masked(logits));
+    fn draw(&mut self, raw: &[f32], vocabulary: &dyn Vocabulary) -> Result<u32, Halted> {
+        let masked = self.grammar.as_mut().map(|grammar| grammar.masked(raw));
         let masked = masked.transpose()?;
-        let logits = masked.as_deref().unwrap_or(logits);
+        let logits = masked.as_deref().unwrap_or(raw);
         let point = self.draws.next_point();
         let dry = &self.sampling.dry;
         let breaks = match dry.is_off() {
@@ -314,12 +326,19 @@ impl Sequence {
         let past = Past { tokens, breaks };
         let answer = tokens.get(self.prompt..).unwrap_or_default();
         let marked = self.mark.as_ref().zip(mark::context(answer));
-        Ok(match marked {
-            None => sampler::draw(logits, &self.sampling, past, point)?,
+        let outcome = match marked {
+            None => sampler::draw_outcome(logits, &self.sampling, past, point)?,
             Some((key, context)) => {
-                mark::draw(logits, &self.sampling, past, &key.noise(context), point)?
+                mark::draw_outcome(logits, &self.sampling, past, &key.noise(context), point)?
             }
-        })
+        };
+        let judged = Judged {
+            raw,
+            masked: masked.as_deref(),
+            params: &self.sampling,
+        };
+        self.learnt.add(judged.learnt(&outcome));
+        Ok(outcome.token)
     }
 
     /// Takes the grammar further. True when it allows nothing after this token.
@@ -376,6 +395,7 @@ impl Sequence {
             let _ = (self.sink)(Event::Finished {
                 reason,
                 repeated: self.repeated,
+                learnt: self.learnt,
                 usage,
             });
         }
@@ -407,6 +427,7 @@ impl Sequence {
             text,
             logprobs,
             tokens: std::mem::take(&mut self.unsaid),
+            learnt: std::mem::take(&mut self.learnt),
         })
     }
 }

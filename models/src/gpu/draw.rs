@@ -55,6 +55,7 @@ pub(super) struct Draws {
 
 /// Tokens, and what the model is fed with: the same, but some token where the host must decide.
 pub(super) struct DrawnTokens {
+    /// The tokens, then for each what is learnt from it, in thousandths of a bit ([`learnt`](crate::engine::learnt)).
     pub(super) answers: Tensor,
     pub(super) fed: Tensor,
 }
@@ -264,8 +265,7 @@ impl Drawer {
     ) -> Result<DrawnTokens> {
         let _kept = link.parameters_kept();
         let at = |range: &Range<usize>| numbers.narrow(0, range.start, range.len());
-        let mut tokens = Vec::new();
-        let mut decided = Vec::new();
+        let (mut tokens, mut decided, mut learnt) = (Vec::new(), Vec::new(), Vec::new());
         for (kind, rows, rule) in &draws.kinds {
             let logits = logits.index_select(&at(rows)?, 0)?;
             let finite = finite(&logits)?;
@@ -280,19 +280,21 @@ impl Drawer {
                     (token, (drawn * finite)?)
                 }
             };
+            let token = (token * &drawn)?;
+            learnt.push(millibits(&logits, &token)?);
             tokens.push(token);
             decided.push(drawn);
         }
-        let (tokens, decided) = (Tensor::cat(&tokens, 0)?, Tensor::cat(&decided, 0)?);
+        let (fed, decided) = (Tensor::cat(&tokens, 0)?, Tensor::cat(&decided, 0)?);
         let order = at(&draws.order)?;
-        let fed = (tokens * &decided)?;
         let left = decided.affine(-f64::from(UNDECIDED), f64::from(UNDECIDED))?;
         let ordered = |numbers: Tensor| {
             let numbers = numbers.index_select(&order, 0)?.flatten_all()?;
             numbers.to_dtype(DType::U32)
         };
+        let answers = [ordered((&fed + left)?)?, ordered(Tensor::cat(&learnt, 0)?)?];
         Ok(DrawnTokens {
-            answers: ordered((&fed + left)?)?,
+            answers: Tensor::cat(&answers, 0)?,
             fed: ordered(fed)?,
         })
     }
@@ -394,6 +396,16 @@ impl Drawer {
             together = 2 * self.candidates;
         }
     }
+}
+
+/// The surprise of each row's token under its logits, thousandths of a bit: rows × 1. The host keeps it within bounds: a bound here
+/// would be a number to send.
+fn millibits(logits: &Tensor, token: &Tensor) -> Result<Tensor> {
+    let below = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
+    let sum = below.exp()?.sum_keepdim(D::Minus1)?.log()?;
+    let own = below.gather(&token.to_dtype(DType::U32)?, 1)?;
+    let surprise = ((sum - own)? * (1000.0 / std::f64::consts::LN_2))?;
+    surprise.round()?.to_dtype(DType::F64)
 }
 
 /// `e` to the logits, the largest one as nothing, times a factor for each row; 64 bits.

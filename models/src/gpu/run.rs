@@ -7,7 +7,7 @@ use super::batch::{Numbers, Part, Pass};
 use super::draw::{Asked, Draws, UNDECIDED};
 use super::network::send;
 use super::{GpuEngine, failed};
-use crate::engine::{Draw, Drawn, StepError, Work, sampler};
+use crate::engine::{Draw, Drawn, StepError, Work, learnt, sampler};
 
 /// What a step does, planned before anything runs.
 struct Plan {
@@ -26,9 +26,12 @@ struct Plan {
 struct Left {
     /// Logits of each pass.
     logits: Vec<Tensor>,
-    /// Tokens of each pass.
+    /// Tokens of each pass, and behind them what each tells.
     drawn: Vec<Vec<u32>>,
 }
+
+/// What a part drew: tokens, and what each tells.
+type Found = (Vec<u32>, Vec<u32>);
 
 fn draw_of<'a, 'b>(draws: &'a [Option<Draw<'b>>], at: usize) -> Option<&'a Draw<'b>> {
     draws.get(at).and_then(Option::as_ref)
@@ -83,11 +86,13 @@ impl GpuEngine {
             .passes(&mut plan, drawn)
             .map_err(|error| failed(&error))?;
         drawn.tokens.clear();
+        drawn.millibits.clear();
         for (at, work) in batch.iter().enumerate() {
-            let tokens = match (draw_of(draws, at), plan.draws.get(at)) {
+            let found = match (draw_of(draws, at), plan.draws.get(at)) {
                 (Some(draw), Some(Some(place))) => Some(self.collect(work, draw, *place, &left)?),
                 _ => None,
             };
+            let (tokens, millibits) = found.unzip();
             self.sequences.advance(work.sequence, work.tokens);
             // What was fed back went through the model, too.
             if let (Some((_, fed)), 1..) = (
@@ -97,6 +102,7 @@ impl GpuEngine {
                 self.sequences.advance(work.sequence, fed);
             }
             drawn.tokens.push(tokens);
+            drawn.millibits.push(millibits);
         }
         Ok(())
     }
@@ -250,20 +256,22 @@ impl GpuEngine {
         draw: &Draw<'_>,
         (first, first_row): (usize, usize),
         left: &Left,
-    ) -> std::result::Result<Vec<u32>, StepError> {
-        let mut tokens = Vec::new();
+    ) -> std::result::Result<Found, StepError> {
+        let (mut tokens, mut millibits) = (Vec::new(), Vec::new());
         for (at, point) in draw.points.iter().enumerate() {
             // The rows of the first pass, then one of each further pass.
             let (pass, row) = match at.checked_sub(work.logits) {
                 None => (0, at),
                 Some(further) => (further + 1, 0),
             };
-            let answer = left
-                .drawn
-                .get(pass)
-                .and_then(|drawn| drawn.get(first + row));
+            let answers = left.drawn.get(pass).map_or(&[][..], Vec::as_slice);
+            let (ids, told) = answers.split_at(answers.len() / 2);
+            let answer = ids.get(first + row).zip(told.get(first + row));
             match answer {
-                Some(token) if *token != UNDECIDED => tokens.push(*token),
+                Some((token, told)) if *token != UNDECIDED => {
+                    tokens.push(*token);
+                    millibits.push(*told);
+                }
                 _ => {
                     let logits = left.logits.get(pass);
                     let logits = logits.ok_or_else(|| StepError("logits are missing".into()))?;
@@ -276,12 +284,13 @@ impl GpuEngine {
                         break;
                     };
                     tokens.push(token);
+                    millibits.push(learnt::of_text(&row, token));
                     if pass + 1 < left.drawn.len() {
                         break;
                     }
                 }
             }
         }
-        Ok(tokens)
+        Ok((tokens, millibits))
     }
 }

@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, channel};
 
 use casemate_models::engine::{
-    Event, Failure, FinishReason, GenerateRequest, SamplingParams, Tenant, Ticket, TokenLogprobs,
+    Event, Failure, FinishReason, GenerateRequest, Learnt, SamplingParams, Tenant, Ticket,
+    TokenLogprobs,
 };
 use casemate_models::model::RunningModel;
 
@@ -15,6 +16,7 @@ use casemate_models::model::RunningModel;
 pub struct Answer {
     pub text: String,
     pub tokens: Vec<u32>,
+    pub learnt: Learnt,
     pub logprobs: Vec<TokenLogprobs>,
     pub reason: Option<FinishReason>,
     pub repeated: bool,
@@ -55,16 +57,22 @@ fn collect(events: &Receiver<Event>) -> Answer {
             Event::Text {
                 text,
                 tokens,
+                learnt,
                 logprobs,
             } => {
+                answer.learnt.add(learnt);
                 assert!(!text.is_empty());
                 answer.text += &text;
                 answer.tokens.extend(tokens);
                 answer.logprobs.extend(logprobs);
             }
             Event::Finished {
-                reason, repeated, ..
+                reason,
+                repeated,
+                learnt,
+                ..
             } => {
+                answer.learnt.add(learnt);
                 answer.reason = Some(reason);
                 answer.repeated = repeated;
                 return answer;

@@ -10,8 +10,8 @@ mod pki;
 mod quote;
 
 use casemate_attestation::tdx::{
-    Expected, TdxCollateral, TdxMeasurement, TdxPolicy, TdxRejection, TdxRoot, TdxVerdict,
-    verify_tdx_quote,
+    Expected, KnownSignatures, TdxCollateral, TdxMeasurement, TdxPolicy, TdxRejection, TdxRoot,
+    TdxVerdict, verify_tdx_quote, verify_tdx_quote_knowing,
 };
 use casemate_attestation::{ChipId, Measurement, Sha256Digest, UnixTime};
 use serde_json::{Value, json};
@@ -161,6 +161,18 @@ impl Platform {
     pub fn judge_at(&self, policy: &TdxPolicy, now: UnixTime) -> Result<TdxVerdict, TdxRejection> {
         let (quote, root) = (self.signed_quote(), self.trusted());
         verify_tdx_quote(&quote, &self.collateral(), &REPORT_DATA, policy, &root, now)
+    }
+
+    /// The same for somebody who knows signatures already.
+    pub fn judge_knowing(
+        &self,
+        known: &KnownSignatures,
+        policy: &TdxPolicy,
+        now: UnixTime,
+    ) -> Result<TdxVerdict, TdxRejection> {
+        let (quote, collateral) = (self.signed_quote(), self.collateral());
+        let root = self.trusted();
+        verify_tdx_quote_knowing(&quote, &collateral, &REPORT_DATA, policy, &root, known, now)
     }
 }
 

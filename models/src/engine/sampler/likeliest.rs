@@ -3,7 +3,7 @@
 
 use casemate_kernels::{Isa, elementwise};
 
-use super::{Distribution, Past, SamplingError, SamplingParams};
+use super::{Distribution, Past, SamplingError, SamplingParams, Shifts};
 
 /// Tokens less likely than this part of the likeliest one are among the others, so that no large vocabulary is sorted.
 const SHARE_MIN: f32 = 1e-5;
@@ -12,6 +12,8 @@ const SHARE_MIN: f32 = 1e-5;
 pub struct Likeliest {
     /// Ids and probabilities.
     pub tokens: Vec<(u32, f64)>,
+    /// Whose logits penalties moved before.
+    pub shifts: Shifts,
     others: Others,
     /// Sum of the others' shares, and of all shares.
     others_sum: f64,
@@ -38,11 +40,12 @@ pub fn likeliest(
     if params.temperature > 0.0 && params.leaves_logits() && params.keeps_all() {
         return of_all(logits, params.temperature, count);
     }
-    let mut tokens = Distribution::new(logits, params, past)?.tokens;
+    let Distribution { mut tokens, shifts } = Distribution::new(logits, params, past)?;
     let others = tokens.split_off(tokens.len().min(count));
     let others_sum = others.iter().map(|(_, share)| share).sum();
     Ok(Likeliest {
         tokens,
+        shifts,
         others: Others::Listed(others),
         others_sum,
         sum: 1.0,
@@ -80,6 +83,7 @@ fn of_all(logits: &[f32], temperature: f64, count: usize) -> Result<Likeliest, S
     }
     Ok(Likeliest {
         tokens,
+        shifts: Shifts::default(),
         others: Others::ById(shares),
         others_sum,
         sum,

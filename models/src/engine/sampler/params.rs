@@ -87,10 +87,14 @@ impl SamplingParams {
 
     /// Whether the tokens before matter.
     pub(in crate::engine) fn looks_back(&self) -> bool {
+        self.moves_window() || !self.dry.is_off()
+    }
+
+    /// Whether logits of all tokens in the window are moved.
+    pub(super) fn moves_window(&self) -> bool {
         self.repetition_penalty != 1.0
             || self.frequency_penalty != 0.0
             || self.presence_penalty != 0.0
-            || !self.dry.is_off()
     }
 
     /// Whether no token is cut off.

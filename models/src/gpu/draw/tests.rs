@@ -3,7 +3,7 @@
 use candle_core::Device;
 
 use super::*;
-use crate::engine::sampler;
+use crate::engine::{Learnt, learnt, sampler};
 
 /// Logits of a vocabulary, in rows that differ.
 fn logits(rows: usize, vocabulary: usize) -> Vec<f32> {
@@ -46,8 +46,10 @@ fn rules() -> Vec<SamplingParams> {
     ]
 }
 
-/// What is drawn for `asked` from rows of logits, and how often that crossed.
+/// What is drawn for `asked` from rows of logits, and what the model is fed with. What a token tells is compared with the host's
+/// word here, for all of them.
 fn drawn(logits: &[f32], vocabulary: usize, asked: &[Asked<'_>]) -> (Vec<u32>, Vec<u32>) {
+    let host = logits.to_vec();
     let link = Link::new(Device::Cpu);
     let drawer = Drawer::new(vocabulary, &link).unwrap().unwrap();
     let (mut numbers, mut rules) = (Numbers::default(), Vec::new());
@@ -67,7 +69,15 @@ fn drawn(logits: &[f32], vocabulary: usize, asked: &[Asked<'_>]) -> (Vec<u32>, V
         "nothing crosses while tokens are drawn"
     );
     let down = |tokens| link.down::<u32>(&tokens).unwrap();
-    (down(found.answers), down(found.fed))
+    let mut answers = down(found.answers);
+    let told = answers.split_off(asked.len());
+    for ((asked, answer), told) in asked.iter().zip(&answers).zip(&told) {
+        let row = &host[asked.row * vocabulary..][..vocabulary];
+        let expected = learnt::of_text(row, *answer);
+        let off = u64::from(expected).abs_diff(Learnt::of_drawn(Some(*told)).millibits);
+        assert!(*answer == UNDECIDED || off <= 1, "{told} {expected}");
+    }
+    (answers, down(found.fed))
 }
 
 #[test]
