@@ -146,6 +146,7 @@ mod tests {
     use std::fs;
 
     use casemate_models::package::{Publisher, PublisherKey, SealOptions, seal};
+    use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
     use super::*;
 
@@ -280,9 +281,10 @@ mod tests {
             epoch: 1,
             key_id: "nobody".into(),
         };
+        let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
         let publisher = Publisher {
-            public_key: PublisherKey::from_bytes([1; 32]),
-            sign: &|_| [2; 64],
+            public_key: PublisherKey::from_bytes(key.public_key().as_ref().try_into().unwrap()),
+            sign: &|message| key.sign(message).as_ref().try_into().unwrap(),
         };
         let node = folder.join("vda");
         seal(&mut model, &node, &options, &publisher, &|_| ()).unwrap();
