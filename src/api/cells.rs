@@ -185,7 +185,7 @@ impl Stream {
                 self.end(Finish::Length);
             }
         }
-        let cell = Bytes::from(self.cells.next());
+        let cell = Bytes::from(self.cells.take());
         let last = self
             .length
             .is_some_and(|length| self.cells.sent() >= length && self.cells.waiting() == 0);

@@ -112,8 +112,8 @@ impl Pace {
             .div_ceil(self.shape.tick().as_nanos().max(1));
         let in_time = u32::try_from(ticks).unwrap_or(u32::MAX).saturating_add(2);
         let length = self.shape.length(cells.needed(0).max(in_time));
-        let first = Bytes::from(cells.next());
-        let rest: Vec<u8> = (1..length).flat_map(|_| cells.next()).collect();
+        let first = Bytes::from(cells.take());
+        let rest: Vec<u8> = (1..length).flat_map(|_| cells.take()).collect();
         sleep_until(self.leaves(length.saturating_sub(1))).await;
         let (sender, receiver) = mpsc::channel(QUEUED_MAX);
         let last = self.leaves(length);
@@ -144,7 +144,7 @@ impl Pace {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
             while cells.sent() < length {
                 ticks.tick().await;
-                let cell = Bytes::from(cells.next());
+                let cell = Bytes::from(cells.take());
                 let piece = match cells.sent() == length {
                     true => Piece::Last(cell),
                     false => Piece::Data(cell),

@@ -41,7 +41,7 @@ impl Cells {
     }
 
     /// The next cell: [`CELL_BYTES`] of what waits, filled up.
-    pub fn next(&mut self) -> Vec<u8> {
+    pub fn take(&mut self) -> Vec<u8> {
         let gap = CELL_BYTES.saturating_sub(self.waiting.len());
         if gap > 0 {
             self.fill(gap);
@@ -132,7 +132,7 @@ mod tests {
                 let mut cells = Cells::new(Filler::Comments);
                 let mut stream = Vec::new();
                 let mut take = |cells: &mut Cells| {
-                    let cell = cells.next();
+                    let cell = cells.take();
                     assert_eq!(cell.len(), CELL_BYTES);
                     stream.extend(cell);
                 };
@@ -163,7 +163,7 @@ mod tests {
             let needed = cells.needed(0);
             let mut all = Vec::new();
             for _ in 0..needed + 1 {
-                all.extend(cells.next());
+                all.extend(cells.take());
             }
             assert_eq!(all.len(), CELL_BYTES * (needed as usize + 1));
             let read: String = serde_json::from_slice(&all).unwrap();
