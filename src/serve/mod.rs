@@ -27,6 +27,8 @@ use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+// What a device answers with, inside a ServeError.
+pub use casemate_devices::DeviceError;
 pub use documents::DocumentError;
 pub use error::ServeError;
 pub use model::Served;

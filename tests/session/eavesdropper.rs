@@ -88,8 +88,10 @@ async fn the_eavesdropper_finds_topics_of_a_plain_server_by_standing_before_it()
     // Behind `connect` the way to it is plain; nobody watches the way beyond.
     let (url, _folder) = Wishes::of(server.address).client().endpoint().await;
     let corpora = Corpora {
-        topic: (0..12).map(|number| format!("play {number}")).collect(),
-        honest: (ANSWERS..ANSWERS + 12)
+        topic: (0..ANSWERS)
+            .map(|number| format!("play {number}"))
+            .collect(),
+        honest: (ANSWERS..2 * ANSWERS)
             .map(|number| format!("play {number}"))
             .collect(),
         ..Corpora::built_in()

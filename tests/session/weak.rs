@@ -115,7 +115,7 @@ async fn answer(
     let (system, user) = said(&body);
     let beginning: String = user.chars().take(200).collect();
     let is_new = weak.beginnings.lock().unwrap().insert(beginning);
-    if is_new && user.len() > 400 {
+    if is_new && user.len() > 250 {
         tokio::time::sleep(NEW_BEGINNING).await;
     }
     let (text, logprobs) = weak.says(&system, &user, &body);

@@ -40,7 +40,10 @@ enum Verb {
     )]
     Unit(unit::Arguments),
     /// Become a program that ends with the process that asked for it.
-    #[command(hide = true)]
+    #[command(
+        hide = true,
+        after_help = "Example, as casemate image boot asks for it:\n  casemate image held --by 4711 -- swtpm socket --tpm2"
+    )]
     Held(held::Arguments),
 }
 

@@ -319,7 +319,7 @@ fn of_status(status: ExitStatus) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use casemate_devices::DeviceError;
+    use casemate::serve::DeviceError;
 
     use super::*;
 
