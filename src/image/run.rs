@@ -143,7 +143,7 @@ fn prepare(folder: &Folder, boot: Boot, launch: &mut Launch) -> Result<(), RunEr
 }
 
 /// Starts a machine and waits until it ends, serves or is told to stop. `show` gets every line of the guest's. What is started ends with
-/// the thread that waits here, even where that is killed: call it on the program's first, in `casemate` itself (see [`held`]).
+/// the thread that waits here, even where that is killed: call it on the program's first, in `casemate` itself (see `held`).
 ///
 /// # Errors
 /// [`RunError`].

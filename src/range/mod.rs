@@ -5,7 +5,7 @@
 //! **An attack is one file.** It has `pub(super) async fn run(turn: &mut Turn<'_>) -> Result<(), Halt>`, asks with
 //! [`Turn::ask`], which counts, waits and bounds, and hands in each row of the table with [`Turn::close`]; `?` on a [`Halt`]
 //! ends it early, and the table says so. To add one: write the file, name it in [`Attack`] with a word and a sentence, and
-//! call it in [`Attack::run`]. What it needs at the socket is in [`Endpoint`]; who does without [`Turn::ask`] calls
+//! call it in `Attack::run`. What it needs at the socket is in [`Endpoint`]; who does without [`Turn::ask`] calls
 //! [`Turn::spend`] before each request. Texts come from [`Corpora`]; nothing that a server said may stand in a row.
 
 mod answer;

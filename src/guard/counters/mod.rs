@@ -6,7 +6,7 @@
 //!
 //! **Why it holds.** One principal changes *principals* by at most 1, *answers* by at most [`ANSWERS_MAX`], *kilotokens* by at most
 //! [`KILOTOKENS_MAX`] and *refused* by at most 1: what is beyond is not counted. Each number gets a discrete Gaussian of variance
-//! σ² ([`gaussian`]), which is Δ²/2σ²-concentrated differentially private (Canonne, Kamath, Steinke 2020, Proposition 5), and the
+//! σ² (`gaussian`), which is Δ²/2σ²-concentrated differentially private (Canonne, Kamath, Steinke 2020, Proposition 5), and the
 //! four add up: 1/168 + 4096/1,376,000 + 4096/1,376,000 + 1/336 = 0.01489. By their Proposition 12, with the best α, that is
 //! (1, 0.9·10⁻⁹). A cell is released only if at least [`PRINCIPALS_MIN`] principals are in it *and* its noisy number of principals
 //! reaches that and a margin that noise alone passes with a chance of 5·10⁻¹¹: so that the first condition, which looks at the true
