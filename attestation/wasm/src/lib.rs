@@ -74,7 +74,7 @@ fn said(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-fn lines(checks: &[casemate_attestation::verify::Check]) -> String {
+fn lines(checks: &[casemate_attestation::verdict::Check]) -> String {
     let lines: Vec<_> = checks
         .iter()
         .map(|check| format!("{} {} {}", check.result.as_str(), check.id, check.text))
