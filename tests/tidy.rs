@@ -139,6 +139,20 @@ fn parts_depend_one_way() {
     }
 }
 
+/// The pure verifier compiles where `aws-lc-rs` cannot be built (scripts/check-wasm): one file chooses the library.
+#[test]
+fn one_file_of_the_verifier_chooses_its_cryptography() {
+    let others = tracked(".rs")
+        .into_iter()
+        .filter(|path| path.starts_with("attestation/src/") && path != "attestation/src/ecdsa.rs")
+        .filter(|path| read(path).contains("aws_lc_rs"))
+        .collect();
+    assert_none(
+        "files that name `aws_lc_rs` instead of `crate::ecdsa`",
+        others,
+    );
+}
+
 /// Names of the packages that `package` compiles, as cargo resolves them.
 fn compiled_by(package: &str) -> String {
     let tree = Command::new(env!("CARGO"))

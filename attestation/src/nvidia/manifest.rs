@@ -1,6 +1,6 @@
 //! Who may sign manifests (RIM): NVIDIA's root for them, and the chain to it. The XML itself is read elsewhere, once, at release.
 
-use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
+use crate::ecdsa::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 
 use super::chain;
 use super::rejection::NvidiaRejection;

@@ -3,7 +3,7 @@
 //! An answer is read over the bytes received. It counts without a nonce, because it travels with evidence: how old it may be is
 //! what its signer wrote into it.
 
-use aws_lc_rs::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA384, digest as digest_of};
+use ring::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA384, digest as digest_of};
 
 use super::chain::{Certificate, CertificatePlace};
 use super::ocsp_read::{

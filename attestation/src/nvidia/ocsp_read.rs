@@ -1,6 +1,6 @@
 //! An answer's bytes as parts (RFC 6960, 4.2.1): strict DER, and nothing judged.
 
-use aws_lc_rs::digest::{Algorithm, SHA256, SHA384};
+use ring::digest::{Algorithm, SHA256, SHA384};
 
 use super::ocsp::{OcspRejection, Responder, Single, Status};
 use crate::der::{generalized_time, value};

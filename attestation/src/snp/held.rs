@@ -1,6 +1,6 @@
 //! AMD's collateral by itself, without a report: what it is, whether AMD's root stands behind it, until when.
 
-use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
+use crate::ecdsa::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 
 use super::chain::Certificate;
 use super::rejection::{CertificateRole as Role, SnpRejection};
