@@ -119,17 +119,11 @@ async fn s22_the_range_recovers_no_prompt_that_this_server_keeps() {
     })
     .await;
     let rows = attacked(&server, &["ada"], Attack::Prompt, Settings::default()).await;
-    verdicts(&rows, &["plain", "honest"], Verdict::Pass);
+    verdicts(&rows, &["plain", "disguised", "honest"], Verdict::Pass);
     assert!(row(&rows, "plain").figures["stopped"].as_u64().unwrap() > 40);
-    // What the scan cannot see (docs/GUARD.md): digits for letters, words in another order, letters left out, and three
-    // words at a time. Where one of these is seen one day, its row moves to those above.
-    verdicts(
-        &rows,
-        &["disguised", "scrambled", "fragments"],
-        Verdict::Fail,
-    );
-    let techniques = serde_json::json!(["leet"]);
-    assert_eq!(row(&rows, "disguised").figures["techniques"], techniques);
+    // What the scan cannot see (docs/GUARD.md): words in another order, letters left out, and three words at a time. Where one of
+    // these is seen one day, its row moves to those above.
+    verdicts(&rows, &["scrambled", "fragments"], Verdict::Fail);
 }
 
 #[tokio::test]

@@ -97,7 +97,10 @@ impl<T: AsRef<str>> Keeper<T> {
                 scan: Scan::new(&secret),
                 leak,
                 canary,
-                canary_text: canary_text.filter(|_| canary != Switch::Off),
+                // As the scan tells what it found.
+                canary_text: canary_text
+                    .filter(|_| canary != Switch::Off)
+                    .map(|text| text.chars().filter_map(normal).collect()),
             }),
             ..Self::open()
         })

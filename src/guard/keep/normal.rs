@@ -1,4 +1,5 @@
-//! The form in which texts are compared: letters and digits, in lower case, and nothing between them.
+//! The form in which texts are compared: letters and digits, in lower case, and nothing between them. Digits that are written for
+//! letters are those letters, in the secret as in the answer, so that neither way of writing hides the other.
 
 /// The one character that stands for `c`; none for spaces, punctuation, and marks that nobody sees.
 #[must_use]
@@ -9,9 +10,23 @@ pub fn normal(c: char) -> Option<char> {
         _ => c,
     };
     if c.is_ascii() {
-        return is_kept(c).then_some(c.to_ascii_lowercase());
+        return is_kept(c).then_some(meant(c.to_ascii_lowercase()));
     }
     is_kept(c).then(|| c.to_lowercase().next().unwrap_or(c))
+}
+
+/// The letter that a digit is written for; of letters that look like one digit, one.
+const fn meant(c: char) -> char {
+    match c {
+        '0' => 'o',
+        '1' | 'l' => 'i',
+        '3' => 'e',
+        '4' => 'a',
+        '5' => 's',
+        '7' => 't',
+        '8' => 'b',
+        other => other,
+    }
 }
 
 /// Whether a character is compared at all.
@@ -30,7 +45,7 @@ mod tests {
     #[test]
     fn letters_and_digits_are_left() {
         let text = |text: &str| text.chars().filter_map(normal).collect::<String>();
-        assert_eq!(text("Pier Nine, OM-7!\n"), "piernineom7");
+        assert_eq!(text("Pier Nine, OM-7!\n"), "piernineomt");
         assert_eq!(text("Ｐｉｅｒ　９"), "pier9");
         assert_eq!(text("Ünï\u{200b}çode 密码"), "ünïçode密码");
         assert_eq!(text("*-_ \u{200d}"), "");

@@ -159,12 +159,19 @@ mod tests {
     fn a_shared_run_of_24_is_a_leak_and_23_are_none() {
         let run = "slotsarereleasedat0440lo";
         assert_eq!(run.len(), LEAK);
-        assert_eq!(leak(&format!("x{run}x")).as_deref(), Some(run));
+        let compared = "siotsarereieasedatoaaoio";
+        assert_eq!(leak(&format!("x{run}x")).as_deref(), Some(compared));
         assert_eq!(leak(&format!("x{}x", &run[..23])), None);
         assert_eq!(leak(&format!("x{}x", &run[1..])), None);
         assert_eq!(
             leak("Slots? ARE re-leas-ed *at* (04 40) lo").as_deref(),
-            Some(run)
+            Some(compared)
+        );
+        let digits = "5l0t5 4r3 r3l3453d 4t 04:40 l0";
+        assert_eq!(
+            leak(digits).as_deref(),
+            Some(compared),
+            "digits for letters"
         );
     }
 
