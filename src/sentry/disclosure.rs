@@ -39,7 +39,9 @@ pub struct Disclosed {
 #[non_exhaustive]
 pub enum Undisclosed {
     /// Policy does not let anybody.
-    #[error("policy does not grant disclosure, and no wording is kept")]
+    #[error(
+        "policy does not grant disclosure, and no wording is kept; it does with `disclosure = true` in [guard]"
+    )]
     NotGranted,
     /// No family has this name: its wording has not come from enough principals.
     #[error("no shared template of this name has tripped; /guard/status names those that have")]
@@ -56,10 +58,14 @@ pub enum Undisclosed {
     #[error("you have asked already; the second person must be another officer")]
     SamePerson,
     /// Too many wait.
-    #[error("too many disclosures wait for a second officer")]
+    #[error(
+        "too many disclosures wait for a second officer; open those first, or ask again in an hour"
+    )]
     TooMany,
     /// It cannot be recorded, and is therefore not opened.
-    #[error("the disclosure could not be recorded and does not take place")]
+    #[error(
+        "the disclosure could not be recorded and does not take place; the log of the server says why"
+    )]
     Unrecorded,
 }
 
