@@ -10,8 +10,6 @@
 mod common;
 mod support;
 
-use std::collections::BTreeSet;
-
 use casemate_attestation::eventlog::ccel::CcelTable;
 use casemate_attestation::eventlog::{
     Basis, Claims, Event, LogKind, LogRejection, QuotedRegisters, Register, RegisterSource, Replay,
@@ -23,7 +21,7 @@ use serde_json::Value;
 use common::shared;
 use common::tdx::verdict_with;
 use support::all_banks;
-use support::log::{all_asserted, domain, own};
+use support::log::{all_asserted, domain, own, proven, rtmrs};
 use support::vectors::{Folder, text};
 
 #[test]
@@ -251,7 +249,7 @@ fn another_type_proves_nothing_new() {
     let (mut tried, mut refused) = (0, 0);
     for log in logs {
         let genuine = replay(&log, LogKind::Ccel).unwrap();
-        let quoted = QuotedRegisters::of_tdx(&verdict_with(&registers(&genuine)));
+        let quoted = QuotedRegisters::of_tdx(&verdict_with(&rtmrs(&genuine)));
         let known = proven(&genuine, &quoted).unwrap();
         assert!(!known.is_empty());
         for at in types_at(&log, &genuine) {
@@ -293,25 +291,6 @@ const TYPES: [u32; 17] = [
     0x8000_00e0,
     0x8000_0077,
 ];
-
-fn proven(replay: &Replay, quoted: &QuotedRegisters) -> Result<BTreeSet<String>, LogRejection> {
-    let claims = replay.confirm(quoted)?.claims()?;
-    let proven = claims
-        .all()
-        .iter()
-        .filter(|claim| claim.basis == Basis::HardwareProven);
-    Ok(proven
-        .map(|claim| format!("{} {:?}", claim.register, claim.value))
-        .collect())
-}
-
-fn registers(replay: &Replay) -> [[u8; 48]; 4] {
-    let known = replay.registers(Bank::Sha384).unwrap();
-    std::array::from_fn(|number| {
-        let value = known.get(&Register::Rtmr(number as u8));
-        value.map_or([0; 48], |value| value.as_slice().try_into().unwrap())
-    })
-}
 
 /// Where each event's type stands: events of one bank, one after another up to the padding.
 fn types_at(log: &[u8], replay: &Replay) -> Vec<usize> {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each user takes its own part")]
 
+use std::collections::BTreeSet;
+
 use casemate_attestation::eventlog::{
     Basis, Claims, LogKind, LogRejection, QuotedRegisters, Register, Replay, replay,
 };
@@ -201,6 +203,27 @@ pub fn own(replay: &Replay, bank: Bank) -> QuotedRegisters {
 pub fn claims(log: &[u8]) -> Result<Claims, LogRejection> {
     let replay = replay(log, LogKind::Tcg2)?;
     replay.confirm(&own(&replay, Bank::Sha256))?.claims()
+}
+
+/// What registers that somebody signed prove, as text.
+pub fn proven(replay: &Replay, quoted: &QuotedRegisters) -> Result<BTreeSet<String>, LogRejection> {
+    let claims = replay.confirm(quoted)?.claims()?;
+    let all = claims.all().iter();
+    let proven = all.filter(|claim| claim.basis == Basis::HardwareProven);
+    Ok(proven
+        .map(|claim| format!("{} {:?}", claim.register, claim.value))
+        .collect())
+}
+
+/// RTMR 0 to 3 as a trust domain's log gives them; zeros where it extends none.
+pub fn rtmrs(replay: &Replay) -> [[u8; 48]; 4] {
+    std::array::from_fn(|number| {
+        let register = u8::try_from(number).ok().map(Register::Rtmr);
+        let registers = replay.registers(Bank::Sha384);
+        let value = registers.zip(register).and_then(|(all, it)| all.get(&it));
+        let value = value.and_then(|value| value.as_slice().try_into().ok());
+        value.unwrap_or([0; 48])
+    })
 }
 
 /// Whether all claims are nothing but assertions.

@@ -140,6 +140,16 @@ unsafe fn float<S: Lanes, const M: usize>(words: *const u32, word: usize, row: u
     unsafe { S::float(f32::from_bits(words.add(word * M + row).read())) }
 }
 
+/// Stores each row's sums at a register's lanes.
+#[inline(always)]
+unsafe fn store_rows<S: Lanes, const M: usize>(sums: [S::F; M], out: *mut f32, lane: usize) {
+    for (row, sum) in sums.into_iter().enumerate() {
+        // SAFETY: `out` has 16 numbers for each of `M` rows.
+        // JUSTIFICATION: see the head of this file.
+        unsafe { S::store(sum, out.add(row * TILE + lane)) }
+    }
+}
+
 /// Q4_K, Q5_K: sub-blocks of 32 with a scale and a minimum each.
 #[inline(always)]
 unsafe fn superblock_32<S: Lanes, const M: usize, const BITS: usize>(
@@ -194,9 +204,7 @@ unsafe fn superblock_32<S: Lanes, const M: usize, const BITS: usize>(
                 *sum = S::fma(whole, float::<S, M>(words, 92, row), *sum);
             }
         }
-        for (row, sum) in sums.into_iter().enumerate() {
-            S::store(sum, out.add(row * TILE + tile.lane));
-        }
+        store_rows::<S, M>(sums, out, tile.lane);
     }
 }
 
@@ -278,9 +286,7 @@ unsafe fn superblock_16<S: Lanes, const M: usize, const BITS: usize>(
                 *sum = S::fma(whole, float::<S, M>(words, 92, row), *sum);
             }
         }
-        for (row, sum) in sums.into_iter().enumerate() {
-            S::store(sum, out.add(row * TILE + tile.lane));
-        }
+        store_rows::<S, M>(sums, out, tile.lane);
     }
 }
 
@@ -339,9 +345,7 @@ unsafe fn block_32<S: Lanes, const M: usize, const BITS: usize, const MINIMUM: b
                 }
             }
         }
-        for (row, sum) in sums.into_iter().enumerate() {
-            S::store(sum, out.add(row * TILE + tile.lane));
-        }
+        store_rows::<S, M>(sums, out, tile.lane);
     }
 }
 
@@ -380,9 +384,7 @@ unsafe fn fixed_32<S: Lanes, const M: usize>(
                 *sum = S::fma(S::to_float(dots[row]), both, *sum);
             }
         }
-        for (row, sum) in sums.into_iter().enumerate() {
-            S::store(sum, out.add(row * TILE + tile.lane));
-        }
+        store_rows::<S, M>(sums, out, tile.lane);
     }
 }
 
