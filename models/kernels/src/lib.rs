@@ -1,4 +1,5 @@
-//! Arithmetic on packed weights for processors. The only home of unsafe code; knows no model.
+//! Arithmetic on packed weights for processors, and with the feature `cuda` kernels for GPUs. The only home of unsafe code;
+//! knows no model.
 //!
 //! [`Packed`] holds a matrix as kernels read it, [`Activations`] rows of inputs rounded for it, [`multiply`] puts them
 //! together on the threads of a [`Pool`]. What the machine can do is an [`Isa`]; every set gives the same sums up to the
@@ -21,6 +22,8 @@ mod activations;
 mod attention;
 mod block;
 mod buffer;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod elementwise;
 mod fixed;
 mod format;

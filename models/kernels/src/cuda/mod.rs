@@ -1,0 +1,23 @@
+//! Kernels for NVIDIA GPUs: what rows that generate need besides products of matrices. And what has to be settled with the
+//! driver before a device is worked on.
+//!
+//! What is told by numbers on the device (places, slots, pages, rows) is held within bounds by the kernels themselves;
+//! what is told here is checked here.
+
+mod decode;
+mod settle;
+
+pub use decode::{Attended, Decode, Heads, Rows, Turning, View};
+pub use settle::{idle_bytes, settle};
+
+/// Why nothing was computed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CudaError {
+    /// The driver refused.
+    #[error("{0:?}")]
+    Driver(#[from] cudarc::driver::DriverError),
+    /// Sizes do not fit each other.
+    #[error("{0}")]
+    Shape(&'static str),
+}
