@@ -1,6 +1,10 @@
 //! The devices that models are computed on: which there are in this binary, and how much memory they have left.
 
+#[cfg(feature = "cuda")]
+pub(crate) mod gate;
+
 use std::fmt;
+use std::ops::Deref;
 use std::str::FromStr;
 
 use candle_core::Device;
@@ -77,18 +81,54 @@ pub enum DeviceError {
     },
 }
 
+/// A device that is open. Whoever works on it keeps this until all else of it is gone.
+#[derive(Debug)]
+pub struct Opened(Option<Device>);
+
+impl Deref for Opened {
+    type Target = Device;
+
+    fn deref(&self) -> &Device {
+        self.0.as_ref().unwrap_or(&Device::Cpu)
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        #[cfg(feature = "cuda")]
+        let _settling = self.is_cuda().then(gate::settling);
+        self.0 = None;
+    }
+}
+
 /// Opens a device.
 ///
 /// # Errors
 /// [`DeviceError::WithoutCuda`] or [`DeviceError::Unusable`].
-pub fn open(choice: DeviceChoice) -> Result<Device, DeviceError> {
+pub fn open(choice: DeviceChoice) -> Result<Opened, DeviceError> {
     match choice {
-        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cpu => Ok(Opened(Some(Device::Cpu))),
         DeviceChoice::Cuda(_) if !HAS_CUDA => Err(DeviceError::WithoutCuda),
-        DeviceChoice::Cuda(number) => {
-            Device::new_cuda(number).map_err(|error| unusable(number, &error.to_string()))
-        }
+        DeviceChoice::Cuda(number) => match opened(number) {
+            Ok(device) => Ok(Opened(Some(device))),
+            Err(said) => Err(unusable(number, &said)),
+        },
     }
+}
+
+/// A GPU with a stream that waits for no other, so that work can be recorded while other threads open devices.
+#[cfg(feature = "cuda")]
+fn opened(number: usize) -> Result<Device, String> {
+    let _settling = gate::settling();
+    let device = Device::new_cuda_with_stream(number).map_err(|error| error.to_string())?;
+    let cuda = device.as_cuda_device().map_err(|error| error.to_string())?;
+    casemate_kernels::cuda::settle(&cuda.cuda_stream()).map_err(|error| error.to_string())?;
+    Ok(device)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn opened(number: usize) -> Result<Device, String> {
+    Device::new_cuda(number).map_err(|error| error.to_string())
 }
 
 fn unusable(number: usize, said: &str) -> DeviceError {
@@ -107,12 +147,17 @@ pub(crate) fn bytes_free(device: &Device) -> Result<u64, DeviceError> {
     let DeviceLocation::Cuda { gpu_id } = device.location() else {
         return Ok(u64::MAX);
     };
-    let asked = device.as_cuda_device().map(|device| {
-        let context = device.cuda_stream().context().clone();
-        context.mem_get_info().map_err(|error| error.to_string())
-    });
+    let asked = device
+        .as_cuda_device()
+        .map(|device| -> Result<u64, String> {
+            let stream = device.cuda_stream();
+            let free = stream.context().mem_get_info();
+            let (free, _) = free.map_err(|error| error.to_string())?;
+            let idle = casemate_kernels::cuda::idle_bytes(&stream);
+            Ok(free as u64 + idle.map_err(|error| error.to_string())?)
+        });
     match asked {
-        Ok(Ok((free, _))) => Ok(free as u64),
+        Ok(Ok(free)) => Ok(free),
         Ok(Err(said)) => Err(unusable(gpu_id, &said)),
         Err(error) => Err(unusable(gpu_id, &error.to_string())),
     }

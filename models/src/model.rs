@@ -416,7 +416,7 @@ fn load_network(
     let mut loader = Loader::new(source, progress, given_up);
     let network = match way {
         Way::Device => {
-            let engine = GpuEngine::load(config, limits, &device, &mut loader)?;
+            let engine = GpuEngine::load(config, limits, device, &mut loader)?;
             Network::Device(Box::new(engine))
         }
         Way::Packed => Network::Packed(Box::new(CpuEngine::load(config, limits, &mut loader)?)),

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use casemate_models::LoadedModel;
 use casemate_models::engine::{
-    Draw, Drawn, Engine, EngineLimits, KvKind, Opening, SamplingParams, SequenceId, Tenant, Work,
+    DeviceChoice, Draw, Drawn, Engine, EngineLimits, KvKind, Opening, SamplingParams, SequenceId,
+    Tenant, Work,
 };
 use casemate_models::weights::{GgufFile, WeightSource};
 
@@ -84,9 +85,13 @@ fn decode(source: &dyn WeightSource, place: Place) -> Anyhow<Figures> {
 }
 
 fn batch(source: &dyn WeightSource, place: Place, sequences: usize) -> Anyhow<Figures> {
-    const WARM_UP: usize = 2;
+    // A GPU records what comes again: it is warm after as many tokens as are then timed.
+    let warm_up = match place.device {
+        DeviceChoice::Cpu => 2,
+        DeviceChoice::Cuda(_) => BATCH_DECODED,
+    };
     let mut bench = Bench::load(source, sequences * (PROMPT + BATCH_DECODED), place)?;
-    bench.decode_together(sequences, WARM_UP)?;
+    bench.decode_together(sequences, warm_up)?;
     let speed = bench.decode_together(sequences, BATCH_DECODED)?;
     Ok(bench.with_crossings(figure("batch", vec![speed])?))
 }

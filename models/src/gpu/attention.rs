@@ -4,19 +4,50 @@
 use candle_core::{D, Result, Tensor};
 use candle_nn::{ops, rotary_emb};
 
+use super::Kernels;
 use super::link::Link;
 use super::matrix::GpuMatrix;
 use super::memory::KvMemory;
-use super::network::{Norm, Prepared, Seen, bend};
+use super::network::{Norm, Placing, Prepared, Seeing, Seen, bend};
 use crate::decoder::config::{DecoderConfig, RopePairs};
 use crate::decoder::rope::Rope;
 use crate::decoder::weights::Projection;
 
 /// Cosines and sines of every position.
 pub(super) struct Rotation {
-    cosines: Tensor,
-    sines: Tensor,
-    pairs: RopePairs,
+    /// Positions × half of the columns that are rotated.
+    pub(super) cosines: Tensor,
+    pub(super) sines: Tensor,
+    pub(super) pairs: RopePairs,
+}
+
+/// How a kernel of ours is to turn the heads of rows.
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "read on CUDA only"))]
+pub(super) struct Turn<'a> {
+    pub(super) rotation: &'a Rotation,
+    /// Factors and epsilon of the norm before.
+    pub(super) norm: Option<(&'a Tensor, f32)>,
+    /// Each row's place.
+    pub(super) places: &'a Tensor,
+    /// Heads of a row.
+    pub(super) heads: usize,
+}
+
+/// What a kernel of ours is to look at.
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "read on CUDA only"))]
+pub(super) struct Look<'a> {
+    /// Each cell's row, sequence by sequence.
+    pub(super) rows_of: &'a Tensor,
+    /// For each query how many slots lie between the view's first and its own.
+    pub(super) lags: &'a Tensor,
+    /// Pages, as many of each sequence.
+    pub(super) pages: &'a Tensor,
+    pub(super) sequences: usize,
+    /// Tokens that a query sees, its own included.
+    pub(super) sight: usize,
+    /// Bends scores.
+    pub(super) cap: Option<f32>,
+    pub(super) key_value_heads: usize,
 }
 
 /// Those of a pass's rows.
@@ -72,38 +103,13 @@ impl Turns {
     }
 }
 
-/// A matrix and what is added to its products.
-struct Product {
-    matrix: GpuMatrix,
-    bias: Option<Tensor>,
-}
-
-impl Product {
-    fn new(loaded: Projection<GpuMatrix>, link: &Link) -> Result<Self> {
-        let bias = loaded.bias.map(|bias| {
-            let len = bias.len();
-            link.up(bias, (1, len))
-        });
-        Ok(Self {
-            matrix: loaded.matrix,
-            bias: bias.transpose()?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.matrix.forward(x)?;
-        match &self.bias {
-            Some(bias) => x.broadcast_add(bias),
-            None => Ok(x),
-        }
-    }
-}
-
 /// Attention of one block.
 pub(super) struct Attention {
-    query: Product,
-    key: Product,
-    value: Product,
+    /// For queries, keys and values, joined where they are alike.
+    products: Vec<GpuMatrix>,
+    /// What is added to each, where there is something.
+    biases: [Option<Tensor>; 3],
+    head_width: usize,
     /// From the heads' results.
     output: GpuMatrix,
     /// Of each head's query and key.
@@ -128,10 +134,17 @@ impl Attention {
         norms: Option<(Norm, Norm)>,
         link: &Link,
     ) -> Result<Self> {
+        let bias = |bias: Option<Vec<f32>>| {
+            let up = |bias: Vec<f32>| {
+                let len = bias.len();
+                link.up(bias, (1, len))
+            };
+            bias.map(up).transpose()
+        };
         Ok(Self {
-            query: Product::new(query, link)?,
-            key: Product::new(key, link)?,
-            value: Product::new(value, link)?,
+            biases: [bias(query.bias)?, bias(key.bias)?, bias(value.bias)?],
+            products: GpuMatrix::joined(vec![query.matrix, key.matrix, value.matrix])?,
+            head_width: config.head_width,
             output,
             norms,
             heads: config.heads,
@@ -145,56 +158,126 @@ impl Attention {
     /// What the rows find; their keys and values are stored first.
     pub(super) fn forward(
         &self,
-        layer: usize,
+        (layer, windowed): (usize, bool),
         x: &Tensor,
-        turns: &Turns,
-        prepared: &Prepared,
+        prepared: &Prepared<'_>,
         memory: &KvMemory,
     ) -> Result<Tensor> {
-        let (query_norm, key_norm) = match &self.norms {
-            Some((query, key)) => (Some(query), Some(key)),
-            None => (None, None),
+        let query = self.place((layer, windowed), x, &prepared.placing, memory)?;
+        let kernels = match &prepared.placing {
+            Placing::Kernels(kernels, _) => Some(*kernels),
+            Placing::Operations { .. } => None,
         };
-        let query = split(&self.query.forward(x)?, self.heads, query_norm)?;
-        let mut query = (turns.apply(&query)? * f64::from(self.scale))?;
-        if let Some(growth) = &prepared.growth {
-            query = query.broadcast_mul(growth)?;
-        }
-        let key = split(&self.key.forward(x)?, self.key_value_heads, key_norm)?;
-        let value = split(&self.value.forward(x)?, self.key_value_heads, None)?;
-        memory.store(layer, &prepared.slots, &turns.apply(&key)?, &value)?;
-
-        let (rows, columns) = (prepared.rows, query.dim(D::Minus1)?);
-        let groups = self.key_value_heads;
-        let query = query.reshape((groups, self.heads / groups * rows, columns))?;
-        let found = prepared.seen.iter();
-        let found = found.map(|seen| self.attend(layer, &query, seen, memory));
-        let found = found.collect::<Result<Vec<_>>>()?;
-        let found = match found.as_slice() {
-            [one] => one.clone(),
-            several => Tensor::cat(several, 1)?,
+        let found = match (&prepared.seeing, kernels) {
+            (
+                Seeing::Pages {
+                    sequences,
+                    rows_of,
+                    views,
+                },
+                Some(kernels),
+            ) => {
+                let view = views.iter().find(|view| view.sight == self.sight);
+                let Some(view) = view else {
+                    candle_core::bail!("a layer's window was not planned for")
+                };
+                let look = Look {
+                    rows_of,
+                    lags: &view.lags,
+                    pages: &view.pages,
+                    sequences: *sequences,
+                    sight: self.sight,
+                    cap: self.cap,
+                    key_value_heads: self.key_value_heads,
+                };
+                kernels.attend(&query, self.heads, &memory.layer(layer)?, &look)?
+            }
+            (Seeing::Pages { .. }, None) => {
+                candle_core::bail!("pages are read by kernels, of which there are none")
+            }
+            (Seeing::Gathered { groups, order }, kernels) => {
+                let query = split(&query, self.heads, None)?;
+                let found = groups.iter();
+                let found = found.map(|seen| self.attend(layer, &query, seen, memory, kernels));
+                self.join(&found.collect::<Result<Vec<_>>>()?, order, prepared.rows)?
+            }
         };
-        let found = found.index_select(&prepared.order, 1)?;
-        let found = found.reshape((self.heads, rows, columns))?;
-        let found = found.transpose(0, 1)?.contiguous()?;
-        self.output
-            .forward(&found.reshape((rows, self.heads * columns))?)
+        self.output.forward(&found)
     }
 
-    /// What a group's queries find, of all queries that share a head of keys; key-value heads × queries × columns.
+    /// Queries, keys and values of rows: rows × columns of all heads each.
+    fn products(&self, x: &Tensor) -> Result<[Tensor; 3]> {
+        let (queries, keys) = (
+            self.heads * self.head_width,
+            self.key_value_heads * self.head_width,
+        );
+        let products = GpuMatrix::products(&self.products, x, [queries, keys, keys])?;
+        let [query, key, value] = &self.biases;
+        let added = |product: Tensor, bias: &Option<Tensor>| match bias {
+            Some(bias) => product.broadcast_add(bias),
+            None => Ok(product),
+        };
+        let [a, b, c] = products;
+        Ok([added(a, query)?, added(b, key)?, added(c, value)?])
+    }
+
+    /// Queries, rows × columns of all heads, scaled and rotated; keys and values are stored.
+    fn place(
+        &self,
+        (layer, windowed): (usize, bool),
+        x: &Tensor,
+        placing: &Placing<'_>,
+        memory: &KvMemory,
+    ) -> Result<Tensor> {
+        let (query_norm, key_norm) = self.norms.as_ref().map(|(query, key)| (query, key)).unzip();
+        let [query, key, value] = self.products(x)?;
+        match placing {
+            Placing::Kernels(kernels, placed) => {
+                let turn = placed.turn(windowed, query_norm, self.heads);
+                let query = kernels.turn(&query, &turn, self.scale, placed.growth)?;
+                let turn = placed.turn(windowed, key_norm, self.key_value_heads);
+                let here = memory.layer(layer)?;
+                kernels.store((&key, &value), &here, &placed.slots, &turn)?;
+                Ok(query)
+            }
+            Placing::Operations {
+                turns,
+                growth,
+                slots,
+            } => {
+                let turns = &turns[usize::from(windowed)];
+                let rows = query.dim(0)?;
+                let query = split(&query, self.heads, query_norm)?;
+                let mut query = (turns.apply(&query)? * f64::from(self.scale))?;
+                if let Some(growth) = growth {
+                    query = query.broadcast_mul(growth)?;
+                }
+                let key = turns.apply(&split(&key, self.key_value_heads, key_norm)?)?;
+                let value = split(&value, self.key_value_heads, None)?;
+                memory.store(layer, slots, &key, &value)?;
+                let query = query.transpose(0, 1)?.contiguous()?;
+                query.reshape((rows, ()))
+            }
+        }
+    }
+
+    /// What a group's queries (heads × rows × columns) find, of all queries that share a head of keys; key-value heads ×
+    /// queries × columns.
     fn attend(
         &self,
         layer: usize,
         query: &Tensor,
         seen: &Seen,
         memory: &KvMemory,
+        kernels: Option<&Kernels>,
     ) -> Result<Tensor> {
         let view = seen.views.iter().find(|view| view.sight == self.sight);
         let Some(view) = view else {
             candle_core::bail!("a layer's window was not planned for")
         };
         let (groups, sequences) = (self.key_value_heads, seen.sequences);
-        let columns = query.dim(D::Minus1)?;
+        let (heads, rows, columns) = query.dims3()?;
+        let query = query.reshape((groups, heads / groups * rows, columns))?;
         let by_sequence = |x: Tensor| {
             let each = x.dim(1)? / sequences;
             x.reshape((groups, sequences, each, columns))
@@ -202,14 +285,36 @@ impl Attention {
         let query = by_sequence(query.index_select(&seen.queries, 1)?)?;
         let keys = by_sequence(memory.keys(layer, &view.slots)?)?;
         let values = by_sequence(memory.values(layer, &view.slots)?)?;
-        let mut scores = query.matmul(&keys.transpose(2, 3)?)?;
-        if let Some(cap) = self.cap {
-            scores = bend(&scores, cap)?;
-        }
-        let weights = ops::softmax_last_dim(&scores.broadcast_add(&view.mask)?)?;
+        let scores = query.matmul(&keys.transpose(2, 3)?)?;
+        let weights = match (kernels, &view.mask) {
+            (Some(kernels), _) => {
+                kernels.soften(&scores, &view.lags, groups, (self.sight, self.cap))?
+            }
+            (None, Some(mask)) => {
+                let bent = match self.cap {
+                    Some(cap) => bend(&scores, cap)?,
+                    None => scores,
+                };
+                ops::softmax_last_dim(&bent.broadcast_add(mask)?)?
+            }
+            (None, None) => candle_core::bail!("nothing says what a query sees"),
+        };
         weights
             .matmul(&values)?
             .reshape((groups, seen.queries.elem_count(), columns))
+    }
+
+    /// What groups found, one behind another, as rows × columns of all heads.
+    fn join(&self, found: &[Tensor], order: &Tensor, rows: usize) -> Result<Tensor> {
+        let found = match found {
+            [one] => one.clone(),
+            several => Tensor::cat(several, 1)?,
+        };
+        let columns = found.dim(2)?;
+        let found = found.index_select(order, 1)?;
+        let found = found.reshape((self.heads, rows, columns))?;
+        let found = found.transpose(0, 1)?.contiguous()?;
+        found.reshape((rows, self.heads * columns))
     }
 }
 

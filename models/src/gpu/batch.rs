@@ -12,6 +12,9 @@ use crate::engine::PAGE;
 /// Sequences with at most so many rows share a group.
 const ROWS_SHARED_MAX: usize = 8;
 
+/// The row that there is not.
+const NO_ROW: u32 = u32::MAX;
+
 /// Rows of one sequence.
 #[derive(Clone)]
 pub(super) struct Part<'a> {
@@ -50,6 +53,7 @@ impl Numbers {
 }
 
 /// A pass through the model, by where its numbers stand.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Pass {
     pub(super) rows: usize,
     /// Each row's place in its sequence.
@@ -64,10 +68,13 @@ pub(super) struct Pass {
 }
 
 /// Sequences that attend together.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Group {
     pub(super) sequences: usize,
     /// Of each sequence.
     pub(super) rows: usize,
+    /// Sequence by sequence, row by row: which row of all; [`NO_ROW`] where a sequence has fewer.
+    pub(super) rows_of: Range<usize>,
     /// Sequence by sequence, head by head, row by row: which query of all that share a head of keys.
     pub(super) queries: Range<usize>,
     /// What is seen, one for each of [`Shape::sights`].
@@ -75,6 +82,7 @@ pub(super) struct Group {
 }
 
 /// Part of the sequences' past.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct View {
     /// Pages, the same number for each sequence.
     pub(super) pages: Range<usize>,
@@ -129,6 +137,14 @@ impl Pass {
             wanted: numbers.put(wanted),
         }
     }
+
+    /// The group of all its rows, where every sequence has few.
+    pub(super) fn shared(&self) -> Option<&Group> {
+        match self.groups.as_slice() {
+            [group] if group.rows <= ROWS_SHARED_MAX => Some(group),
+            _ => None,
+        }
+    }
 }
 
 impl Part<'_> {
@@ -147,11 +163,15 @@ impl Group {
     ) -> Self {
         let most = members.iter().map(|(part, _)| part.rows).max();
         let (sequences, rows) = (rounded(members.len()), rounded(most.unwrap_or(1)));
-        let query = |sequence: usize, head: usize, row: usize| {
+        let row_of = |sequence: usize, row: usize| {
             let member = members.get(sequence);
             let own = member.filter(|(part, _)| row < part.rows);
-            let row = own.map_or(0, |(_, first)| first + row);
-            (head * all_rows + row) as u32
+            own.map(|(_, first)| first + row)
+        };
+        let rows_of = cells(sequences, 1, rows).map(|(sequence, _, row)| row_of(sequence, row));
+        let rows_of = numbers.put(rows_of.map(|row| row.map_or(NO_ROW, |row| row as u32)));
+        let query = |sequence: usize, head: usize, row: usize| {
+            (head * all_rows + row_of(sequence, row).unwrap_or(0)) as u32
         };
         let queries =
             numbers.put(cells(sequences, shape.share, rows).map(|(s, h, r)| query(s, h, r)));
@@ -162,6 +182,7 @@ impl Group {
         Self {
             sequences,
             rows,
+            rows_of,
             queries,
             views: views.collect(),
         }
@@ -202,7 +223,7 @@ impl View {
         let pages = members
             .iter()
             .map(|(part, _)| (part.before + part.rows).div_ceil(PAGE) - first(part));
-        let pages = rounded(pages.max().unwrap_or(1));
+        let pages = pages_rounded(pages.max().unwrap_or(1));
         let page = |sequence: usize, at: usize| {
             let (part, _) = members.get(sequence)?;
             let used = (part.before + part.rows).div_ceil(PAGE);
@@ -237,6 +258,16 @@ pub(super) fn rounded(size: usize) -> usize {
     match size {
         0..=8 => size.next_power_of_two(),
         _ => size.next_multiple_of(size.next_power_of_two() / 8),
+    }
+}
+
+/// As many pages of each sequence as are looked at: few sizes, so that steps that generate can be recorded and come again.
+pub(super) fn pages_rounded(pages: usize) -> usize {
+    const LEAST: usize = 8;
+    let above = pages.max(LEAST).next_power_of_two();
+    match pages <= above / 4 * 3 && above > LEAST {
+        true => above / 4 * 3,
+        false => above,
     }
 }
 
@@ -356,6 +387,14 @@ mod tests {
                 assert_eq!(slots[row], part.slot(part.before + own));
             }
             assert_eq!(numbers[pass.wanted.clone()], [0, 5, 26, 27, 36]);
+            let cells = pass.groups.iter();
+            let mut rows: Vec<u32> = cells
+                .flat_map(|group| numbers[group.rows_of.clone()].to_vec())
+                .filter(|row| *row != NO_ROW)
+                .collect();
+            rows.sort_unstable();
+            assert_eq!(rows, (0..pass.rows as u32).collect::<Vec<_>>());
+            assert!(pass.shared().is_none(), "some sequences have many rows");
         });
     }
 
@@ -368,5 +407,14 @@ mod tests {
         }
         let kinds: std::collections::HashSet<usize> = (1..=4096).map(rounded).collect();
         assert!(kinds.len() <= 40, "{}", kinds.len());
+        for pages in 1..5_000_usize {
+            let found = pages_rounded(pages);
+            assert!(
+                (pages..=(pages * 3 / 2 + 1).max(8)).contains(&found),
+                "{pages}"
+            );
+        }
+        let kinds: std::collections::HashSet<usize> = (1..=4096).map(pages_rounded).collect();
+        assert!(kinds.len() <= 20, "{}", kinds.len());
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Asked<'a> {
 }
 
 /// How a token is drawn.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     /// The largest logit.
     Greedy,
@@ -45,6 +45,7 @@ enum Kind {
 }
 
 /// Draws of one pass, by where their numbers stand.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Draws {
     kinds: Vec<(Kind, Range<usize>, Range<usize>)>,
     /// Where each draw's answer stands among those of all kinds, one kind after another.
@@ -301,10 +302,10 @@ impl Drawer {
 
     /// The largest logit's token, of equals the lowest id.
     fn greedy(&self, logits: &Tensor) -> Result<Tensor> {
-        let best = logits.max_keepdim(D::Minus1)?;
+        let best = largest(logits)?;
         let is_best = logits.broadcast_eq(&best)?.to_dtype(DType::F32)?;
         let first = is_best.broadcast_mul(&self.falling)?;
-        let first = first.max_keepdim(D::Minus1)?.to_dtype(DType::F64)?;
+        let first = largest(&first)?.to_dtype(DType::F64)?;
         first.affine(-1.0, self.vocabulary as f64)
     }
 
@@ -398,11 +399,29 @@ impl Drawer {
     }
 }
 
+/// Each row's largest number: rows × 1. Part by part first: one block of a GPU's would work on a row.
+fn largest(rows: &Tensor) -> Result<Tensor> {
+    in_parts(rows)?.max(D::Minus1)?.max_keepdim(D::Minus1)
+}
+
+/// Each row's sum: rows × 1.
+fn total(rows: &Tensor) -> Result<Tensor> {
+    in_parts(rows)?.sum(D::Minus1)?.sum_keepdim(D::Minus1)
+}
+
+/// Rows as rows × parts × what a part has.
+fn in_parts(rows: &Tensor) -> Result<Tensor> {
+    let (count, columns) = rows.dims2()?;
+    let divides = |size: &usize| columns.is_multiple_of(*size);
+    let size = (16..=1024).rev().find(divides).unwrap_or(columns);
+    rows.reshape((count, columns / size, size))
+}
+
 /// The surprise of each row's token under its logits, thousandths of a bit: rows × 1. The host keeps it within bounds: a bound here
 /// would be a number to send.
 fn millibits(logits: &Tensor, token: &Tensor) -> Result<Tensor> {
-    let below = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
-    let sum = below.exp()?.sum_keepdim(D::Minus1)?.log()?;
+    let below = logits.broadcast_sub(&largest(logits)?)?;
+    let sum = total(&below.exp()?)?.log()?;
     let own = below.gather(&token.to_dtype(DType::U32)?, 1)?;
     let surprise = ((sum - own)? * (1000.0 / std::f64::consts::LN_2))?;
     surprise.round()?.to_dtype(DType::F64)
@@ -410,7 +429,7 @@ fn millibits(logits: &Tensor, token: &Tensor) -> Result<Tensor> {
 
 /// `e` to the logits, the largest one as nothing, times a factor for each row; 64 bits.
 fn shares(logits: &Tensor, heat: &Tensor) -> Result<Tensor> {
-    let best = logits.max_keepdim(D::Minus1)?;
+    let best = largest(logits)?;
     let below = logits.broadcast_sub(&best)?.to_dtype(DType::F64)?;
     below.broadcast_mul(heat)?.exp()
 }
@@ -428,7 +447,7 @@ fn is_positive(numbers: &Tensor) -> Result<Tensor> {
 
 /// Whether all logits of a row are numbers and finite, as 0 and 1: what is not is not nothing when it is multiplied by it.
 fn finite(logits: &Tensor) -> Result<Tensor> {
-    let nothing = (logits * 0.0)?.sum_keepdim(D::Minus1)?;
+    let nothing = total(&(logits * 0.0)?)?;
     count(nothing.eq(&nothing)?)
 }
 

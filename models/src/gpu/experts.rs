@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 
 use super::link::Link;
 use super::matrix::GpuMatrix;
-use super::network::run;
+use super::network::gated;
 use crate::decoder::config::{Activation, Experts};
 use crate::decoder::reference::route;
 use crate::decoder::weights::Gated;
@@ -46,7 +46,9 @@ pub(super) fn forward(
         first += count;
         let kept = link.parameters_kept();
         let input = x.index_select(&rows, 0)?;
-        let made = run(link, expert, activation, &input)?.broadcast_mul(&weights)?;
+        let (gate, up) = (expert.gate.forward(&input)?, expert.up.forward(&input)?);
+        let through = gated(None, activation, &gate, &up)?;
+        let made = expert.down.forward(&through)?.broadcast_mul(&weights)?;
         out = out.index_add(&rows, &made, 0)?;
         drop(kept);
     }

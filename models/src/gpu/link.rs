@@ -21,6 +21,10 @@ impl Link {
         }
     }
 
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// How often it was crossed.
     pub(super) fn crossed(&self) -> Crossings {
         self.crossed.get()

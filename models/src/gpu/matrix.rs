@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::{QStorage, QTensor};
 use candle_core::{Device, Result, Tensor};
+use zeroize::Zeroizing;
 
 use crate::decoder::weights::Matrix;
 use crate::gguf::TensorType;
@@ -37,6 +38,53 @@ impl GpuMatrix {
         }
     }
 
+    /// Matrices of the same kind and columns as one, all rows one behind another: one product rounds their inputs once. Else
+    /// they come back as they are.
+    pub(super) fn joined(matrices: Vec<Self>) -> Result<Vec<Self>> {
+        let mut joined: Vec<Self> = Vec::with_capacity(matrices.len());
+        for matrix in matrices {
+            match (joined.last(), &matrix) {
+                (Some(Self::Blocks(above)), Self::Blocks(own)) if alike(above, own)? => {
+                    let both = Self::Blocks(Arc::new(stacked(above, own)?));
+                    joined.pop();
+                    joined.push(both);
+                }
+                (Some(Self::Floats(above)), Self::Floats(own)) => {
+                    let both = Self::Floats(Tensor::cat(&[above, own], 0)?);
+                    joined.pop();
+                    joined.push(both);
+                }
+                _ => joined.push(matrix),
+            }
+        }
+        Ok(joined)
+    }
+
+    /// Products of `x` with matrices that may have been [joined](Self::joined), each of so many columns as `widths` says.
+    pub(super) fn products<const N: usize>(
+        joined: &[Self],
+        x: &Tensor,
+        widths: [usize; N],
+    ) -> Result<[Tensor; N]> {
+        let mut products = joined.iter();
+        // A product, and how many of its columns were handed out.
+        let mut open: Option<(Tensor, usize)> = None;
+        let parts = widths.map(|width| {
+            let (product, start) = match open.take() {
+                Some((product, done)) if done < product.dim(1)? => (product, done),
+                _ => match products.next() {
+                    Some(matrix) => (matrix.forward(x)?, 0),
+                    None => candle_core::bail!("matrices have fewer rows than are wanted"),
+                },
+            };
+            let part = product.narrow(1, start, width)?;
+            open = Some((product, start + width));
+            Ok(part)
+        });
+        let parts = parts.into_iter().collect::<Result<Vec<Tensor>>>()?;
+        <[Tensor; N]>::try_from(parts).map_err(|_| candle_core::Error::msg("a product is missing"))
+    }
+
     /// Rows of the matrix: an embedding's lookup.
     pub(super) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         match self {
@@ -44,6 +92,21 @@ impl GpuMatrix {
             Self::Blocks(blocks) => blocks.embedding(ids),
         }
     }
+}
+
+fn alike(a: &QTensor, b: &QTensor) -> Result<bool> {
+    let columns = |one: &QTensor| one.shape().dims2().map(|(_, columns)| columns);
+    Ok(a.dtype() == b.dtype() && columns(a)? == columns(b)?)
+}
+
+/// The rows of `a`, and those of `b` behind them.
+fn stacked(a: &QTensor, b: &QTensor) -> Result<QTensor> {
+    let ((above, columns), (below, _)) = (a.shape().dims2()?, b.shape().dims2()?);
+    let [over, under] =
+        [a, b].map(|one| one.data().map(|bytes| Zeroizing::new(bytes.into_owned())));
+    let bytes = Zeroizing::new([over?.as_slice(), under?.as_slice()].concat());
+    let storage = QStorage::from_data(bytes.as_slice().into(), &a.device(), a.dtype())?;
+    QTensor::new(storage, (above + below, columns))
 }
 
 fn is_float(kind: TensorType) -> bool {

@@ -76,6 +76,11 @@ impl KvMemory {
         found.to_dtype(DType::F32)
     }
 
+    /// All keys of a layer, heads × slots × columns, and its values behind them.
+    pub(super) fn layer(&self, layer: usize) -> Result<Tensor> {
+        self.all.narrow(0, layer * 2 * self.heads, 2 * self.heads)
+    }
+
     fn part(&self, layer: usize, part: usize) -> Result<Tensor> {
         self.all
             .narrow(0, (layer * 2 + part) * self.heads, self.heads)

@@ -4,18 +4,25 @@
 
 mod attention;
 mod batch;
+mod course;
 mod draw;
 mod experts;
+#[cfg(feature = "cuda")]
+mod graph;
+#[cfg(feature = "cuda")]
+mod kernels;
 mod link;
 mod matrix;
 mod memory;
 mod network;
+#[cfg(not(feature = "cuda"))]
+mod no_kernels;
+mod record;
 mod run;
-
-use candle_core::Device;
 
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::weights::{DecoderWeights, Matrix};
+use crate::device::Opened;
 use crate::engine::paged::Paged;
 use crate::engine::{
     Crossings, Draw, Drawn, Engine, EngineLimits, Opening, SamplingParams, SequenceId, StepError,
@@ -24,10 +31,15 @@ use crate::engine::{
 use crate::gguf::{GgufHeader, TensorInfo};
 use crate::weights::{Loader, WeightError};
 use draw::Drawer;
+#[cfg(feature = "cuda")]
+use kernels::Kernels;
 use link::Link;
 use matrix::GpuMatrix;
 use memory::KvMemory;
 use network::Network;
+#[cfg(not(feature = "cuda"))]
+use no_kernels::Kernels;
+use record::Recordings;
 
 /// Passes that a step may take in a row, each fed with what the one before drew.
 const PASSES_MAX: usize = 4;
@@ -41,8 +53,11 @@ pub(crate) struct GpuEngine {
     drawer: Option<Drawer>,
     sequences: Paged<KvMemory>,
     link: Link,
+    recordings: Recordings,
     /// Tokens that a sequence may have.
     capacity: usize,
+    /// The last that is let go.
+    _device: Opened,
 }
 
 impl GpuEngine {
@@ -60,7 +75,8 @@ impl GpuEngine {
         let scores = (config.heads as u64).saturating_mul(rows * 3 * 4);
         let work = scores.saturating_mul(capacity);
         let weights = weights.fold(0, u64::saturating_add);
-        (weights, cache.saturating_add(work))
+        let recorded = Recordings::byte_len(config.vocabulary);
+        (weights, cache.saturating_add(work).saturating_add(recorded))
     }
 
     /// Loads the weights, and reserves pages for the tokens that `limits` allow.
@@ -70,7 +86,7 @@ impl GpuEngine {
     pub(crate) fn load(
         config: DecoderConfig,
         limits: &EngineLimits,
-        device: &Device,
+        device: Opened,
         loader: &mut Loader<'_>,
     ) -> Result<Self, WeightError> {
         let refused = |error: candle_core::Error| {
@@ -81,10 +97,10 @@ impl GpuEngine {
             let reason = format!("a device numbers {TOKENS_MAX} tokens of a sequence at most");
             return Err(WeightError::Io(std::io::Error::other(reason)));
         }
-        let weights = DecoderWeights::<GpuMatrix>::load(&config, device, loader)?;
+        let weights = DecoderWeights::<GpuMatrix>::load(&config, &device, loader)?;
         let link = Link::new(device.clone());
         let made = || {
-            let memory = KvMemory::new(&config, limits.pages(), device)?;
+            let memory = KvMemory::new(&config, limits.pages(), &device)?;
             let drawer = Drawer::new(config.vocabulary, &link)?;
             let network = Network::new(config, weights, capacity, &link)?;
             // The engine's thread has a stream of its own.
@@ -97,7 +113,9 @@ impl GpuEngine {
             drawer,
             sequences: Paged::new(memory),
             link: Link::new(device.clone()),
+            recordings: Recordings::new(),
             capacity,
+            _device: device,
         })
     }
 }

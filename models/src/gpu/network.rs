@@ -4,8 +4,9 @@
 use candle_core::{DType, Result, Tensor};
 use candle_nn::ops;
 
-use super::attention::{Attention, Rotation, Turns};
-use super::batch::{Numbers, Pass, Shape, rounded};
+use super::Kernels;
+use super::attention::{Attention, Rotation, Turn, Turns};
+use super::batch::{Numbers, Pass, Shape, pages_rounded};
 use super::experts;
 use super::link::Link;
 use super::matrix::GpuMatrix;
@@ -31,6 +32,8 @@ pub(super) struct Network {
     in_page: Tensor,
     counting: Tensor,
     sights: Vec<usize>,
+    /// Our own, where the device has some.
+    kernels: Option<Kernels>,
 }
 
 struct Block {
@@ -38,8 +41,21 @@ struct Block {
     attention: Attention,
     attention_post_norm: Option<Norm>,
     feed_forward_norm: Norm,
-    feed_forward: FeedForward<GpuMatrix>,
+    feed_forward: Feed,
     feed_forward_post_norm: Option<Norm>,
+}
+
+/// The other half of a block.
+enum Feed {
+    /// Gate and what goes through it, joined where they are alike, and the way back.
+    Dense {
+        gate_up: Vec<GpuMatrix>,
+        down: GpuMatrix,
+    },
+    Experts {
+        router: GpuMatrix,
+        experts: Vec<Gated<GpuMatrix>>,
+    },
 }
 
 /// Root-mean-square normalisation.
@@ -59,6 +75,11 @@ impl Norm {
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::rms_norm(x, &self.factors, self.epsilon)
+    }
+
+    /// Its factors and epsilon.
+    pub(super) fn parts(&self) -> (&Tensor, f32) {
+        (&self.factors, self.epsilon)
     }
 }
 
@@ -82,26 +103,84 @@ pub(super) struct Seen {
     pub(super) views: Vec<SeenView>,
 }
 
-/// Slots of a group's sequences, and a mask that is added to scores.
+/// Slots of a group's sequences, and which of them each query sees.
 pub(super) struct SeenView {
     /// Sequence by sequence.
     pub(super) slots: Tensor,
-    /// 1 × sequences × queries × slots of a sequence.
-    pub(super) mask: Tensor,
+    /// For each query how many slots lie between the view's first and its own.
+    pub(super) lags: Tensor,
+    /// 1 × sequences × queries × slots of a sequence: added to scores where no kernel of ours goes by the lags.
+    pub(super) mask: Option<Tensor>,
     pub(super) sight: usize,
 }
 
 /// A pass through the model, on the device.
-pub(super) struct Prepared {
+pub(super) struct Prepared<'a> {
     pub(super) rows: usize,
-    /// Of most layers, and of layers with a window.
-    pub(super) turns: [Turns; 2],
-    pub(super) growth: Option<Tensor>,
-    /// The slot of each number of keys and of values.
-    pub(super) slots: Tensor,
-    pub(super) seen: Vec<Seen>,
-    pub(super) order: Tensor,
+    pub(super) placing: Placing<'a>,
+    pub(super) seeing: Seeing,
     wanted: Option<Tensor>,
+}
+
+/// How queries and keys are rotated, and keys and values stored.
+pub(super) enum Placing<'a> {
+    /// By kernels of ours.
+    Kernels(&'a Kernels, Placed<'a>),
+    /// By candle's operations.
+    Operations {
+        /// Of most layers, and of layers with a window.
+        turns: [Turns; 2],
+        growth: Option<Tensor>,
+        /// The slot of each number of keys and of values.
+        slots: Tensor,
+    },
+}
+
+/// Where rows stand, for kernels of ours.
+pub(super) struct Placed<'a> {
+    /// Of most layers, and of layers with a window.
+    rotations: [&'a Rotation; 2],
+    pub(super) growth: Option<&'a Tensor>,
+    /// Each row's place in its sequence, and the slot of its keys and values.
+    positions: Tensor,
+    pub(super) slots: Tensor,
+}
+
+/// How rows attend.
+pub(super) enum Seeing {
+    /// By a kernel of ours, which reads keys and values where they are: sequences of few rows together.
+    Pages {
+        sequences: usize,
+        rows_of: Tensor,
+        views: Vec<PagesView>,
+    },
+    /// By candle's operations, over keys and values that are gathered.
+    Gathered { groups: Vec<Seen>, order: Tensor },
+}
+
+/// Pages of each sequence, and for each query how many slots lie between the first and its own.
+pub(super) struct PagesView {
+    pub(super) pages: Tensor,
+    pub(super) lags: Tensor,
+    pub(super) sight: usize,
+}
+
+impl Placed<'_> {
+    /// How heads of a layer are turned.
+    pub(super) fn turn<'a>(
+        &'a self,
+        windowed: bool,
+        norm: Option<&'a Norm>,
+        heads: usize,
+    ) -> Turn<'a> {
+        let [usual, own] = self.rotations;
+        Turn {
+            rotation: if windowed { own } else { usual },
+            norm: norm.map(Norm::parts),
+            places: &self.positions,
+            heads,
+        }
+    }
 }
 
 impl Network {
@@ -129,7 +208,7 @@ impl Network {
             .collect();
         sights.sort_unstable();
         sights.dedup();
-        let columns = rounded(capacity.div_ceil(PAGE) + 1) * PAGE;
+        let columns = pages_rounded(capacity.div_ceil(PAGE) + 1) * PAGE;
         let blocks = weights.blocks.into_iter().enumerate();
         let blocks = blocks.map(|(layer, block)| Block::new(&config, layer, block, link));
         Ok(Self {
@@ -145,12 +224,23 @@ impl Network {
             in_page: link.up((0..PAGE as u32).collect(), (1, PAGE))?,
             counting: link.up((0..columns).map(|at| at as f32).collect(), (1, 1, columns))?,
             sights,
+            kernels: Kernels::of(
+                link.device(),
+                config.head_width,
+                config.heads / config.key_value_heads,
+            )?,
             config,
         })
     }
 
     pub(super) fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// Whether nothing comes to the host inside a pass.
+    pub(super) fn stays(&self) -> bool {
+        let picks = |block: &Block| matches!(block.feed_forward, Feed::Experts { .. });
+        !self.blocks.iter().any(picks)
     }
 
     /// What plans of passes must know.
@@ -177,15 +267,14 @@ impl Network {
             (self.embed(tokens)?, self.prepare(numbers, pass)?)
         };
         for (layer, block) in self.blocks.iter().enumerate() {
-            let window = usize::from(self.config.window_of(layer).is_some());
-            let [usual, windowed] = &prepared.turns;
-            let turns = if window == 1 { windowed } else { usual };
+            let windowed = self.config.window_of(layer).is_some();
             let half = {
                 let _kept = link.parameters_kept();
                 let normed_x = block.attention_norm.forward(&x)?;
-                let attended = block
-                    .attention
-                    .forward(layer, &normed_x, turns, &prepared, memory)?;
+                let attended =
+                    block
+                        .attention
+                        .forward((layer, windowed), &normed_x, &prepared, memory)?;
                 x = (x + normed(&block.attention_post_norm, attended)?)?;
                 block.feed_forward_norm.forward(&x)?
             };
@@ -206,29 +295,84 @@ impl Network {
         }
     }
 
-    fn prepare(&self, numbers: &Tensor, pass: &Pass) -> Result<Prepared> {
+    fn prepare(&self, numbers: &Tensor, pass: &Pass) -> Result<Prepared<'_>> {
         let at = |range: &std::ops::Range<usize>| numbers.narrow(0, range.start, range.len());
-        let positions = at(&pass.positions)?;
+        let seeing = match (&self.kernels, pass.shared()) {
+            (Some(_), Some(group)) => {
+                let views = group.views.iter().map(|view| {
+                    Ok(PagesView {
+                        pages: at(&view.pages)?,
+                        lags: at(&view.lags)?,
+                        sight: view.sight,
+                    })
+                });
+                Seeing::Pages {
+                    sequences: group.sequences,
+                    rows_of: at(&group.rows_of)?,
+                    views: views.collect::<Result<_>>()?,
+                }
+            }
+            _ => Seeing::Gathered {
+                groups: self.seen(numbers, pass)?,
+                order: at(&pass.order)?,
+            },
+        };
+        Ok(Prepared {
+            rows: pass.rows,
+            placing: self.placing(at(&pass.positions)?, at(&pass.slots)?)?,
+            seeing,
+            wanted: match pass.wanted.is_empty() {
+                true => None,
+                false => Some(at(&pass.wanted)?),
+            },
+        })
+    }
+
+    fn placing(&self, positions: Tensor, slots: Tensor) -> Result<Placing<'_>> {
+        let [usual, own] = &self.rotations;
+        if let Some(kernels) = &self.kernels {
+            let placed = Placed {
+                rotations: [usual, own],
+                growth: self.growth.as_ref(),
+                positions,
+                slots,
+            };
+            return Ok(Placing::Kernels(kernels, placed));
+        }
+        let rows = positions.elem_count();
         let (heads, columns) = (self.config.key_value_heads, self.config.head_width);
-        let slots = at(&pass.slots)?.reshape((1, pass.rows, 1))?;
-        let slots = slots.broadcast_as((heads, pass.rows, columns))?;
-        let growth = self.growth.as_ref().map(|growth| {
-            growth
-                .index_select(&positions, 0)?
-                .reshape((1, pass.rows, 1))
-        });
-        let seen = pass.groups.iter().map(|group| {
+        let slots = slots.reshape((1, rows, 1))?;
+        let slots = slots.broadcast_as((heads, rows, columns))?;
+        let growth = self.growth.as_ref();
+        let growth = growth.map(|growth| growth.index_select(&positions, 0)?.reshape((1, rows, 1)));
+        Ok(Placing::Operations {
+            turns: [usual.at(&positions)?, own.at(&positions)?],
+            growth: growth.transpose()?,
+            slots: slots.contiguous()?,
+        })
+    }
+
+    fn seen(&self, numbers: &Tensor, pass: &Pass) -> Result<Vec<Seen>> {
+        let at = |range: &std::ops::Range<usize>| numbers.narrow(0, range.start, range.len());
+        let groups = pass.groups.iter().map(|group| {
             let views = group.views.iter().map(|view| {
                 let pages = at(&view.pages)?;
                 let count = pages.elem_count();
                 let first = pages.affine(PAGE as f64, 0.0)?.reshape((count, 1))?;
-                let lags = at(&view.lags)?.to_dtype(DType::F32)?;
-                let queries = lags.elem_count() / group.sequences;
+                let lags = at(&view.lags)?;
+                let sizes = (group.sequences, lags.elem_count() / group.sequences);
+                let mask = match self.kernels {
+                    Some(_) => None,
+                    None => {
+                        let lags = lags.to_dtype(DType::F32)?;
+                        let mask = self.mask(&lags, sizes, view.columns, view.sight)?;
+                        Some(mask.unsqueeze(0)?)
+                    }
+                };
                 Ok(SeenView {
                     slots: first.broadcast_add(&self.in_page)?.flatten_all()?,
-                    mask: self
-                        .mask(&lags, (group.sequences, queries), view.columns, view.sight)?
-                        .unsqueeze(0)?,
+                    lags,
+                    mask,
                     sight: view.sight,
                 })
             });
@@ -238,19 +382,7 @@ impl Network {
                 views: views.collect::<Result<_>>()?,
             })
         });
-        let [usual, windowed] = &self.rotations;
-        Ok(Prepared {
-            rows: pass.rows,
-            turns: [usual.at(&positions)?, windowed.at(&positions)?],
-            growth: growth.transpose()?,
-            slots: slots.contiguous()?,
-            seen: seen.collect::<Result<_>>()?,
-            order: at(&pass.order)?,
-            wanted: match pass.wanted.is_empty() {
-                true => None,
-                false => Some(at(&pass.wanted)?),
-            },
-        })
+        groups.collect()
     }
 
     /// Nothing where a query may look: at its own slot, which stands `lag` behind the view's first, and at those before
@@ -275,14 +407,19 @@ impl Network {
         hidden * HIDDEN
     }
 
-    fn feed(&self, link: &Link, feed: &FeedForward<GpuMatrix>, x: &Tensor) -> Result<Tensor> {
+    fn feed(&self, link: &Link, feed: &Feed, x: &Tensor) -> Result<Tensor> {
         let activation = self.config.feed_forward.activation;
         match (feed, &self.config.feed_forward.experts) {
-            (FeedForward::Dense(gated), _) => run(link, gated, activation, x),
-            (FeedForward::Experts { router, experts }, Some(routing)) => {
+            (Feed::Dense { gate_up, down }, _) => {
+                let _kept = link.parameters_kept();
+                let width = self.config.feed_forward.width;
+                let [gate, up] = GpuMatrix::products(gate_up, x, [width; 2])?;
+                down.forward(&gated(self.kernels.as_ref(), activation, &gate, &up)?)
+            }
+            (Feed::Experts { router, experts }, Some(routing)) => {
                 experts::forward(link, router, experts, routing, activation, x)
             }
-            (FeedForward::Experts { .. }, None) => {
+            (Feed::Experts { .. }, None) => {
                 candle_core::bail!("there are experts and no rule for their use")
             }
         }
@@ -302,20 +439,18 @@ impl Network {
     }
 }
 
-/// `down(activation(gate(x)) · up(x))`.
-pub(super) fn run(
-    link: &Link,
-    gated: &Gated<GpuMatrix>,
+/// `activation(gate) · up`.
+pub(super) fn gated(
+    kernels: Option<&Kernels>,
     activation: Activation,
-    x: &Tensor,
+    gate: &Tensor,
+    up: &Tensor,
 ) -> Result<Tensor> {
-    let _kept = link.parameters_kept();
-    let (gate, up) = (gated.gate.forward(x)?, gated.up.forward(x)?);
-    let gate = match activation {
-        Activation::Silu => gate.silu()?,
-        Activation::Gelu => gate.gelu()?,
-    };
-    gated.down.forward(&(gate * up)?)
+    match (activation, kernels) {
+        (Activation::Silu, Some(kernels)) => kernels.gated(gate, up),
+        (Activation::Silu, None) => gate.contiguous()?.silu()? * up.contiguous()?,
+        (Activation::Gelu, _) => gate.contiguous()?.gelu()? * up.contiguous()?,
+    }
 }
 
 impl Block {
@@ -342,7 +477,13 @@ impl Block {
             )?,
             attention_post_norm: block.attention_post_norm.map(norm).transpose()?,
             feed_forward_norm: norm(block.feed_forward_norm)?,
-            feed_forward: block.feed_forward,
+            feed_forward: match block.feed_forward {
+                FeedForward::Dense(Gated { gate, up, down }) => Feed::Dense {
+                    gate_up: GpuMatrix::joined(vec![gate, up])?,
+                    down,
+                },
+                FeedForward::Experts { router, experts } => Feed::Experts { router, experts },
+            },
             feed_forward_post_norm: block.feed_forward_post_norm.map(norm).transpose()?,
         })
     }

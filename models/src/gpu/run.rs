@@ -4,16 +4,15 @@
 use candle_core::{Result, Tensor};
 
 use super::batch::{Numbers, Part, Pass};
-use super::draw::{Asked, Draws, UNDECIDED};
+use super::course::{Course, Ground, Left, Sent};
+use super::draw::{Asked, COLUMNS, Draws, UNDECIDED};
 use super::network::send;
 use super::{GpuEngine, failed};
 use crate::engine::{Draw, Drawn, StepError, Work, learnt, sampler};
 
 /// What a step does, planned before anything runs.
 struct Plan {
-    passes: Vec<(Pass, Option<Draws>)>,
-    /// The first pass's tokens.
-    tokens: std::ops::Range<usize>,
+    course: Course,
     /// Rows of the first pass's logits that the host wants.
     wanted: std::ops::Range<usize>,
     /// Where each part's first draw stands among those of a pass, and its row of logits.
@@ -22,9 +21,9 @@ struct Plan {
     rules: Vec<f64>,
 }
 
-/// What the passes left on the device.
-struct Left {
-    /// Logits of each pass.
+/// What a step came to.
+struct Outcome {
+    /// Logits of each pass, on the device.
     logits: Vec<Tensor>,
     /// Tokens of each pass, and behind them what each tells.
     drawn: Vec<Vec<u32>>,
@@ -81,14 +80,13 @@ impl GpuEngine {
             self.sequences
                 .grow(work.sequence, work.tokens.len() + more)?;
         }
-        let mut plan = self.plan(batch, draws)?;
-        let left = self
-            .passes(&mut plan, drawn)
-            .map_err(|error| failed(&error))?;
+        let plan = self.plan(batch, draws)?;
+        let places = plan.draws.clone();
+        let left = self.passes(plan, drawn).map_err(|error| failed(&error))?;
         drawn.tokens.clear();
         drawn.millibits.clear();
         for (at, work) in batch.iter().enumerate() {
-            let found = match (draw_of(draws, at), plan.draws.get(at)) {
+            let found = match (draw_of(draws, at), places.get(at)) {
                 (Some(draw), Some(Some(place))) => Some(self.collect(work, draw, *place, &left)?),
                 _ => None,
             };
@@ -188,9 +186,13 @@ impl GpuEngine {
             let draws = Draws::new(&asked, vocabulary, &mut numbers, &mut rules);
             passes.push((pass, Some(draws)));
         }
-        Ok(Plan {
+        let course = Course {
             passes,
             tokens,
+            sent: (numbers.0.len(), rules.len()),
+        };
+        Ok(Plan {
+            course,
             wanted,
             draws: places,
             numbers,
@@ -199,39 +201,33 @@ impl GpuEngine {
     }
 
     /// Sends the plan, takes its passes, and brings back the logits that are wanted and all tokens.
-    fn passes(&mut self, plan: &mut Plan, drawn: &mut Drawn) -> Result<Left> {
-        let link = &self.link;
+    fn passes(&mut self, plan: Plan, drawn: &mut Drawn) -> Result<Outcome> {
         let (memory, _) = self.sequences.split();
-        let numbers = send(link, std::mem::take(&mut plan.numbers))?;
-        let rules = match plan.rules.len() / super::draw::COLUMNS {
-            0 => None,
-            rows => Some(link.up(
-                std::mem::take(&mut plan.rules),
-                (rows, super::draw::COLUMNS),
-            )?),
+        let ground = Ground {
+            network: &self.network,
+            drawer: self.drawer.as_ref(),
+            memory,
+            link: &self.link,
         };
-        let at = |range: &std::ops::Range<usize>| numbers.narrow(0, range.start, range.len());
-        let mut tokens = at(&plan.tokens)?;
-        let (mut all, mut answers) = (Vec::new(), Vec::new());
-        for (pass, draws) in &plan.passes {
-            let logits = self
-                .network
-                .forward(link, memory, &numbers, pass, &tokens)?;
-            let Some(logits) = logits else { continue };
-            if let (Some(draws), Some(drawer)) = (draws, &self.drawer) {
-                let drawn = drawer.draw(link, &logits, draws, &numbers, rules.as_ref())?;
-                answers.push(drawn.answers);
-                tokens = drawn.fed;
-            }
-            all.push(logits);
-        }
+        let link = ground.link;
+        let rows = plan.rules.len() / COLUMNS;
+        let rules = (rows > 0).then(|| link.up(plan.rules, (rows, COLUMNS)));
+        let numbers = send(link, plan.numbers)?;
+        let wanted = numbers.narrow(0, plan.wanted.start, plan.wanted.len())?;
+        let sent = Sent {
+            numbers,
+            rules: rules.transpose()?,
+        };
+        let Left { logits, answers } =
+            self.recordings
+                .take(plan.course, sent, link.device(), &ground)?;
         drawn.logits.clear();
-        if let (Some(logits), false) = (all.first(), plan.wanted.is_empty()) {
+        if let (Some(logits), false) = (logits.first(), plan.wanted.is_empty()) {
             let rows = match plan.wanted.len() == logits.dim(0)? {
                 true => logits.clone(),
                 false => {
                     let _kept = link.parameters_kept();
-                    logits.index_select(&at(&plan.wanted)?, 0)?
+                    logits.index_select(&wanted, 0)?
                 }
             };
             drawn.logits = link.down(&rows)?;
@@ -242,8 +238,8 @@ impl GpuEngine {
             [one] => link.down::<u32>(one)?,
             several => link.down::<u32>(&Tensor::cat(several, 0)?)?,
         };
-        Ok(Left {
-            logits: all,
+        Ok(Outcome {
+            logits,
             drawn: answers.chunks(count.max(1)).map(<[u32]>::to_vec).collect(),
         })
     }
@@ -255,7 +251,7 @@ impl GpuEngine {
         work: &Work<'_>,
         draw: &Draw<'_>,
         (first, first_row): (usize, usize),
-        left: &Left,
+        left: &Outcome,
     ) -> std::result::Result<Found, StepError> {
         let (mut tokens, mut millibits) = (Vec::new(), Vec::new());
         for (at, point) in draw.points.iter().enumerate() {
