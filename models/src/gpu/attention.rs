@@ -245,7 +245,8 @@ impl Attention {
                 growth,
                 slots,
             } => {
-                let turns = &turns[usize::from(windowed)];
+                let [usual, own] = turns;
+                let turns = if windowed { own } else { usual };
                 let rows = query.dim(0)?;
                 let query = split(&query, self.heads, query_norm)?;
                 let mut query = (turns.apply(&query)? * f64::from(self.scale))?;

@@ -50,6 +50,8 @@ pub(super) struct Draws {
     kinds: Vec<(Kind, Range<usize>, Range<usize>)>,
     /// Where each draw's answer stands among those of all kinds, one kind after another.
     order: Range<usize>,
+    /// The same for what the model is fed with, which may have rows that nobody sees.
+    fed: Range<usize>,
     /// Whether a row's cut needs the sum over all tokens.
     sums_all: bool,
 }
@@ -103,7 +105,7 @@ impl Draws {
     /// Plans draws. `rules` gets what they go by, row by row.
     pub(super) fn new(
         asked: &[Asked<'_>],
-        vocabulary: usize,
+        (vocabulary, padding): (usize, usize),
         numbers: &mut Numbers,
         rules: &mut Vec<f64>,
     ) -> Self {
@@ -134,6 +136,7 @@ impl Draws {
         let sums_all = |asked: &Asked<'_>| asked.params.top_k == 0 && asked.params.top_p < 1.0;
         Self {
             kinds,
+            fed: numbers.put(order.iter().copied().chain(std::iter::repeat_n(0, padding))),
             order: numbers.put(order),
             sums_all: asked.iter().any(sums_all),
         }
@@ -287,16 +290,17 @@ impl Drawer {
             decided.push(drawn);
         }
         let (fed, decided) = (Tensor::cat(&tokens, 0)?, Tensor::cat(&decided, 0)?);
-        let order = at(&draws.order)?;
+        let (order, order_fed) = (at(&draws.order)?, at(&draws.fed)?);
         let left = decided.affine(-f64::from(UNDECIDED), f64::from(UNDECIDED))?;
-        let ordered = |numbers: Tensor| {
-            let numbers = numbers.index_select(&order, 0)?.flatten_all()?;
+        let ordered = |numbers: Tensor, order: &Tensor| {
+            let numbers = numbers.index_select(order, 0)?.flatten_all()?;
             numbers.to_dtype(DType::U32)
         };
-        let answers = [ordered((&fed + left)?)?, ordered(Tensor::cat(&learnt, 0)?)?];
+        let learnt = Tensor::cat(&learnt, 0)?;
+        let answers = [ordered((&fed + left)?, &order)?, ordered(learnt, &order)?];
         Ok(DrawnTokens {
             answers: Tensor::cat(&answers, 0)?,
-            fed: ordered(fed)?,
+            fed: ordered(fed, &order_fed)?,
         })
     }
 

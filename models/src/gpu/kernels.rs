@@ -5,10 +5,12 @@
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr};
 use candle_core::op::BackpropOp;
 use candle_core::{
-    CpuStorage, CudaDevice, CudaStorage, Device, Error, InplaceOp1, Layout, Result, Shape, Storage,
-    StorageRef, Tensor,
+    CpuStorage, CudaDevice, CudaStorage, DType, Device, Error, InplaceOp1, Layout, Result, Shape,
+    Storage, StorageRef, Tensor,
 };
-use casemate_kernels::cuda::{Attended, Decode, Heads, Rows, Turning, View};
+use casemate_kernels::cuda::{
+    Attended, Decode, HalfView, Heads, PRODUCT_ROWS_MAX, Rows, Turning, View,
+};
 use half::f16;
 
 use super::attention::{Look, Turn};
@@ -61,6 +63,10 @@ impl<'a> Held<'a> {
         })
     }
 
+    fn kind(&self) -> DType {
+        self.storage.dtype()
+    }
+
     fn as_rows(&self) -> Result<Rows<'_>> {
         Ok(Rows {
             numbers: self.view()?,
@@ -79,9 +85,9 @@ impl<'a> Held<'a> {
 }
 
 impl Kernels {
-    /// Those of a device, if it has some for heads of so many columns of which so many share a head of keys.
-    pub(super) fn of(device: &Device, columns: usize, share: usize) -> Result<Option<Self>> {
-        let (Device::Cuda(device), true) = (device, Decode::serves(columns, share)) else {
+    /// Those of a device, if it has some.
+    pub(super) fn of(device: &Device) -> Result<Option<Self>> {
+        let Device::Cuda(device) = device else {
             return Ok(None);
         };
         let decode = Decode::load(&device.cuda_stream()).map_err(wrapped)?;
@@ -89,6 +95,11 @@ impl Kernels {
             device: device.clone(),
             decode,
         }))
+    }
+
+    /// Whether they attend with heads of so many columns, where so many queries share a head of keys.
+    pub(super) fn attend_with(columns: usize, share: usize) -> bool {
+        Decode::serves(columns, share)
     }
 
     fn tensor<T: candle_core::cuda_backend::CudaDType + DeviceRepr>(
@@ -198,6 +209,54 @@ impl Kernels {
         let (scores, lags) = (scores.view()?, lags.view()?);
         let made = self.decode.soften(&scores, &lags, heads, (sight, cap));
         Ok(self.tensor(made.map_err(wrapped)?, shape))
+    }
+
+    /// `x + y`, and its norm by factors and epsilon.
+    pub(super) fn add_norm(
+        &self,
+        (x, y): (&Tensor, &Tensor),
+        (factors, epsilon): (&Tensor, f32),
+    ) -> Result<(Tensor, Tensor)> {
+        let shape = x.shape();
+        let (x, y, factors) = (Held::new(x)?, Held::new(y)?, Held::new(factors)?);
+        let (x, y) = (x.view()?, y.view()?);
+        let made = self.decode.add_norm((&x, &y), (&factors.view()?, epsilon));
+        let (sum, normed) = made.map_err(wrapped)?;
+        Ok((self.tensor(sum, shape), self.tensor(normed, shape)))
+    }
+
+    /// `x · matrixᵀ`, where `matrix` has 16-bit floats.
+    pub(super) fn product(&self, x: &Tensor, matrix: &Tensor) -> Result<Tensor> {
+        let ((rows, columns), heights) = (x.dims2()?, matrix.dim(0)?);
+        if rows <= PRODUCT_ROWS_MAX && columns % 8 == 0 {
+            let (x, matrix) = (Held::new(x)?, Held::new(matrix)?);
+            let view = match matrix.kind() {
+                DType::F16 => HalfView::F16(matrix.view()?),
+                _ => HalfView::Bf16(matrix.view()?),
+            };
+            let made = self
+                .decode
+                .product(&x.view()?, &view, (rows, heights, columns));
+            return Ok(self.tensor(made.map_err(wrapped)?, (rows, heights)));
+        }
+        if matrix.dtype() == DType::BF16 {
+            let x = x.to_dtype(DType::BF16)?;
+            return x.matmul(&matrix.t()?)?.to_dtype(DType::F32);
+        }
+        let (halves, factors) = {
+            let x = Held::new(x)?;
+            self.decode
+                .shrink(&x.view()?, (rows, columns))
+                .map_err(wrapped)?
+        };
+        let (halves, factors) = (
+            self.tensor(halves, (rows, columns)),
+            self.tensor(factors, rows),
+        );
+        let product = halves.matmul(&matrix.t()?)?;
+        let (product, factors) = (Held::new(&product)?, Held::new(&factors)?);
+        let made = self.decode.widen(&product.view()?, &factors.view()?);
+        Ok(self.tensor(made.map_err(wrapped)?, (rows, heights)))
     }
 
     /// `silu(gate) · up`, rows × columns.

@@ -3,17 +3,26 @@
 use std::sync::Arc;
 
 use candle_core::quantized::{QStorage, QTensor};
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use zeroize::Zeroizing;
 
+use super::Kernels;
 use crate::decoder::weights::Matrix;
 use crate::gguf::TensorType;
 use crate::weights::{Rows, WeightError};
 
+/// What makes matrices: a device, and kernels of ours where it has some.
+pub(crate) struct Workshop {
+    pub(super) device: Device,
+    pub(super) kernels: Option<Arc<Kernels>>,
+}
+
 /// A matrix.
 pub(crate) enum GpuMatrix {
-    /// 32-bit floats; 16-bit ones are widened, since candle multiplies those with results of 16 bits.
+    /// 32-bit floats.
     Floats(Tensor),
+    /// 16-bit floats of either kind. candle would answer products of 16 bits.
+    Halves(Tensor, Option<Arc<Kernels>>),
     /// Blocks, as they are in the file.
     Blocks(Arc<QTensor>),
 }
@@ -24,7 +33,7 @@ impl GpuMatrix {
         const PADDING: usize = 512;
         let elements = rows.saturating_mul(columns);
         let bytes = match is_float(kind) {
-            true => elements.saturating_mul(size_of::<f32>()),
+            true => elements.saturating_mul(kind.type_size()),
             false => (elements + PADDING) / kind.block_size() * kind.type_size(),
         };
         bytes as u64
@@ -34,6 +43,8 @@ impl GpuMatrix {
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Floats(floats) => x.matmul(&floats.t()?),
+            Self::Halves(halves, Some(kernels)) => kernels.product(x, halves),
+            Self::Halves(halves, None) => x.matmul(&halves.to_dtype(DType::F32)?.t()?),
             Self::Blocks(blocks) => x.apply_op1_no_bwd(blocks.as_ref()),
         }
     }
@@ -49,6 +60,14 @@ impl GpuMatrix {
                     joined.pop();
                     joined.push(both);
                 }
+                (Some(Self::Halves(above, kernels)), Self::Halves(own, _))
+                    if above.dtype() == own.dtype() =>
+                {
+                    let both = Tensor::cat(&[above, own], 0)?;
+                    let both = Self::Halves(both, kernels.clone());
+                    joined.pop();
+                    joined.push(both);
+                }
                 (Some(Self::Floats(above)), Self::Floats(own)) => {
                     let both = Self::Floats(Tensor::cat(&[above, own], 0)?);
                     joined.pop();
@@ -58,6 +77,11 @@ impl GpuMatrix {
             }
         }
         Ok(joined)
+    }
+
+    /// Whether it has blocks.
+    pub(super) fn has_blocks(&self) -> bool {
+        matches!(self, Self::Blocks(_))
     }
 
     /// Products of `x` with matrices that may have been [joined](Self::joined), each of so many columns as `widths` says.
@@ -89,6 +113,7 @@ impl GpuMatrix {
     pub(super) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         match self {
             Self::Floats(floats) => floats.index_select(ids, 0),
+            Self::Halves(halves, _) => halves.index_select(ids, 0)?.to_dtype(DType::F32),
             Self::Blocks(blocks) => blocks.embedding(ids),
         }
     }
@@ -114,7 +139,7 @@ fn is_float(kind: TensorType) -> bool {
 }
 
 impl Matrix for GpuMatrix {
-    type Maker = Device;
+    type Maker = Workshop;
 
     fn fits(kind: TensorType, _: usize, columns: usize) -> bool {
         // What candle's CUDA kernels multiply and look up.
@@ -122,16 +147,24 @@ impl Matrix for GpuMatrix {
         known && columns.is_multiple_of(kind.block_size())
     }
 
-    fn make(device: &Device, rows: &Rows<'_>) -> std::result::Result<Self, WeightError> {
+    fn make(workshop: &Workshop, rows: &Rows<'_>) -> std::result::Result<Self, WeightError> {
         let (kind, shape) = (rows.kind(), (rows.rows(), rows.columns()));
+        let Workshop { device, kernels } = workshop;
         let make = |bytes: &[u8]| {
-            if !is_float(kind) {
-                let storage = QStorage::from_data(bytes.into(), device, kind)?;
-                return Ok(Self::Blocks(Arc::new(QTensor::new(storage, shape)?)));
-            }
-            let storage = QStorage::from_data(bytes.into(), &Device::Cpu, kind)?;
-            let floats = QTensor::new(storage, shape)?.dequantize(&Device::Cpu)?;
-            Ok(Self::Floats(floats.to_device(device)?))
+            let dtype = match kind {
+                TensorType::F32 => DType::F32,
+                TensorType::F16 => DType::F16,
+                TensorType::BF16 => DType::BF16,
+                _ => {
+                    let storage = QStorage::from_data(bytes.into(), device, kind)?;
+                    return Ok(Self::Blocks(Arc::new(QTensor::new(storage, shape)?)));
+                }
+            };
+            let floats = Tensor::from_raw_buffer(bytes, dtype, &[shape.0, shape.1], device)?;
+            Ok(match dtype {
+                DType::F32 => Self::Floats(floats),
+                _ => Self::Halves(floats, kernels.clone()),
+            })
         };
         rows.with_bytes(|bytes| make(bytes).map_err(|error: candle_core::Error| error.to_string()))
     }

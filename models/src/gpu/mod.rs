@@ -20,6 +20,8 @@ mod no_kernels;
 mod record;
 mod run;
 
+use std::sync::Arc;
+
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::weights::{DecoderWeights, Matrix};
 use crate::device::Opened;
@@ -34,7 +36,7 @@ use draw::Drawer;
 #[cfg(feature = "cuda")]
 use kernels::Kernels;
 use link::Link;
-use matrix::GpuMatrix;
+use matrix::{GpuMatrix, Workshop};
 use memory::KvMemory;
 use network::Network;
 #[cfg(not(feature = "cuda"))]
@@ -97,12 +99,17 @@ impl GpuEngine {
             let reason = format!("a device numbers {TOKENS_MAX} tokens of a sequence at most");
             return Err(WeightError::Io(std::io::Error::other(reason)));
         }
-        let weights = DecoderWeights::<GpuMatrix>::load(&config, &device, loader)?;
         let link = Link::new(device.clone());
+        let kernels = Kernels::of(&device).map_err(refused)?.map(Arc::new);
+        let workshop = Workshop {
+            device: device.clone(),
+            kernels: kernels.clone(),
+        };
+        let weights = DecoderWeights::<GpuMatrix>::load(&config, &workshop, loader)?;
         let made = || {
             let memory = KvMemory::new(&config, limits.pages(), &device)?;
             let drawer = Drawer::new(config.vocabulary, &link)?;
-            let network = Network::new(config, weights, capacity, &link)?;
+            let network = Network::new(config, weights, capacity, &link, kernels)?;
             // The engine's thread has a stream of its own.
             device.synchronize()?;
             Ok((memory, drawer, network))

@@ -1,6 +1,8 @@
 //! A decoder's forward pass on a device's tensors: rows of any sequences together, in few operations whose number depends
 //! on the layers alone. Nothing comes to the host but where a router picks experts.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Result, Tensor};
 use candle_nn::ops;
 
@@ -33,7 +35,7 @@ pub(super) struct Network {
     counting: Tensor,
     sights: Vec<usize>,
     /// Our own, where the device has some.
-    kernels: Option<Kernels>,
+    kernels: Option<Arc<Kernels>>,
 }
 
 struct Block {
@@ -190,7 +192,10 @@ impl Network {
         weights: DecoderWeights<GpuMatrix>,
         capacity: usize,
         link: &Link,
+        kernels: Option<Arc<Kernels>>,
     ) -> Result<Self> {
+        let share = config.heads / config.key_value_heads;
+        let kernels = kernels.filter(|_| Kernels::attend_with(config.head_width, share));
         let factors = weights.rope_factors.as_deref();
         let long = weights.rope_factors_long.as_deref();
         let usual = Rope::new(&config.rope, factors, long);
@@ -224,17 +229,22 @@ impl Network {
             in_page: link.up((0..PAGE as u32).collect(), (1, PAGE))?,
             counting: link.up((0..columns).map(|at| at as f32).collect(), (1, 1, columns))?,
             sights,
-            kernels: Kernels::of(
-                link.device(),
-                config.head_width,
-                config.heads / config.key_value_heads,
-            )?,
+            kernels,
             config,
         })
     }
 
     pub(super) fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// Whether most of it is blocks.
+    fn has_blocks(&self) -> bool {
+        let has_blocks = |block: &Block| match &block.feed_forward {
+            Feed::Dense { down, .. } => down.has_blocks(),
+            Feed::Experts { .. } => false,
+        };
+        self.blocks.iter().all(has_blocks)
     }
 
     /// Whether nothing comes to the host inside a pass.
@@ -249,6 +259,7 @@ impl Network {
             share: self.config.heads / self.config.key_value_heads,
             sights: self.sights.clone(),
             empty_page: memory.empty_page(),
+            pads: self.kernels.is_some() && self.has_blocks(),
         }
     }
 
@@ -266,25 +277,49 @@ impl Network {
             let _kept = link.parameters_kept();
             (self.embed(tokens)?, self.prepare(numbers, pass)?)
         };
+        let mut normed_x = match self.blocks.first() {
+            Some(block) => {
+                let _kept = link.parameters_kept();
+                block.attention_norm.forward(&x)?
+            }
+            None => x.clone(),
+        };
         for (layer, block) in self.blocks.iter().enumerate() {
             let windowed = self.config.window_of(layer).is_some();
             let half = {
                 let _kept = link.parameters_kept();
-                let normed_x = block.attention_norm.forward(&x)?;
                 let attended =
                     block
                         .attention
                         .forward((layer, windowed), &normed_x, &prepared, memory)?;
-                x = (x + normed(&block.attention_post_norm, attended)?)?;
-                block.feed_forward_norm.forward(&x)?
+                let attended = normed(&block.attention_post_norm, attended)?;
+                let (sum, half) = self.add_norm(&x, &attended, &block.feed_forward_norm)?;
+                x = sum;
+                half
             };
             let fed = self.feed(link, &block.feed_forward, &half)?;
             let _kept = link.parameters_kept();
-            x = (x + normed(&block.feed_forward_post_norm, fed)?)?;
+            let fed = normed(&block.feed_forward_post_norm, fed)?;
+            match self.blocks.get(layer + 1) {
+                Some(next) => (x, normed_x) = self.add_norm(&x, &fed, &next.attention_norm)?,
+                None => x = (x + fed)?,
+            }
         }
         let _kept = link.parameters_kept();
         let wanted = prepared.wanted.as_ref();
         wanted.map(|wanted| self.logits(&x, wanted)).transpose()
+    }
+
+    /// `x + y`, and its norm.
+    fn add_norm(&self, x: &Tensor, y: &Tensor, norm: &Norm) -> Result<(Tensor, Tensor)> {
+        match &self.kernels {
+            Some(kernels) => kernels.add_norm((x, y), norm.parts()),
+            None => {
+                let sum = (x + y)?;
+                let normed = norm.forward(&sum)?;
+                Ok((sum, normed))
+            }
+        }
     }
 
     fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
@@ -414,7 +449,7 @@ impl Network {
                 let _kept = link.parameters_kept();
                 let width = self.config.feed_forward.width;
                 let [gate, up] = GpuMatrix::products(gate_up, x, [width; 2])?;
-                down.forward(&gated(self.kernels.as_ref(), activation, &gate, &up)?)
+                down.forward(&gated(self.kernels.as_deref(), activation, &gate, &up)?)
             }
             (Feed::Experts { router, experts }, Some(routing)) => {
                 experts::forward(link, router, experts, routing, activation, x)

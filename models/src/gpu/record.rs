@@ -167,13 +167,15 @@ impl Recordings {
     /// Forgets all recordings before candle gives workspaces back that they use: those grow when a product has more rows
     /// than any before it, and there is one for few rows and one for many.
     fn note(&mut self, course: &Course) {
-        let mut most = self.most;
+        let [mut few, mut many] = self.most;
         for rows in course.rows().flat_map(|(rows, wanted)| [rows, wanted]) {
-            let class = &mut most[usize::from(rows > FEW_ROWS)];
-            *class = rows.max(*class);
+            match rows > FEW_ROWS {
+                true => many = rows.max(many),
+                false => few = rows.max(few),
+            }
         }
-        if most != self.most {
-            self.most = most;
+        if [few, many] != self.most {
+            self.most = [few, many];
             self.known.clear();
         }
     }

@@ -164,12 +164,16 @@ impl GpuEngine {
             .map(part)
             .collect::<std::result::Result<Vec<_>, StepError>>()?;
         let (mut numbers, mut rules) = (Numbers::default(), Vec::new());
-        let tokens = numbers.put(batch.iter().flat_map(|work| work.tokens).copied());
+        let padding = shape.padding(&parts);
+        let tokens = batch.iter().flat_map(|work| work.tokens).copied();
+        let tokens = numbers.put(tokens.chain(std::iter::repeat_n(0, padding)));
+        // What is drawn is fed to passes that have a row of each sequence.
+        let fed = shape.padding_of_one_each(parts.len());
         let (mut asked, places, wanted) = asks(&parts, draws);
         let wanted = numbers.put(wanted);
         let pass = Pass::new(&parts, &shape, &mut numbers);
-        let first =
-            (!asked.is_empty()).then(|| Draws::new(&asked, vocabulary, &mut numbers, &mut rules));
+        let first = (!asked.is_empty())
+            .then(|| Draws::new(&asked, (vocabulary, fed), &mut numbers, &mut rules));
         let mut passes = vec![(pass, first)];
         let ahead = batch
             .first()
@@ -183,7 +187,7 @@ impl GpuEngine {
                 asked.point = point.copied().unwrap_or_default();
             }
             let pass = Pass::new(&parts, &shape, &mut numbers);
-            let draws = Draws::new(&asked, vocabulary, &mut numbers, &mut rules);
+            let draws = Draws::new(&asked, (vocabulary, fed), &mut numbers, &mut rules);
             passes.push((pass, Some(draws)));
         }
         let course = Course {

@@ -1,12 +1,15 @@
 // Kernels for rows that generate: rotation, storing of keys and values, attention over pages, the gated product.
 // Numbers that come from the host's plan (places, slots, pages) are held within bounds here as well.
 
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <math_constants.h>
 #include <stdint.h>
 
 #define WARP 32
 #define WARPS 4
+// Warps of a block that attends: each has a page at a time.
+#define ATTEND_WARPS 8
 #define PAGE 32
 // Columns of a head at most.
 #define COLUMNS_MAX 256
@@ -109,20 +112,21 @@ struct Attend {
   uint32_t sight;
 };
 
-// Columns of a warp's lane, queries that share a head of keys.
+// Columns of a head at most, queries that share a head of keys at most.
 template <int COLUMNS, int SHARE>
 __device__ void attend(const Attend& a) {
-  constexpr int OWN = COLUMNS / WARP;
-  __shared__ float queries[SHARE][COLUMNS];
-  __shared__ float sums[WARPS][SHARE][COLUMNS];
-  __shared__ float largest[WARPS][SHARE], totals[WARPS][SHARE];
+  // A lane reads eight columns at once, and as many lanes as that takes a slot's values.
+  constexpr int EIGHTS = COLUMNS / 8, TOGETHER = WARP / EIGHTS;
+  __shared__ __align__(16) float queries[SHARE][COLUMNS];
+  __shared__ float sums[ATTEND_WARPS][SHARE][COLUMNS];
+  __shared__ float largest[ATTEND_WARPS][SHARE], totals[ATTEND_WARPS][SHARE];
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   const int cell = blockIdx.x, head = blockIdx.y, split = blockIdx.z;
   const uint32_t row = a.rows_of[cell];
   if (row >= (uint32_t)a.rows) return;
   const int sequence = cell / a.rows_each;
   const size_t query = ((size_t)row * a.heads_of_keys + head) * a.share * a.columns;
-  for (int at = threadIdx.x; at < SHARE * COLUMNS; at += WARP * WARPS) {
+  for (int at = threadIdx.x; at < SHARE * COLUMNS; at += WARP * ATTEND_WARPS) {
     const int h = at / COLUMNS, c = at % COLUMNS;
     queries[h][c] = h < a.share && c < a.columns ? a.queries[query + h * a.columns + c] : 0;
   }
@@ -134,15 +138,15 @@ __device__ void attend(const Attend& a) {
   const int each = (end_page - first_page + a.splits - 1) / a.splits;
   const int begin = first_page + split * each, end = min(begin + each, end_page);
 
-  float most[SHARE], total[SHARE], found[SHARE][OWN];
+  float most[SHARE], total[SHARE], found[SHARE][8];
 #pragma unroll
   for (int h = 0; h < SHARE; h++) {
     most[h] = -CUDART_INF_F;
     total[h] = 0;
 #pragma unroll
-    for (int c = 0; c < OWN; c++) found[h][c] = 0;
+    for (int c = 0; c < 8; c++) found[h][c] = 0;
   }
-  for (int at = begin + warp; at < end; at += WARPS) {
+  for (int at = begin + warp; at < end; at += ATTEND_WARPS) {
     const uint32_t page = a.pages[(size_t)sequence * a.pages_each + at];
     if (page >= (uint32_t)a.slots / PAGE) continue;
     const half* keys = a.memory + ((size_t)head * a.slots + (size_t)page * PAGE) * a.columns;
@@ -152,8 +156,9 @@ __device__ void attend(const Attend& a) {
 #pragma unroll
     for (int h = 0; h < SHARE; h++) scores[h] = 0;
     const half* own = keys + (size_t)lane * a.columns;
-#pragma unroll 4
-    for (int c = 0; c < a.columns; c += 8) {
+#pragma unroll (SHARE < 8 ? 8 : 2)
+    for (int c = 0; c < COLUMNS; c += 8) {
+      if (c >= a.columns) break;
       const uint4 eight = *reinterpret_cast<const uint4*>(own + c);
       const half2* pairs = reinterpret_cast<const half2*>(&eight);
 #pragma unroll
@@ -179,21 +184,26 @@ __device__ void attend(const Attend& a) {
       most[h] = above;
       total[h] = total[h] * shrunk + scores[h];
 #pragma unroll
-      for (int c = 0; c < OWN; c++) found[h][c] *= shrunk;
+      for (int c = 0; c < 8; c++) found[h][c] *= shrunk;
     }
-#pragma unroll 8
-    for (int s = 0; s < PAGE; s++) {
-      float value[OWN];
+    const int column = lane % EIGHTS * 8;
+#pragma unroll (SHARE < 4 ? 8 : SHARE < 8 ? 4 : 2)
+    for (int s = 0; s < PAGE; s += TOGETHER) {
+      const int from = s + lane / EIGHTS;
+      uint4 eight = make_uint4(0, 0, 0, 0);
+      if (column < a.columns) eight = *reinterpret_cast<const uint4*>(values + (size_t)from * a.columns + column);
+      const half2* pairs = reinterpret_cast<const half2*>(&eight);
+      float weights[SHARE];
 #pragma unroll
-      for (int c = 0; c < OWN; c++) {
-        const int column = c * WARP + lane;
-        value[c] = column < a.columns ? __half2float(values[(size_t)s * a.columns + column]) : 0;
-      }
+      for (int h = 0; h < SHARE; h++) weights[h] = __shfl_sync(~0u, scores[h], from);
 #pragma unroll
-      for (int h = 0; h < SHARE; h++) {
-        const float weight = __shfl_sync(~0u, scores[h], s);
+      for (int p = 0; p < 4; p++) {
+        const float2 pair = __half22float2(pairs[p]);
 #pragma unroll
-        for (int c = 0; c < OWN; c++) found[h][c] += weight * value[c];
+        for (int h = 0; h < SHARE; h++) {
+          found[h][2 * p] += weights[h] * pair.x;
+          found[h][2 * p + 1] += weights[h] * pair.y;
+        }
       }
     }
   }
@@ -205,14 +215,19 @@ __device__ void attend(const Attend& a) {
       totals[warp][h] = all;
     }
 #pragma unroll
-    for (int c = 0; c < OWN; c++) sums[warp][h][c * WARP + lane] = found[h][c];
+    for (int c = 0; c < 8; c++) {
+      float sum = found[h][c];
+#pragma unroll
+      for (int step = EIGHTS; step < WARP; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
+      if (lane < EIGHTS) sums[warp][h][lane * 8 + c] = sum;
+    }
   }
   __syncthreads();
-  for (int at = threadIdx.x; at < a.share * a.columns; at += WARP * WARPS) {
+  for (int at = threadIdx.x; at < a.share * a.columns; at += WARP * ATTEND_WARPS) {
     const int h = at / a.columns, c = at % a.columns;
     float above = -CUDART_INF_F, sum = 0, all = 0;
-    for (int w = 0; w < WARPS; w++) above = fmaxf(above, largest[w][h]);
-    for (int w = 0; w < WARPS; w++) {
+    for (int w = 0; w < ATTEND_WARPS; w++) above = fmaxf(above, largest[w][h]);
+    for (int w = 0; w < ATTEND_WARPS; w++) {
       const float weight = largest[w][h] == -CUDART_INF_F ? 0 : __expf(largest[w][h] - above);
       sum += weight * sums[w][h][c];
       all += weight * totals[w][h];
@@ -232,7 +247,7 @@ __device__ void attend(const Attend& a) {
 
 // A block for each cell, key-value head and split.
 #define ATTEND(COLUMNS, SHARE)                                                            \
-  extern "C" __global__ void __launch_bounds__(WARP* WARPS)                               \
+  extern "C" __global__ void __launch_bounds__(WARP* ATTEND_WARPS, 2)                     \
       casemate_attend_##COLUMNS##_##SHARE(Attend a) {                                     \
     attend<COLUMNS, SHARE>(a);                                                            \
   }
@@ -274,6 +289,29 @@ extern "C" __global__ void casemate_join(Attend a) {
   }
 }
 
+// Sums of rows, and their root-mean-square norm; a block for each row.
+#define ADD_WARPS 8
+extern "C" __global__ void casemate_add_norm(const float* x, const float* y, const float* factors, float epsilon,
+                                             float* sum, float* normed, int columns) {
+  __shared__ float squares_of[ADD_WARPS];
+  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  const size_t row = (size_t)blockIdx.x * columns;
+  float squares = 0;
+  for (int c = threadIdx.x; c < columns; c += WARP * ADD_WARPS) {
+    const float both = x[row + c] + y[row + c];
+    sum[row + c] = both;
+    squares += both * both;
+  }
+  squares = warp_sum(squares);
+  if (lane == 0) squares_of[warp] = squares;
+  __syncthreads();
+  squares = 0;
+  for (int w = 0; w < ADD_WARPS; w++) squares += squares_of[w];
+  const float scale = rsqrtf(squares / columns + epsilon);
+  for (int c = threadIdx.x; c < columns; c += WARP * ADD_WARPS)
+    normed[row + c] = sum[row + c] * scale * factors[c];
+}
+
 // The softmax of rows of scores over the slots that a row's query sees; a block for each row.
 extern "C" __global__ void casemate_soften(const float* scores, float* out, const uint32_t* lags, int queries,
                                            int slots, uint32_t sight, float cap) {
@@ -313,4 +351,94 @@ extern "C" __global__ void casemate_gated(const float* gate, const float* up, fl
   if (c >= columns || row >= rows) return;
   const float x = gate[(size_t)row * gate_stride + c];
   out[(size_t)row * columns + c] = x / (1.0f + expf(-x)) * up[(size_t)row * up_stride + c];
+}
+
+// Products of few rows with a matrix of 16-bit floats: x is rows × columns, the matrix heights × columns, out rows ×
+// heights. A block has four of the matrix's rows, and each of its warps a share of their columns.
+#define PRODUCT_WARPS 8
+#define PRODUCT_ROWS 4
+
+__device__ __forceinline__ float2 two_floats(const half2& pair) { return __half22float2(pair); }
+__device__ __forceinline__ float2 two_floats(const __nv_bfloat162& pair) { return __bfloat1622float2(pair); }
+
+template <typename PAIR, int ROWS>
+__device__ void product(const float* x, const uint4* matrix, float* out, int rows, int heights, int columns) {
+  __shared__ float sums[PRODUCT_WARPS][PRODUCT_ROWS][ROWS];
+  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, first = blockIdx.x * PRODUCT_ROWS;
+  const int eights = columns / 8;
+  float found[PRODUCT_ROWS][ROWS];
+#pragma unroll
+  for (int m = 0; m < PRODUCT_ROWS; m++)
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) found[m][r] = 0;
+  for (int at = warp * WARP + lane; at < eights; at += PRODUCT_WARPS * WARP) {
+    uint4 weights[PRODUCT_ROWS];
+#pragma unroll
+    for (int m = 0; m < PRODUCT_ROWS; m++)
+      weights[m] = first + m < heights ? matrix[(size_t)(first + m) * eights + at] : make_uint4(0, 0, 0, 0);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      if (r >= rows) break;
+      const float4* own = reinterpret_cast<const float4*>(x + (size_t)r * columns) + 2 * at;
+      const float4 a = own[0], b = own[1];
+#pragma unroll
+      for (int m = 0; m < PRODUCT_ROWS; m++) {
+        const PAIR* pairs = reinterpret_cast<const PAIR*>(&weights[m]);
+        const float2 p = two_floats(pairs[0]), q = two_floats(pairs[1]), s = two_floats(pairs[2]), t = two_floats(pairs[3]);
+        found[m][r] += a.x * p.x + a.y * p.y + a.z * q.x + a.w * q.y + b.x * s.x + b.y * s.y + b.z * t.x + b.w * t.y;
+      }
+    }
+  }
+#pragma unroll
+  for (int m = 0; m < PRODUCT_ROWS; m++)
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      const float sum = warp_sum(found[m][r]);
+      if (lane == 0) sums[warp][m][r] = sum;
+    }
+  __syncthreads();
+  const int m = threadIdx.x % PRODUCT_ROWS, r = threadIdx.x / PRODUCT_ROWS;
+  if (r >= rows || first + m >= heights) return;
+  float sum = 0;
+  for (int w = 0; w < PRODUCT_WARPS; w++) sum += sums[w][m][r];
+  out[(size_t)r * heights + first + m] = sum;
+}
+
+#define PRODUCT(NAME, PAIR, ROWS)                                                                                   \
+  extern "C" __global__ void casemate_product_##NAME##_##ROWS(const float* x, const uint4* matrix, float* out,      \
+                                                              int rows, int heights, int columns) {                 \
+    product<PAIR, ROWS>(x, matrix, out, rows, heights, columns);                                                    \
+  }
+PRODUCT(f16, half2, 1)
+PRODUCT(f16, half2, 2)
+PRODUCT(f16, half2, 4)
+PRODUCT(f16, half2, 8)
+PRODUCT(bf16, __nv_bfloat162, 1)
+PRODUCT(bf16, __nv_bfloat162, 2)
+PRODUCT(bf16, __nv_bfloat162, 4)
+PRODUCT(bf16, __nv_bfloat162, 8)
+
+// Rows as 16-bit floats, each multiplied by a power of two so that its largest is between 8 and 16: products with many
+// columns stay finite, and nothing but what is far below the largest is lost. A block for each row.
+extern "C" __global__ void casemate_shrink(const float* x, half* out, float* factors, int columns) {
+  __shared__ float largest[WARPS];
+  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  const float* row = x + (size_t)blockIdx.x * columns;
+  float most = 0;
+  for (int c = threadIdx.x; c < columns; c += WARP * WARPS) most = fmaxf(most, fabsf(row[c]));
+  most = warp_max(most);
+  if (lane == 0) largest[warp] = most;
+  __syncthreads();
+  for (int w = 0; w < WARPS; w++) most = fmaxf(most, largest[w]);
+  const float factor = most > 0 && isfinite(most) ? exp2f(4 - ceilf(log2f(most))) : 1;
+  if (threadIdx.x == 0) factors[blockIdx.x] = 1 / factor;
+  for (int c = threadIdx.x; c < columns; c += WARP * WARPS)
+    out[(size_t)blockIdx.x * columns + c] = __float2half_rn(row[c] * factor);
+}
+
+// Rows of 16-bit floats as 32-bit ones, each multiplied by its factor.
+extern "C" __global__ void casemate_widen(const half* x, const float* factors, float* out, int columns) {
+  const int c = blockIdx.y * blockDim.x + threadIdx.x;
+  const size_t at = (size_t)blockIdx.x * columns + c;
+  if (c < columns) out[at] = __half2float(x[at]) * factors[blockIdx.x];
 }

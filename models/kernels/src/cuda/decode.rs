@@ -11,12 +11,15 @@ use cudarc::nvrtc::Ptx;
 use half::f16;
 
 use super::CudaError;
+use super::halves::{HalfView, Halves};
+use super::told::{Attended, Heads, Rows, Turning, View, check, int};
 use crate::PAGE;
 
 const FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"));
 
 const WARPS: usize = 4;
 const WARP: usize = 32;
+const ATTEND_WARPS: usize = 8;
 /// Columns and shares for which there is a kernel that attends; others use the next larger one.
 const KERNELS: [(usize, usize); 15] = [
     (32, 1),
@@ -40,80 +43,6 @@ const BLOCKS: usize = 264;
 const PAGES_WORTH: usize = 8;
 const SPLITS_MAX: usize = 64;
 
-/// Heads of rows: rows × count × columns.
-#[derive(Debug, Clone, Copy)]
-pub struct Heads {
-    /// Rows.
-    pub rows: usize,
-    /// Heads of each.
-    pub count: usize,
-    /// Columns of each head.
-    pub columns: usize,
-}
-
-impl Heads {
-    const fn len(&self) -> usize {
-        self.rows * self.count * self.columns
-    }
-}
-
-/// Rows of numbers, perhaps parts of longer rows.
-pub struct Rows<'a> {
-    /// From the first row's first number to the last row's last, at least.
-    pub numbers: CudaView<'a, f32>,
-    /// Numbers from one row's first to the next one's.
-    pub stride: usize,
-}
-
-impl Rows<'_> {
-    /// The stride, if there are `rows` rows of `columns`.
-    fn of(&self, rows: usize, columns: usize) -> Result<i32, CudaError> {
-        let needed = rows.saturating_sub(1) * self.stride + columns;
-        let enough = self.numbers.len() >= needed && (rows < 2 || self.stride >= columns);
-        check(enough, "rows that are too short")?;
-        int(self.stride)
-    }
-}
-
-/// How heads are normalised and rotated.
-pub struct Turning<'a> {
-    /// Cosines and sines: places × half of the columns that are rotated.
-    pub cosines: CudaView<'a, f32>,
-    /// As many.
-    pub sines: CudaView<'a, f32>,
-    /// Columns that are rotated.
-    pub turned: usize,
-    /// Whether pairs are neighbours, and not halves.
-    pub neighbours: bool,
-    /// Factors of each column and epsilon of the root-mean-square norm before that, if there is one.
-    pub norm: Option<(CudaView<'a, f32>, f32)>,
-}
-
-/// What queries look at: pages of sequences. Numbers are 32-bit, in the order of the docstrings.
-pub struct View<'a> {
-    /// The row of each cell, sequences × rows of each; what is no row is not there.
-    pub rows_of: CudaView<'a, u32>,
-    /// For each query (sequence by sequence, query head by query head, row by row) how many slots lie between the view's
-    /// first and its own.
-    pub lags: CudaView<'a, u32>,
-    /// Pages of each sequence, as many for each.
-    pub pages: CudaView<'a, u32>,
-    /// Sequences.
-    pub sequences: usize,
-    /// Tokens that a query sees, its own included.
-    pub sight: usize,
-}
-
-/// Where keys and values are, and how scores are bent.
-pub struct Attended<'a> {
-    /// A layer's keys, key-value heads × slots × columns, and its values behind them.
-    pub memory: CudaView<'a, f16>,
-    /// Heads of keys.
-    pub key_value_heads: usize,
-    /// Bends scores: `cap · tanh(score / cap)`.
-    pub cap: Option<f32>,
-}
-
 /// The kernels of a device.
 #[derive(Debug)]
 pub struct Decode {
@@ -122,19 +51,10 @@ pub struct Decode {
     store: CudaFunction,
     gated: CudaFunction,
     soften: CudaFunction,
+    add_norm: CudaFunction,
     join: CudaFunction,
     attend: Vec<((usize, usize), CudaFunction)>,
-}
-
-#[repr(C)]
-struct TurnPart {
-    cosines: CUdeviceptr,
-    sines: CUdeviceptr,
-    factors: CUdeviceptr,
-    epsilon: f32,
-    places: i32,
-    turned: i32,
-    neighbours: i32,
+    halves: Halves,
 }
 
 #[repr(C)]
@@ -158,24 +78,9 @@ struct AttendPart {
     sight: u32,
 }
 
-// SAFETY: plain numbers in C's layout, as the kernels' own structures have them.
+// SAFETY: plain numbers in C's layout, as the kernels' own structure has them.
 // JUSTIFICATION: kernels take more than can be read one by one.
-unsafe impl DeviceRepr for TurnPart {}
-// SAFETY: the same.
-// JUSTIFICATION: the same.
 unsafe impl DeviceRepr for AttendPart {}
-
-const fn check(holds: bool, why: &'static str) -> Result<(), CudaError> {
-    match holds {
-        true => Ok(()),
-        false => Err(CudaError::Shape(why)),
-    }
-}
-
-/// A number for a kernel.
-fn int(number: usize) -> Result<i32, CudaError> {
-    i32::try_from(number).map_err(|_| CudaError::Shape("more than a kernel counts"))
-}
 
 /// Threads for so many pieces of work of a warp each.
 fn warps(count: usize) -> Result<LaunchConfig, CudaError> {
@@ -218,8 +123,10 @@ impl Decode {
             store: function("casemate_store")?,
             gated: function("casemate_gated")?,
             soften: function("casemate_soften")?,
+            add_norm: function("casemate_add_norm")?,
             join: function("casemate_join")?,
             attend: attend.into_iter().collect::<Result<_, _>>()?,
+            halves: Halves::load(&module)?,
         })
     }
 
@@ -380,7 +287,7 @@ impl Decode {
             };
             let config = LaunchConfig {
                 grid_dim: (grid, grid_heads, splits as u32),
-                block_dim: ((WARPS * WARP) as u32, 1, 1),
+                block_dim: ((ATTEND_WARPS * WARP) as u32, 1, 1),
                 shared_mem_bytes: 0,
             };
             // SAFETY: `part` is what `casemate_attend` takes, and all lengths were checked; rows, lags and pages are held
@@ -399,6 +306,45 @@ impl Decode {
             }
         }
         Ok(out)
+    }
+
+    /// `x + y`, rows × columns, and its root-mean-square norm of the factors and epsilon given.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn add_norm(
+        &self,
+        (x, y): (&CudaView<'_, f32>, &CudaView<'_, f32>),
+        (factors, epsilon): (&CudaView<'_, f32>, f32),
+    ) -> Result<(CudaSlice<f32>, CudaSlice<f32>), CudaError> {
+        const THREADS: u32 = 256;
+        let columns = factors.len();
+        let rows = x.len() / columns.max(1);
+        check(
+            rows > 0 && x.len() == rows * columns && y.len() == x.len(),
+            "rows to add",
+        )?;
+        // SAFETY: the kernel writes every number of both.
+        // JUSTIFICATION: filling them first would be other kernels.
+        let (mut sum, mut normed) = unsafe {
+            (
+                self.stream.alloc::<f32>(x.len())?,
+                self.stream.alloc::<f32>(x.len())?,
+            )
+        };
+        let config = LaunchConfig {
+            grid_dim: (int(rows)?.cast_unsigned(), 1, 1),
+            block_dim: (THREADS, 1, 1),
+            shared_mem_bytes: 0,
+        };
+        let columns = int(columns)?;
+        let mut launch = self.stream.launch_builder(&self.add_norm);
+        launch.arg(x).arg(y).arg(factors).arg(&epsilon);
+        launch.arg(&mut sum).arg(&mut normed).arg(&columns);
+        // SAFETY: the arguments are those of `casemate_add_norm`, a block for each row, and all lengths were checked.
+        // JUSTIFICATION: nobody but the driver knows what a kernel takes.
+        unsafe { launch.launch(config) }?;
+        Ok((sum, normed))
     }
 
     /// The softmax of scores, heads of keys × sequences × queries × slots, over what each query sees: its own slot, which
@@ -478,40 +424,51 @@ impl Decode {
     }
 }
 
+impl Decode {
+    /// `x · matrixᵀ` for at most [`PRODUCT_ROWS_MAX`](super::PRODUCT_ROWS_MAX) rows: `x` is rows × columns, `matrix` heights
+    /// × columns, what comes of it rows × heights. Sums are of 32 bits.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn product(
+        &self,
+        x: &CudaView<'_, f32>,
+        matrix: &HalfView<'_>,
+        sizes: (usize, usize, usize),
+    ) -> Result<CudaSlice<f32>, CudaError> {
+        self.halves.product(&self.stream, x, matrix, sizes)
+    }
+
+    /// Rows as 16-bit floats, each multiplied by a power of two so that products with it stay finite; and the factors that
+    /// undo it.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn shrink(
+        &self,
+        x: &CudaView<'_, f32>,
+        sizes: (usize, usize),
+    ) -> Result<(CudaSlice<f16>, CudaSlice<f32>), CudaError> {
+        self.halves.shrink(&self.stream, x, sizes)
+    }
+
+    /// Undoes [`Self::shrink`] for products of its rows: rows × heights.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn widen(
+        &self,
+        x: &CudaView<'_, f16>,
+        factors: &CudaView<'_, f32>,
+    ) -> Result<CudaSlice<f32>, CudaError> {
+        self.halves.widen(&self.stream, x, factors)
+    }
+}
+
 /// Into how many parts the pages of each cell and head are split, so that few cells keep a GPU busy.
 fn splits(blocks: usize, pages: usize) -> usize {
     let wanted = BLOCKS.div_ceil(blocks.max(1));
     wanted.min(pages.div_ceil(PAGES_WORTH)).clamp(1, SPLITS_MAX)
-}
-
-impl Turning<'_> {
-    fn part(&self, heads: Heads, stream: &Arc<CudaStream>) -> Result<TurnPart, CudaError> {
-        let half = self.turned / 2;
-        let places = self.cosines.len() / half.max(1);
-        let norm = self.norm.as_ref();
-        check(
-            half > 0
-                && self.turned == 2 * half
-                && self.turned <= heads.columns
-                && heads.columns <= 256
-                && places > 0
-                && self.cosines.len() == places * half
-                && self.sines.len() == self.cosines.len()
-                && norm.is_none_or(|(factors, _)| factors.len() == heads.columns),
-            "a rotation",
-        )?;
-        // The tables live as long as the model: longer than any kernel that reads them.
-        let address = |view: &CudaView<'_, f32>| view.device_ptr(stream).0;
-        Ok(TurnPart {
-            cosines: address(&self.cosines),
-            sines: address(&self.sines),
-            factors: norm.map_or(0, |(factors, _)| address(factors)),
-            epsilon: norm.map_or(0.0, |(_, epsilon)| *epsilon),
-            places: int(places)?,
-            turned: int(self.turned)?,
-            neighbours: i32::from(self.neighbours),
-        })
-    }
 }
 
 #[cfg(test)]

@@ -5,10 +5,14 @@
 //! what is told here is checked here.
 
 mod decode;
+mod halves;
 mod settle;
+mod told;
 
-pub use decode::{Attended, Decode, Heads, Rows, Turning, View};
+pub use decode::Decode;
+pub use halves::{HalfView, PRODUCT_ROWS_MAX};
 pub use settle::{idle_bytes, settle};
+pub use told::{Attended, Heads, Rows, Turning, View};
 
 /// Why nothing was computed.
 #[derive(Debug, thiserror::Error)]

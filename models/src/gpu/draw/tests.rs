@@ -53,7 +53,7 @@ fn drawn(logits: &[f32], vocabulary: usize, asked: &[Asked<'_>]) -> (Vec<u32>, V
     let link = Link::new(Device::Cpu);
     let drawer = Drawer::new(vocabulary, &link).unwrap().unwrap();
     let (mut numbers, mut rules) = (Numbers::default(), Vec::new());
-    let draws = Draws::new(asked, vocabulary, &mut numbers, &mut rules);
+    let draws = Draws::new(asked, (vocabulary, 0), &mut numbers, &mut rules);
     let len = numbers.0.len();
     let numbers = link.up(numbers.0, len).unwrap();
     let count = rules.len() / COLUMNS;
