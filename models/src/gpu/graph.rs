@@ -2,16 +2,30 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::cuda_backend::cudarc::driver::{CudaGraph, sys};
+use candle_core::cuda_backend::cudarc::driver::{CudaGraph, CudaStream, sys};
 use candle_core::{Device, Error, Result};
 
 use super::link::Link;
 use crate::device::gate;
 
 thread_local! {
-    static GRAPHS: RefCell<HashMap<u64, CudaGraph>> = RefCell::default();
+    static GRAPHS: RefCell<HashMap<u64, Graph>> = RefCell::default();
+}
+
+/// A graph, and the stream that it is played on.
+struct Graph {
+    graph: CudaGraph,
+    stream: Arc<CudaStream>,
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // What was played last may not be over. Where the device is gone nothing is.
+        let _ = self.stream.synchronize();
+    }
 }
 
 /// A graph of this thread's, or, on processors, nothing.
@@ -52,6 +66,7 @@ impl Tape {
             return Ok(None);
         };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let graph = Graph { graph, stream };
         GRAPHS.with(|graphs| graphs.borrow_mut().insert(number, graph));
         Ok(Some(Self(Some(number))))
     }
@@ -66,7 +81,7 @@ impl Tape {
         };
         GRAPHS.with(|graphs| match graphs.borrow().get(&number) {
             None => Ok(false),
-            Some(graph) => graph.launch().map(|()| true).map_err(Error::wrap),
+            Some(one) => one.graph.launch().map(|()| true).map_err(Error::wrap),
         })
     }
 }

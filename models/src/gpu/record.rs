@@ -94,7 +94,7 @@ impl Recordings {
                 recording.play(&course, ground)
             }
             Some(Known::Seen(logits, answers)) => {
-                let sizes = (std::mem::take(logits), std::mem::take(answers));
+                let sizes = (logits.clone(), answers.clone());
                 self.record(course, sent, sizes, device, ground)
             }
             None => {
@@ -123,13 +123,15 @@ impl Recordings {
         ground: &Ground<'_>,
     ) -> Result<Left> {
         self.make_room();
-        let left = self.places(&logits, &answers, device, ground)?;
+        // Where there is no memory for a recording there is for a step.
+        let Ok(left) = self.places(&logits, &answers, device, ground) else {
+            self.refusals += 1;
+            return course.take(ground, &sent);
+        };
         let filled = || fill(&left, &course.take(ground, &sent)?);
         let Some(tape) = Tape::record(device, ground.link, filled)? else {
             self.refusals += 1;
-            let left = course.take(ground, &sent);
-            self.known.insert(course, Known::Seen(logits, answers));
-            return left;
+            return course.take(ground, &sent);
         };
         let recording = Recording {
             sent,
