@@ -231,10 +231,12 @@ fn enrol_request(
         HardwareEvidence::Tdx(_) => Platform::Tdx,
         _ => Platform::Snp,
     };
-    if !devices.is_empty() {
-        let named = look(&evidence, Some(&processor_data(&devices)), now());
-        named.map_err(|rejection| refused(rejection.into()))?;
-    }
+    // Evidence of a session, or of other devices, enrols nothing: it was made for something else.
+    let asked = look(&evidence, Some(&processor_data(&devices)), now());
+    asked.map_err(|rejection| {
+        refused(rejection.into())
+            .hint("a request is made on the machine: casemate machine request; a saved session serves with --evidence")
+    })?;
     let found = gpus::of_enrolment(&devices, None)?;
     enrol_processor(organisation, enrol, platform, &evidence, found, now())
 }

@@ -243,3 +243,33 @@ fn b13_where_the_folder_is_on_the_machine_one_step_enrols_its_tpm() {
     assert!(told.contains("PASS enrolment.credential"), "{told}");
     assert!(place.fleet("org").contains("\"hosted\":\"software\""));
 }
+
+#[test]
+fn b13_a_processors_request_is_over_what_serves_for_enrolment_and_nothing_else() {
+    use casemate::enrolment::{Request, Subject};
+    use casemate_client::recorded::{self, Subject as Recorded};
+
+    let place = Place(tempfile::tempdir().unwrap());
+    place.done("org init org --name acme", &[]);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/evidence");
+    let before = place.fleet("org");
+    for name in ["snp/genoa-v5-oak", "tdx/v4-gcp-2026"] {
+        let folder = root.join(name);
+        if !folder.is_dir() {
+            assert!(std::env::var_os("CI").is_none(), "{name} is missing");
+            println!("SKIP shared evidence {name} is missing");
+            continue;
+        }
+        let read = recorded::folder::read(&folder, None).unwrap();
+        let Recorded::Hardware { evidence, .. } = read.subject else {
+            panic!("{name} is no processor's evidence");
+        };
+        // Genuine, but made for something else.
+        let request = Request::new(Subject::Processor(evidence), Vec::new());
+        let text = serde_json::to_string(&request).unwrap();
+        fs::write(place.0.path().join("request.json"), text).unwrap();
+        let line = "org enrol org --label rack --name localhost --request request.json";
+        place.refused(line, &[], 10, "report data");
+    }
+    assert_eq!(place.fleet("org"), before);
+}
