@@ -253,7 +253,8 @@ fn b13_a_processors_request_is_over_what_serves_for_enrolment_and_nothing_else()
     place.done("org init org --name acme", &[]);
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/evidence");
     let before = place.fleet("org");
-    for name in ["snp/genoa-v5-oak", "tdx/v4-gcp-2026"] {
+    // Of trust domains there is no recorded evidence that is still in date.
+    for name in ["snp/genoa-v5-oak", "snp/turin-v5-aci"] {
         let folder = root.join(name);
         if !folder.is_dir() {
             assert!(std::env::var_os("CI").is_none(), "{name} is missing");
