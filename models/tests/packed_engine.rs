@@ -10,16 +10,17 @@
 
 #[path = "support/bench.rs"]
 mod bench;
+#[path = "support/exactness.rs"]
+mod exactness;
 #[path = "support/tiny_model.rs"]
 mod tiny_model;
 
 use bench::{Bench, engine, limits, request, tenant, text};
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
 use casemate_models::engine::{
     Engine, EngineLimits, Executor, GenerateRequest, KvKind, Opening, PAGE, SequenceId, Work,
 };
-use tiny_model::{Family, Sizes, TinyModel, VOCABULARY};
+use exactness::{KINDS, errors};
+use tiny_model::{Family, TinyModel, VOCABULARY};
 
 /// Opens a sequence; answers how many of its tokens were known.
 fn open(engine: &mut dyn Engine, id: u64, name: u8, tokens: &[u32]) -> usize {
@@ -79,61 +80,15 @@ fn it_agrees_with_the_reference_for_every_family() {
     }
 }
 
-/// The same weights as floats: what a quantised model would say if activations were not rounded.
-fn unrounded(model: &TinyModel, kind: GgmlDType) -> TinyModel {
-    let mut exact = model.clone();
-    for tensor in exact
-        .tensors
-        .values_mut()
-        .filter(|tensor| tensor.shape.len() > 1)
-    {
-        let floats = std::mem::take(&mut tensor.floats);
-        let floats = Tensor::from_vec(floats, tensor.shape.clone(), &Device::Cpu).unwrap();
-        let rounded = QTensor::quantize(&floats, kind).unwrap();
-        let floats = rounded.dequantize(&Device::Cpu).unwrap().flatten_all();
-        tensor.floats = floats.unwrap().to_vec1().unwrap();
-    }
-    exact
-}
-
 #[test]
 fn it_is_as_exact_as_the_reference_for_every_quantisation() {
-    use GgmlDType::{BF16, F16, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-    let sizes = Sizes {
-        width: 256,
-        head_width: 64,
-        feed_forward: 512,
-        ..Sizes::default()
+    let tokens = text(2, 40);
+    let by = |executor| {
+        let tokens = &tokens;
+        move |model: &TinyModel| after(model, limits(executor), tokens)
     };
-    let spread = |exact: &[f32], found: &[f32]| {
-        let squares = exact.iter().zip(found).map(|(a, b)| (a - b).powi(2));
-        squares.sum::<f32>().sqrt()
-    };
-    for kind in [
-        F16, BF16, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
-    ] {
-        let (mut ours, mut theirs) = (0.0, 0.0);
-        for seed in 0..3 {
-            let model = TinyModel::sized(Family::Llama, seed, sizes);
-            let mut quantised = model.clone();
-            for tensor in quantised
-                .tensors
-                .values_mut()
-                .filter(|tensor| tensor.shape.len() > 1)
-            {
-                tensor.kind = kind;
-            }
-            let tokens = text(2, 40);
-            let exact = after(
-                &unrounded(&model, kind),
-                limits(Executor::Reference),
-                &tokens,
-            );
-            let reference = after(&quantised, limits(Executor::Reference), &tokens);
-            let packed = after(&quantised, limits(Executor::Packed), &tokens);
-            theirs += spread(&exact, &reference);
-            ours += spread(&exact, &packed);
-        }
+    for kind in KINDS {
+        let (ours, theirs) = errors(kind, 3, by(Executor::Packed), by(Executor::Reference));
         println!("{kind:?}: packed is {ours:.4} from exact, the reference {theirs:.4}");
         // F16 keys and values are all that is rounded beside F16 weights, of which the reference rounds activations too.
         assert!(
