@@ -1,6 +1,6 @@
 //! The devices that models are computed on: which there are in this binary, and how much memory they have left.
 
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", test))]
 pub(crate) mod gate;
 
 use std::fmt;

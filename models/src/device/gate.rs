@@ -39,23 +39,21 @@ pub(crate) fn settling() -> Settling {
     Settling(())
 }
 
+/// Changes who is at it, and wakes who waits for that.
+fn change(change: impl FnOnce(&mut State)) {
+    change(&mut STATE.lock().unwrap_or_else(PoisonError::into_inner));
+    CHANGED.notify_all();
+}
+
 impl Drop for Recording {
     fn drop(&mut self) {
-        STATE
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .recording -= 1;
-        CHANGED.notify_all();
+        change(|state| state.recording -= 1);
     }
 }
 
 impl Drop for Settling {
     fn drop(&mut self) {
-        STATE
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .settling -= 1;
-        CHANGED.notify_all();
+        change(|state| state.settling -= 1);
     }
 }
 
@@ -66,27 +64,26 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn nothing_is_settled_while_somebody_records() {
-        let recorded = AtomicBool::new(false);
-        let (first, second) = (recording(), recording());
+    /// Whether what `wait` waits for comes only after what is held is let go.
+    fn waits<T: Send>(held: [T; 2], wait: impl Fn() + Sync) {
+        let free = AtomicBool::new(false);
+        let [first, second] = held;
         std::thread::scope(|scope| {
-            let settled = scope.spawn(|| {
-                let _settling = settling();
-                assert!(recorded.load(Ordering::SeqCst), "settled too early");
+            let waiting = scope.spawn(|| {
+                wait();
+                assert!(free.load(Ordering::SeqCst), "it did not wait");
             });
             drop(first);
             std::thread::sleep(Duration::from_millis(20));
-            recorded.store(true, Ordering::SeqCst);
+            free.store(true, Ordering::SeqCst);
             drop(second);
-            settled.join().unwrap();
+            waiting.join().unwrap();
         });
-        // And again, the other way round.
-        let several = (settling(), settling());
-        std::thread::scope(|scope| {
-            let recording = scope.spawn(|| drop(recording()));
-            drop(several);
-            recording.join().unwrap();
-        });
+    }
+
+    #[test]
+    fn nothing_is_settled_while_somebody_records_nor_recorded_while_something_is_settled() {
+        waits([recording(), recording()], || drop(settling()));
+        waits([settling(), settling()], || drop(recording()));
     }
 }
