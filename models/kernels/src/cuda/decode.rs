@@ -107,11 +107,12 @@ impl Decode {
     /// Loads the kernels for the work of a stream.
     ///
     /// # Errors
-    /// [`CudaError::Driver`]: also where they were compiled for another GPU.
+    /// [`CudaError::Module`] where they were compiled for another GPU, [`CudaError::Driver`].
     pub fn load(stream: &Arc<CudaStream>) -> Result<Self, CudaError> {
         let module: Arc<CudaModule> = stream
             .context()
-            .load_module(Ptx::from_binary(FATBIN.to_vec()))?;
+            .load_module(Ptx::from_binary(FATBIN.to_vec()))
+            .map_err(CudaError::Module)?;
         let function = |name: &str| module.load_function(name);
         let attend = KERNELS.map(|(columns, share)| {
             let name = format!("casemate_attend_{columns}_{share}");

@@ -21,7 +21,12 @@ pub enum CudaError {
     /// The driver refused.
     #[error("{0:?}")]
     Driver(#[from] cudarc::driver::DriverError),
+    /// The kernels were compiled for another GPU, or the driver is too old for them.
+    #[error(
+        "the kernels of this binary do not load on this GPU ({0:?}): build it for this GPU with scripts/build-cuda --compute-cap, or take a newer driver"
+    )]
+    Module(cudarc::driver::DriverError),
     /// Sizes do not fit each other.
-    #[error("{0}")]
+    #[error("sizes that do not fit each other: {0}")]
     Shape(&'static str),
 }
