@@ -1,5 +1,5 @@
-//! Attention over pages: a group's keys and values are gathered, multiplied and masked together, whatever sequences they
-//! belong to.
+//! Attention over pages. Where few rows of each sequence attend and there are kernels of ours, keys and values are read where
+//! they are; else a group's are gathered, multiplied and masked together, whatever sequences they belong to.
 
 use candle_core::{D, Result, Tensor};
 use candle_nn::{ops, rotary_emb};
@@ -177,10 +177,7 @@ impl Attention {
                 },
                 Some(kernels),
             ) => {
-                let view = views.iter().find(|view| view.sight == self.sight);
-                let Some(view) = view else {
-                    candle_core::bail!("a layer's window was not planned for")
-                };
+                let view = self.of_sight(views, |view| view.sight)?;
                 let look = Look {
                     rows_of,
                     lags: &view.lags,
@@ -203,6 +200,12 @@ impl Attention {
             }
         };
         self.output.forward(&found)
+    }
+
+    /// The view that sees as far as this layer does.
+    fn of_sight<'a, V>(&self, views: &'a [V], sight: impl Fn(&V) -> usize) -> Result<&'a V> {
+        let view = views.iter().find(|view| sight(view) == self.sight);
+        view.ok_or_else(|| candle_core::Error::msg("a layer's window was not planned for"))
     }
 
     /// Queries, keys and values of rows: rows × columns of all heads each.
@@ -272,10 +275,7 @@ impl Attention {
         memory: &KvMemory,
         kernels: Option<&Kernels>,
     ) -> Result<Tensor> {
-        let view = seen.views.iter().find(|view| view.sight == self.sight);
-        let Some(view) = view else {
-            candle_core::bail!("a layer's window was not planned for")
-        };
+        let view = self.of_sight(&seen.views, |view| view.sight)?;
         let (groups, sequences) = (self.key_value_heads, seen.sequences);
         let (heads, rows, columns) = query.dims3()?;
         let query = query.reshape((groups, heads / groups * rows, columns))?;

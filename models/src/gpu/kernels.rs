@@ -16,7 +16,7 @@ use half::f16;
 use super::attention::{Look, Turn};
 use crate::decoder::config::RopePairs;
 
-/// The kernels of a device, for heads of a size.
+/// The kernels of a device.
 pub(super) struct Kernels {
     device: CudaDevice,
     decode: Decode,

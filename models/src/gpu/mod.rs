@@ -1,6 +1,7 @@
 //! Decoders on a device: weights, keys, values and logits stay there, and tokens are drawn there. A step crosses to the
 //! device once or twice and back once, or twice where logits are wanted, whatever the layers, the vocabulary and the
-//! number of sequences. The code runs on every device of candle's, so that processors test what GPUs run.
+//! number of sequences. The code runs on every device of candle's, so that processors test what GPUs run; but for
+//! kernels of our own and for graphs, which only CUDA has.
 
 mod attention;
 mod batch;
