@@ -45,6 +45,14 @@ impl Learnt {
         }
     }
 
+    /// A token that nobody drew, under the model's own logits.
+    pub(crate) fn of_text(raw: &[f32], token: u32) -> Self {
+        Self {
+            millibits: of_text(raw, token).into(),
+            arranged_millibits: 0,
+        }
+    }
+
     /// Both.
     pub fn add(&mut self, other: Self) {
         self.millibits = self.millibits.saturating_add(other.millibits);

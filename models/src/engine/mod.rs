@@ -20,6 +20,7 @@ pub mod scheduler;
 mod sequence;
 pub mod speculate;
 pub mod stop;
+mod weigh;
 
 pub use casemate_kernels::KvKind;
 pub use draft::Draft;
@@ -35,6 +36,7 @@ pub use request::{
 pub use runtime::{EngineHandle, Ticket};
 pub use sampler::dry::DryParams;
 pub use sampler::{SamplingError, SamplingParams, TemperatureOrder};
+pub use weigh::{WeighRequest, Weighed};
 
 /// Names a sequence while it is in the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -17,6 +17,7 @@ use super::sampler::SamplingError;
 use super::scheduler::{Arrival, Planned, Scheduler};
 use super::sequence::{Next, Sequence};
 use super::stop::{STOP_LEN_MAX, STOPS_MAX};
+use super::weigh::{WeighRequest, Weighed};
 use super::{Draw, Drawn, Engine, Opening, SequenceId, StepError, Tenant, Vocabulary, Work};
 
 /// Stack of the engine's thread. A grammar's work recurses as deep as its expressions, which come from outside.
@@ -112,12 +113,25 @@ impl EngineHandle {
     /// # Errors
     /// [`SubmitError`], at once and without a word to `sink`.
     pub fn submit(&self, request: GenerateRequest, sink: Sink) -> Result<Ticket, SubmitError> {
+        self.queue(request, None, sink)
+    }
+
+    fn queue(
+        &self,
+        request: GenerateRequest,
+        dictated: Option<Vec<u32>>,
+        sink: Sink,
+    ) -> Result<Ticket, SubmitError> {
         let tokens_max = self.check(&request)?;
         let (tenant, weight) = (request.tenant, request.weight.max(1));
         let place = self.inner.gate.enter(tenant)?;
         let seed = request.seed.map_or_else(random_seed, Ok)?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let sequence = Sequence::new(request, tokens_max, seed, sink, cancelled.clone(), place);
+        let sequence = match dictated {
+            Some(answer) => sequence.dictated(answer),
+            None => sequence,
+        };
         let id = SequenceId(self.inner.next_id.fetch_add(1, Ordering::Relaxed));
         let command = Command::Run {
             id,
@@ -130,6 +144,24 @@ impl EngineHandle {
             .send(command)
             .map_err(|_| SubmitError::Stopped)?;
         Ok(Ticket { cancelled })
+    }
+
+    /// Queues an answer that is given, to be weighed; `told` hears how surprising the model finds it.
+    ///
+    /// # Errors
+    /// [`SubmitError`], at once and without a word to `told`. [`SubmitError::ContextExceeded`] where prompt and answer are not both in the
+    /// context.
+    pub fn weigh(&self, request: WeighRequest, told: Weighed) -> Result<Ticket, SubmitError> {
+        let (request, answer, sink) = request.dictated(told);
+        let known = |id: &u32| (*id as usize) < self.inner.vocabulary;
+        if !answer.iter().all(known) {
+            return Err(SamplingError::UnknownToken.into());
+        }
+        let (prompt, limit) = (request.prompt.len() + answer.len(), self.inner.context);
+        if prompt > limit {
+            return Err(SubmitError::ContextExceeded { prompt, limit });
+        }
+        self.queue(request, Some(answer), sink)
     }
 
     /// Checks a request; answers how many tokens it may generate.
@@ -313,18 +345,17 @@ impl Worker {
     }
 
     fn guess(&mut self, planned: &[Planned]) {
-        if !self.speculate {
-            return;
-        }
         let mut rows: usize = planned.iter().map(|planned| planned.range.len()).sum();
         let drawing = planned.iter().filter(|planned| planned.last);
         for planned in drawing.clone() {
-            if let Some((_, sequence)) = self.sequences.get_mut(&planned.sequence) {
+            if let Some((_, sequence)) = self.sequences.get_mut(&planned.sequence)
+                && (self.speculate || sequence.is_dictated())
+            {
                 sequence.guess(planned.guesses_max, rows);
                 rows += sequence.guesses();
             }
         }
-        let Some(drafter) = &mut self.drafter else {
+        let Some(drafter) = self.drafter.as_mut().filter(|_| self.speculate) else {
             return;
         };
         let asks = drawing.filter_map(|planned| {

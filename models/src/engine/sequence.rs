@@ -24,6 +24,8 @@ pub(super) struct Sequence {
     tokens: Vec<u32>,
     prompt: usize,
     tokens_max: usize,
+    /// The whole answer, where it is given and only weighed.
+    dictated: Option<Vec<u32>>,
     sampling: SamplingParams,
     breaks: Breaks,
     /// Moves on with the tokens that are accepted: it is as right after giving way and after wrong guesses.
@@ -105,6 +107,7 @@ impl Sequence {
             prompt: request.prompt.len(),
             tokens: request.prompt,
             tokens_max,
+            dictated: None,
             sampling: request.sampling,
             breaks: Breaks::default(),
             grammar: request.grammar,
@@ -130,6 +133,18 @@ impl Sequence {
         }
     }
 
+    /// With an answer that is given: as many tokens as it may have.
+    pub(super) fn dictated(mut self, answer: Vec<u32>) -> Self {
+        self.dictated = Some(answer);
+        self
+    }
+
+    /// The rest of an answer that is given.
+    fn dictation(&self) -> Option<&[u32]> {
+        let said = self.tokens().len() - self.prompt;
+        self.dictated.as_ref()?.get(said..)
+    }
+
     /// Its tokens so far, without guesses.
     pub(super) fn tokens(&self) -> &[u32] {
         let known = self.tokens.len() - self.guesses;
@@ -140,10 +155,19 @@ impl Sequence {
         self.prompt + self.tokens_max
     }
 
-    /// Guesses what follows from the text so far: at most `max` tokens. `rows` are computed anyway in the step.
+    /// Whether its answer is given.
+    pub(super) fn is_dictated(&self) -> bool {
+        self.dictated.is_some()
+    }
+
+    /// Guesses what follows from the text so far: at most `max` tokens. `rows` are computed anyway in the step. What is dictated is no
+    /// guess that could be wrong: as much of it as there is room for.
     pub(super) fn guess(&mut self, max: usize, rows: usize) {
         let max = max.min(self.left());
-        let guesses = self.lookup.guess(&self.tokens, max, rows);
+        let guesses = match self.dictation() {
+            Some(rest) => rest.get(..max).unwrap_or_default().to_vec(),
+            None => self.lookup.guess(&self.tokens, max, rows),
+        };
         self.put(guesses, false);
     }
 
@@ -158,7 +182,7 @@ impl Sequence {
         let room = drafter.context().checked_sub(self.tokens().len() + 1)?;
         let max = max.min(self.left() + self.guesses).min(room);
         let count = self.draft.count(max, rows, drafter.cost());
-        (count > 0 && !more_trusted).then(|| (count, self.draws.clone()))
+        (count > 0 && !more_trusted && !self.is_dictated()).then(|| (count, self.draws.clone()))
     }
 
     /// Takes a draft's guesses instead of those that it has; none leave these in place.
@@ -217,7 +241,14 @@ impl Sequence {
         let guessed = self.take_guesses();
         let mut accepted = Accepted::default();
         for (at, logits) in logits.chunks_exact(vocabulary_len).enumerate() {
-            let token = self.draw(logits, vocabulary)?;
+            let token = match self.dictation().and_then(<[u32]>::first) {
+                Some(token) => {
+                    let token = *token;
+                    self.learnt.add(Learnt::of_text(logits, token));
+                    token
+                }
+                None => self.draw(logits, vocabulary)?,
+            };
             if let Some(reveal) = self.logprobs
                 && !vocabulary.is_end(token)
             {
@@ -238,7 +269,9 @@ impl Sequence {
                 break;
             }
         }
-        self.learn(guessed.len(), accepted.right);
+        if !self.is_dictated() {
+            self.learn(guessed.len(), accepted.right);
+        }
         Ok(accepted)
     }
 
@@ -273,7 +306,10 @@ impl Sequence {
 
     /// By which rules its tokens may be drawn where the logits are, if nothing but tokens is asked for.
     pub(super) fn rules(&self) -> Option<&SamplingParams> {
-        let tokens_alone = self.grammar.is_none() && self.logprobs.is_none() && self.mark.is_none();
+        let tokens_alone = self.grammar.is_none()
+            && self.logprobs.is_none()
+            && self.mark.is_none()
+            && self.dictated.is_none();
         tokens_alone.then_some(&self.sampling)
     }
 
