@@ -29,6 +29,12 @@ const fn meant(c: char) -> char {
     }
 }
 
+/// Whether a normal character is a vowel, or a letter that looks like one digit with a vowel.
+#[must_use]
+pub const fn is_vowel(c: char) -> bool {
+    matches!(c, 'a' | 'e' | 'i' | 'o' | 'u')
+}
+
 /// Whether a character is compared at all.
 #[must_use]
 pub fn is_kept(c: char) -> bool {

@@ -1,12 +1,12 @@
 //! Whether an answer tells a secret text, however it is written: a run of [`LEAK`] letters and digits in common, in any of the
-//! ways in which an answer can be read ([`super::views`]). On 20 prompts and 16 disguises 13 were told every time, and no text
-//! of other people among 2,500 (GUARD section 5); vowels left out, shuffles and translations are not told.
+//! ways in which an answer can be read ([`super::views`]). Shuffles, parts of words and translations are not told: those are for the
+//! likelihood test ([`Weighing`](crate::queue::Weighing)).
 
 use std::collections::VecDeque;
 
 use super::grams::{Grams, Rolling, power};
-use super::normal::normal;
-use super::views::{BACKWARDS, VIEWS, Views};
+use super::normal::{is_vowel, normal};
+use super::views::{BACKWARDS, CONSONANTS, VIEWS, Views};
 
 /// Letters and digits that a leak has in common with the secret.
 pub const LEAK: usize = 24;
@@ -34,6 +34,7 @@ impl Secret {
 pub struct Scan {
     forwards: Secret,
     backwards: Secret,
+    consonants: Secret,
     views: Views,
     ways: Vec<Way>,
     /// Characters of the answer so far.
@@ -58,9 +59,13 @@ impl Scan {
         let mut kept: Vec<char> = text.chars().filter_map(normal).collect();
         let forwards = Secret::new(&kept);
         kept.reverse();
+        let backwards = Secret::new(&kept);
+        kept.reverse();
+        kept.retain(|c| !is_vowel(*c));
         Self {
             forwards,
-            backwards: Secret::new(&kept),
+            backwards,
+            consonants: Secret::new(&kept),
             views: Views::default(),
             ways: (0..VIEWS).map(|_| Way::default()).collect(),
             count: 0,
@@ -72,6 +77,7 @@ impl Scan {
         let Self {
             forwards,
             backwards,
+            consonants,
             views,
             ways,
             count,
@@ -79,12 +85,13 @@ impl Scan {
         let mut found = None;
         for c in text.chars() {
             views.push(c, *count, &mut |view, c, start| {
-                let secret = if view == BACKWARDS {
-                    &*backwards
-                } else {
-                    &*forwards
+                let secret = match view {
+                    BACKWARDS => &*backwards,
+                    CONSONANTS => &*consonants,
+                    _ => &*forwards,
                 };
-                if let (Some(c), Some(way)) = (normal(c), ways.get_mut(view))
+                let normal = normal(c).filter(|c| view != CONSONANTS || !is_vowel(*c));
+                if let (Some(c), Some(way)) = (normal, ways.get_mut(view))
                     && way.push(c, start, secret)
                 {
                     let run = way.last.iter().map(|(c, _)| *c);
@@ -173,6 +180,10 @@ mod tests {
             Some(compared),
             "digits for letters"
         );
+        // The same number of letters, of which vowels are not counted.
+        let starred = "sl*ts *r* r*l**s*d *t 04:40 l*c*l t*m*. *f *sk*d *b**t P**r N*n*, s*y t";
+        assert_eq!(leak(starred).as_deref(), Some("stsrrsdtctmfskdbtprnnsyt"));
+        assert_eq!(leak(&starred[..starred.len() - 1]), None);
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //! stream of characters of its own, letter by letter, with the place in the answer where each begins.
 
 /// Ways to read an answer: as it is, rot13, one back, one on, backwards (the same characters, compared with the secret read
-/// backwards), four alignments of base64, two of hexadecimal, numbers.
-pub const VIEWS: usize = 12;
+/// backwards), four alignments of base64, two of hexadecimal, numbers, without vowels.
+pub const VIEWS: usize = 13;
 /// The way in which characters are compared backwards.
 pub const BACKWARDS: usize = 4;
+/// The way in which vowels are compared with nothing: whoever stars them, or writes others, says the rest.
+pub const CONSONANTS: usize = 12;
 const BASE64: usize = 5;
 const HEXADECIMAL: usize = 9;
 const NUMBERS: usize = 11;
@@ -26,6 +28,7 @@ impl Views {
         each(2, turned(c, 25), at);
         each(3, turned(c, 1), at);
         each(BACKWARDS, c, at);
+        each(CONSONANTS, c, at);
         self.base64.push(c, at, each);
         self.hexadecimal.push(c, at, each);
         self.numbers.push(c, at, each);
