@@ -98,7 +98,7 @@ impl Answering {
                     learnt,
                     logprobs,
                 }) => {
-                    self.count(tokens, learnt, &logprobs);
+                    self.count(tokens.len() as u64, learnt, &logprobs);
                     match self.kept.push(Said { text, logprobs }) {
                         Ok(pieces) if pieces.is_empty() => {
                             if self.watched.as_ref().is_some_and(|watched| watched.spent) {
@@ -114,12 +114,16 @@ impl Answering {
                 Some(Event::End {
                     finish,
                     repeated,
+                    telling,
                     tokens,
                     learnt,
                 }) => {
                     self.count(tokens.saturating_sub(self.answer_tokens), learnt, &[]);
                     if repeated {
                         self.trace.noted.push("repetition");
+                    }
+                    if telling {
+                        self.trace.noted.push("prompt_likely");
                     }
                     Ok(self.finish(finish))
                 }

@@ -19,7 +19,7 @@ use super::wire::{ChatRequest, CompletionRequest, Message, Options};
 use super::{ApiError, Service, cells};
 use crate::guard::keep::Keeper;
 use crate::policy::{Action, Granted, Slot};
-use crate::queue::{Generator, Job, Prompt, PromptError, StartError};
+use crate::queue::{Generator, Job, Prompt, PromptError, StartError, Weighing};
 use crate::session::now;
 
 /// Tokens of a plain completion that names no number: OpenAI's default.
@@ -152,7 +152,12 @@ async fn generate(
         .as_ref()
         .map(|passed| service.glance(passed, &granted));
     let kept = outgoing.keeper(&mut source)?;
-    let (prompt, read) = encode(service, &model, source, (endpoint, glance)).await?;
+    let sources = (outgoing.harmless(&source), source);
+    let Encoded {
+        prompt,
+        read,
+        harmless,
+    } = encode(service, &model, sources, (endpoint, glance)).await?;
     let limit = service.limits.prompt_tokens_max;
     let prompt_tokens = prompt.0.len();
     if prompt_tokens > limit {
@@ -171,6 +176,7 @@ async fn generate(
     };
     let seed = outgoing.seed(service, &granted, endpoint, &options, &prompt);
     let mark = outgoing.mark(&options)?;
+    let weighing = harmless.map(|harmless| outgoing.weighing(harmless));
     let begun = Begun {
         caller,
         granted,
@@ -182,6 +188,7 @@ async fn generate(
         kept,
         seed,
         mark,
+        weighing,
     };
     start(service, &model, begun, (endpoint, pace), options).await
 }
@@ -198,6 +205,7 @@ struct Begun {
     kept: Keeper<Said>,
     seed: Option<u64>,
     mark: Option<MarkKey>,
+    weighing: Option<Weighing>,
 }
 
 async fn start(
@@ -231,7 +239,7 @@ async fn start(
     };
     let running = service
         .queue
-        .start(model, job)
+        .start(model, job, begun.weighing)
         .map_err(|error| match error {
             StartError::Full => ApiError::Busy,
             StartError::UnknownToken => ApiError::Invalid {
@@ -269,13 +277,21 @@ async fn start(
     }
 }
 
-/// Tokens of the prompt, and what the guard reads of it.
+/// What a conversation or a text becomes.
+struct Encoded {
+    prompt: Prompt,
+    /// What the guard reads of it.
+    read: Option<Read>,
+    /// The prompt without its secret, where answers are weighed against it.
+    harmless: Option<Prompt>,
+}
+
 async fn encode(
     service: &Service,
     model: &Arc<dyn Generator>,
-    source: Source,
+    (harmless, source): (Option<Source>, Source),
     (endpoint, glance): (Endpoint, Option<Glance>),
-) -> Result<(Prompt, Option<Read>), ApiError> {
+) -> Result<Encoded, ApiError> {
     // Long prompts take a while: off the threads that serve others, and few at once.
     let _turn = service
         .encoders
@@ -285,18 +301,22 @@ async fn encode(
     let model = Arc::clone(model);
     let encoded = tokio::task::spawn_blocking(move || {
         let read = glance.map(|glance| glance.read(source.last_turn()));
-        let prompt = match source {
+        let encoded = |source: Source| match source {
             Source::Chat(messages) => model.encode_chat(&messages),
             Source::Text(text) => model.encode_text(&text),
         };
-        prompt.map(|prompt| (prompt, read))
+        Ok(Encoded {
+            prompt: encoded(source)?,
+            read,
+            harmless: harmless.map(encoded).transpose()?,
+        })
     });
     let refused = |error: &PromptError| ApiError::Invalid {
         param: endpoint.prompt_param().to_owned(),
         expected: format!("a prompt that the model can take: {error}"),
     };
     match encoded.await {
-        Ok(Ok((prompt, _))) if prompt.0.is_empty() => Err(refused(&PromptError::Empty)),
+        Ok(Ok(encoded)) if encoded.prompt.0.is_empty() => Err(refused(&PromptError::Empty)),
         Ok(Ok(encoded)) => Ok(encoded),
         Ok(Err(error)) => Err(refused(&error)),
         Err(_) => Err(ApiError::Internal),

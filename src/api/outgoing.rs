@@ -6,7 +6,7 @@ use casemate_models::engine::{MarkKey, RepetitionRule, Reveal};
 use super::fields::invalid;
 use super::generate::Source;
 use super::sse::Endpoint;
-use super::wire::{Options, Role};
+use super::wire::{Message, Options, Role};
 use super::{ApiError, Service};
 use crate::guard::keep::Keeper;
 use crate::guard::mark::TeamMark;
@@ -14,10 +14,13 @@ use crate::guard::noise::Chosen;
 use crate::guard::outlet::any_sub_key;
 use crate::guard::reveal::{Asked, Withheld, shifts};
 use crate::policy::{Granted, OutputRules, Switch};
-use crate::queue::{Generator, Prompt, TokenLogprobs};
+use crate::queue::{Generator, Prompt, TokenLogprobs, Weighing};
 
 /// The same token, or the same two, so often in a row: nothing that anybody wants (GUARD section 1.3).
 const REPETITIONS_MAX: u32 = 64;
+
+/// What stands in place of a system prompt.
+const HARMLESS: &str = "You are a helpful assistant.";
 
 /// A piece of an answer, with what is told of its tokens.
 pub(super) struct Said {
@@ -103,6 +106,34 @@ impl Outgoing {
         let canary = canary.map(|canary| (canary, self.rules.canary));
         Keeper::new(&secret, self.rules.leak, canary)
             .map_err(|too_long| invalid("messages", &too_long.to_string()))
+    }
+
+    /// The conversation without its secret, where answers are weighed against it.
+    pub(super) fn harmless(&self, source: &Source) -> Option<Source> {
+        let Source::Chat(messages) = source else {
+            return None;
+        };
+        let secret = |message: &Message| message.role == Role::System;
+        if self.rules.likelihood == Switch::Off || !messages.iter().any(secret) {
+            return None;
+        }
+        let harmless = messages.iter().map(|message| match secret(message) {
+            true => Message {
+                role: Role::System,
+                content: HARMLESS.to_owned(),
+            },
+            false => message.clone(),
+        });
+        Some(Source::Chat(harmless.collect()))
+    }
+
+    /// How an answer is weighed that [`Self::harmless`] gave a prompt for.
+    pub(super) fn weighing(&self, harmless: Prompt) -> Weighing {
+        Weighing {
+            harmless,
+            bits_max: self.rules.likelihood_bits,
+            acts: self.rules.likelihood == Switch::On,
+        }
     }
 
     /// What the draws come from, where the caller gave a seed.

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 const LOGPROBS_MAX: u32 = 20;
 /// The highest temperature of OpenAI's API, in hundredths.
 const TEMPERATURE_PERCENT_MAX: u32 = 200;
+/// Less is what answers differ by from one prompt to another; more is the whole of a long prompt.
+const LIKELIHOOD_BITS: std::ops::RangeInclusive<u32> = 8..=10_000;
 
 /// Whether a part of the guard works.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +52,11 @@ pub struct OutputRules {
     pub mark: Switch,
     /// The system prompt is looked for in answers, and held back.
     pub leak: Switch,
+    /// Answers are weighed after the system prompt and after a harmless one, and drawn anew after the harmless one where the first
+    /// makes them too likely.
+    pub likelihood: Switch,
+    /// Bits by which it may make them likelier.
+    pub likelihood_bits: u32,
     /// A word of the team's own is put into system prompts, and looked for in answers.
     pub canary: Switch,
     /// Answers that repeat themselves end.
@@ -65,6 +72,8 @@ impl Default for OutputRules {
             together: BTreeSet::new(),
             mark: Switch::Off,
             leak: Switch::Off,
+            likelihood: Switch::Off,
+            likelihood_bits: 40,
             canary: Switch::Off,
             repetition: Switch::On,
         }
@@ -82,6 +91,9 @@ impl OutputRules {
         }
         if self.temperature_percent_max > TEMPERATURE_PERCENT_MAX {
             return Err("output.temperature_percent_max is not 0 to 200");
+        }
+        if !LIKELIHOOD_BITS.contains(&self.likelihood_bits) {
+            return Err("output.likelihood_bits is not 8 to 10000");
         }
         Ok(())
     }
@@ -112,6 +124,8 @@ mod tests {
         for (wrong, word) in [
             ("logprobs_max = 21", "logprobs_max"),
             ("temperature_percent_max = 201", "temperature_percent_max"),
+            ("likelihood_bits = 7", "likelihood_bits"),
+            ("likelihood_bits = 10001", "likelihood_bits"),
         ] {
             assert!(read(wrong).unwrap().check().unwrap_err().contains(word));
         }

@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use casemate_attestation::Sha256Digest;
 use casemate_models::engine::{
-    self, Failure, FinishReason, GenerateRequest, SamplingError, SubmitError, Tenant,
+    self, Failure, FinishReason, GenerateRequest, SamplingError, SubmitError, Tenant, WeighRequest,
 };
 use casemate_models::grammar::{Grammar, GrammarError, Shape};
 use casemate_models::model::RunningModel;
 use casemate_models::template::{self, ChatMessage, RenderOptions, TemplateError};
 use casemate_models::tokenizer::Tokenizer;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::api::{Message, Role};
 use crate::policy::TeamName;
 use crate::queue::{
     Event, Events, Finish, Generator, Job, Prompt, PromptError, StartError, TokenLogprobs,
-    TokenText,
+    TokenText, Weigh, Weight,
 };
 use crate::session::now;
 
@@ -88,14 +88,37 @@ impl Generator for Served {
         });
         match self.0.engine().submit(request, sink) {
             Ok(ticket) => Ok(Events::new(receiver, Some(Box::new(ticket)))),
-            Err(SubmitError::Busy) => Err(StartError::Full),
-            Err(SubmitError::Sampling(SamplingError::UnknownToken)) => {
-                Err(StartError::UnknownToken)
-            }
-            Err(error) => {
-                tracing::error!(%error, "the engine takes no job");
-                Err(StartError::Refused)
-            }
+            Err(error) => Err(not_taken(&error)),
+        }
+    }
+
+    fn weigh(&self, weigh: Weigh) -> Result<Weight, StartError> {
+        let (sender, receiver) = oneshot::channel();
+        let request = WeighRequest {
+            tenant: tenant(&weigh.tenant),
+            weight: weigh.share,
+            prompt: weigh.prompt.0,
+            answer: weigh.answer,
+            deadline: Some(weigh.deadline),
+        };
+        let told = Box::new(move |weight| {
+            // Whoever asked may be gone.
+            let _ = sender.send(weight);
+        });
+        match self.0.engine().weigh(request, told) {
+            Ok(ticket) => Ok(Weight::new(receiver, Some(Box::new(ticket)))),
+            Err(error) => Err(not_taken(&error)),
+        }
+    }
+}
+
+fn not_taken(error: &SubmitError) -> StartError {
+    match error {
+        SubmitError::Busy => StartError::Full,
+        SubmitError::Sampling(SamplingError::UnknownToken) => StartError::UnknownToken,
+        error => {
+            tracing::error!(%error, "the engine takes no job");
+            StartError::Refused
         }
     }
 }
@@ -154,7 +177,7 @@ fn translated(event: engine::Event, tokenizer: &Tokenizer) -> Event {
             logprobs,
         } => Event::Text {
             text,
-            tokens: count(tokens.len()),
+            tokens,
             learnt,
             logprobs: logprobs
                 .into_iter()
@@ -177,6 +200,7 @@ fn translated(event: engine::Event, tokenizer: &Tokenizer) -> Event {
             Event::End {
                 finish,
                 repeated,
+                telling: false,
                 tokens: count(usage.completion_tokens),
                 learnt,
             }

@@ -8,7 +8,7 @@ use casemate::policy::Switch;
 use crate::texts;
 
 /// A way to say a text otherwise.
-type Disguise = (&'static str, fn(&str) -> String);
+pub type Disguise = (&'static str, fn(&str) -> String);
 
 fn turned(text: &str, by: u8) -> String {
     let turn = |c: char| match c {
@@ -26,7 +26,7 @@ fn lines(text: &str, width: usize) -> String {
 }
 
 /// What must be told, every time.
-const TOLD: [Disguise; 18] = [
+const TOLD: [Disguise; 20] = [
     ("as it is", str::to_owned),
     ("in capitals", str::to_uppercase),
     ("letter by letter", |text| {
@@ -65,13 +65,16 @@ const TOLD: [Disguise; 18] = [
     ("binary", |text| {
         text.bytes().map(|byte| format!("{byte:08b} ")).collect()
     }),
-];
-
-/// What no comparison of letters tells; it is reported.
-const NOT_TOLD: [Disguise; 3] = [
     ("vowels starred", |text| {
         text.replace(['a', 'e', 'i', 'o', 'u', 'A', 'E', 'I', 'O', 'U'], "*")
     }),
+    ("other vowels", |text| {
+        text.replace(['a', 'e', 'i', 'o', 'u', 'A', 'E', 'I', 'O', 'U'], "e")
+    }),
+];
+
+/// What no comparison of letters tells; the likelihood test does.
+pub const NOT_TOLD: [Disguise; 3] = [
     ("every second word", |text| {
         let words = text.split(' ').step_by(2);
         words.collect::<Vec<_>>().join(" ")
@@ -79,6 +82,11 @@ const NOT_TOLD: [Disguise; 3] = [
     ("words backwards", |text| {
         let words = text.split(' ').rev();
         words.collect::<Vec<_>>().join(" ")
+    }),
+    ("words in another order", |text| {
+        let words: Vec<_> = text.split(' ').collect();
+        let order = (0..words.len()).map(|at| words[at * 7919 % words.len()]);
+        order.collect::<Vec<_>>().join(" ")
     }),
 ];
 

@@ -11,6 +11,7 @@
 )]
 
 mod leak;
+mod likelihood;
 mod mark;
 
 use std::path::PathBuf;
@@ -33,18 +34,23 @@ fn shared(relative: &str) -> Option<PathBuf> {
     None
 }
 
+/// The rows of a file of traffic.
+fn rows(relative: &str) -> Option<Vec<Value>> {
+    let text = std::fs::read_to_string(shared(relative)?).unwrap();
+    let parsed = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    Some(parsed.collect())
+}
+
 /// The texts of a file of traffic.
 fn texts(relative: &str) -> Option<Vec<String>> {
-    let text = std::fs::read_to_string(shared(relative)?).unwrap();
-    let parsed = text.lines().map(|line| {
-        let row: Value = serde_json::from_str(line).unwrap();
-        match row["turns"].as_array() {
+    let parsed = rows(relative)?
+        .into_iter()
+        .map(|row| match row["turns"].as_array() {
             Some(turns) => {
                 let turns = turns.iter().map(|turn| turn.as_str().unwrap());
                 turns.collect::<Vec<_>>().join("\n")
             }
             None => row["text"].as_str().unwrap().to_owned(),
-        }
-    });
+        });
     Some(parsed.collect())
 }

@@ -27,7 +27,7 @@ fn told(question: &str, stream: bool) -> Value {
 }
 
 /// Text and reason of an answer, whole or streamed.
-async fn said(raw: &mut Raw, body: &Value) -> (String, String) {
+pub async fn said(raw: &mut Raw, body: &Value) -> (String, String) {
     let answer = raw.post(CHAT, body).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     if body["stream"] == false {

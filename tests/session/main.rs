@@ -51,3 +51,4 @@ mod shapes;
 mod streams;
 mod topics;
 mod transport;
+mod weighed;

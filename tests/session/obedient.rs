@@ -3,7 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use casemate::api::{Message, Role};
-use casemate::queue::{Event, Events, Finish, Generator, Job, Prompt, PromptError, StartError};
+use casemate::queue::{
+    Event, Events, Finish, Generator, Job, Prompt, PromptError, StartError, Weigh, Weight,
+};
 use casemate_models::engine::Learnt;
 use casemate_models::grammar::{Grammar, GrammarError, Grammars, Shape};
 use tokio::sync::mpsc;
@@ -141,7 +143,7 @@ impl Generator for Obedient {
                 tokens += 1;
                 let text = Event::Text {
                     text: piece.iter().collect(),
-                    tokens: 1,
+                    tokens: vec![0],
                     learnt: Learnt {
                         millibits: 1000,
                         arranged_millibits: 0,
@@ -155,11 +157,16 @@ impl Generator for Obedient {
             let end = Event::End {
                 finish: Finish::Stop,
                 repeated: false,
+                telling: false,
                 tokens,
                 learnt: Learnt::default(),
             };
             drop(sender.send(end).await);
         });
         Ok(Events::new(receiver, None))
+    }
+
+    fn weigh(&self, _weigh: Weigh) -> Result<Weight, StartError> {
+        panic!("nobody weighs answers here")
     }
 }

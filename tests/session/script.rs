@@ -6,11 +6,11 @@ use std::time::Duration;
 use casemate::api::Message;
 use casemate::queue::{
     Event, Events, Finish, Generator, Job, Prompt, PromptError, StartError, TokenLogprobs,
-    TokenText,
+    TokenText, Weigh, Weight,
 };
 use casemate_models::engine::Learnt;
 use casemate_models::grammar::{Grammar, GrammarError, Grammars, Shape};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use crate::organisation::SHARE;
@@ -37,6 +37,9 @@ const STEP: Duration = Duration::from_millis(20);
 /// | `vanish` | writes one piece and goes away without a word |
 /// | `panic-encode`, `panic-start`, `refuse` | as it says |
 /// | anything else | repeats the prompt |
+///
+/// Where `likely-N` stands in a prompt, every answer is N bits likelier after it; `weightless` leaves it without a weight, and
+/// `crowded` finds the model full, until the answer is too late.
 ///
 /// A piece counts as one token that tells a bit, of log-probability -0.5; in its place the model finds `x` at -1, and again at -1.5.
 #[derive(Default)]
@@ -119,6 +122,26 @@ impl Generator for Script {
         tokio::spawn(play(word, prompt, (top, biased), sender));
         Ok(Events::new(receiver, None))
     }
+
+    fn weigh(&self, weigh: Weigh) -> Result<Weight, StartError> {
+        assert!(!weigh.answer.is_empty());
+        let prompt: String = weigh
+            .prompt
+            .0
+            .into_iter()
+            .filter_map(char::from_u32)
+            .collect();
+        let likely = prompt.split_once("likely-").map_or("", |(_, rest)| rest);
+        let bits = likely.split_whitespace().next().unwrap_or("0");
+        let weight = 1_000_000 - 1000 * bits.parse::<u64>().unwrap();
+        if prompt.contains("crowded") {
+            return Err(StartError::Full);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let weight = (!prompt.contains("weightless")).then_some(weight);
+        sender.send(weight).unwrap();
+        Ok(Weight::new(receiver, None))
+    }
 }
 
 fn told(text: &str, count: usize, offset: u64) -> TokenLogprobs {
@@ -149,7 +172,7 @@ async fn play(
         offset += text.chars().count() as u64;
         Event::Text {
             text,
-            tokens: 1,
+            tokens: vec![0],
             learnt: Learnt {
                 millibits: 1000,
                 arranged_millibits: if biased { 1000 } else { 0 },
@@ -182,6 +205,7 @@ async fn play(
             let end = Event::End {
                 finish: Finish::Stop,
                 repeated: false,
+                telling: false,
                 tokens,
                 learnt: Learnt::default(),
             };

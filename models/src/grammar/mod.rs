@@ -187,6 +187,15 @@ pub struct Grammar {
 }
 
 impl Grammar {
+    /// The same grammar for another answer, as far on as this one is.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            matcher: self.matcher.deep_clone(),
+            ends: self.ends.clone(),
+        }
+    }
+
     /// The logits of tokens that may follow; those of all others are minus infinity. Ends may follow where the answer is
     /// complete.
     ///

@@ -8,10 +8,14 @@ use std::time::Instant;
 use casemate_attestation::Sha256Digest;
 use casemate_models::engine::{Learnt, MarkKey, RepetitionRule, Reveal, SamplingParams};
 use casemate_models::grammar::{Grammar, GrammarError, Shape};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::api::Message;
 use crate::policy::TeamName;
+
+mod weighed;
+
+pub use weighed::Weighing;
 
 /// Tokens of a prompt, ready for the model. A secret: nothing prints it.
 pub struct Prompt(pub Vec<u32>);
@@ -62,16 +66,77 @@ pub struct Job {
     pub deadline: Instant,
 }
 
+impl Job {
+    /// The same work after another prompt.
+    fn again(&self, prompt: Prompt) -> Self {
+        Self {
+            tenant: self.tenant.clone(),
+            share: self.share,
+            prompt,
+            tokens_max: self.tokens_max,
+            sampling: self.sampling.clone(),
+            grammar: self
+                .grammar
+                .as_ref()
+                .map(|grammar| Box::new(grammar.again())),
+            stop: self.stop.clone(),
+            seed: self.seed,
+            logprobs: self.logprobs,
+            mark: self.mark.clone(),
+            repetition: self.repetition,
+            deadline: self.deadline,
+        }
+    }
+}
+
+/// An answer to be weighed: how surprising it is after a prompt.
+pub struct Weigh {
+    /// For whom.
+    pub tenant: TeamName,
+    /// The tenant's share beside others', at least 1.
+    pub share: u32,
+    /// What it is weighed after.
+    pub prompt: Prompt,
+    /// Its tokens, at least one. A secret.
+    pub answer: Vec<u32>,
+    /// When nobody waits for the weight any more.
+    pub deadline: Instant,
+}
+
+/// A weight that is being found. Dropping it ends the work within one step.
+pub struct Weight {
+    receiver: oneshot::Receiver<Option<u64>>,
+    _ticket: Option<Box<dyn Send + Sync>>,
+}
+
+impl Weight {
+    /// A weight from `receiver`; `ticket` is kept as long, for an engine that notices its end.
+    pub fn new(
+        receiver: oneshot::Receiver<Option<u64>>,
+        ticket: Option<Box<dyn Send + Sync>>,
+    ) -> Self {
+        Self {
+            receiver,
+            _ticket: ticket,
+        }
+    }
+
+    /// Thousandths of a bit; `None` where it was not found.
+    async fn told(self) -> Option<u64> {
+        self.receiver.await.ok().flatten()
+    }
+}
+
 /// What a model sends back. Nothing follows [`Event::End`], [`Event::TimedOut`], [`Event::Stuck`] and
 /// [`Event::Failed`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// More text, and the number of tokens drawn since the event before.
+    /// More text, and the tokens drawn since the event before.
     Text {
         /// Never empty, never ending inside a character.
         text: String,
         /// Tokens drawn for it.
-        tokens: u64,
+        tokens: Vec<u32>,
         /// What those tokens tell of the model.
         learnt: Learnt,
         /// Where they were asked for: of each token whose text is out with this event.
@@ -83,6 +148,8 @@ pub enum Event {
         finish: Finish,
         /// Whether it repeated itself as often as its job says, ended by it or not.
         repeated: bool,
+        /// Whether it tells more of its prompt than its [`Weighing`] permits, or stands in place of an answer that did.
+        telling: bool,
         /// Tokens of the whole answer.
         tokens: u64,
         /// What the tokens since the last text tell of the model.
@@ -215,6 +282,12 @@ pub trait Generator: Send + Sync + 'static {
     /// # Errors
     /// [`StartError`].
     fn start(&self, job: Job) -> Result<Events, StartError>;
+
+    /// Starts to weigh an answer.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    fn weigh(&self, weigh: Weigh) -> Result<Weight, StartError>;
 }
 
 /// A job under way, with its place in the queue.
@@ -253,16 +326,24 @@ impl Queue {
         self.models.get(digest)
     }
 
-    /// Takes a place and starts the job.
+    /// Takes a place and starts the job; with a weighing its answer is weighed before it ends, in the same place.
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn start(&self, model: &Arc<dyn Generator>, job: Job) -> Result<Running, StartError> {
+    pub fn start(
+        &self,
+        model: &Arc<dyn Generator>,
+        job: Job,
+        weighing: Option<Weighing>,
+    ) -> Result<Running, StartError> {
         let place = Arc::clone(&self.places)
             .try_acquire_owned()
             .map_err(|_| StartError::Full)?;
         Ok(Running {
-            events: model.start(job)?,
+            events: match weighing {
+                Some(weighing) => weighed::start(model, job, weighing)?,
+                None => model.start(job)?,
+            },
             _place: place,
         })
     }
