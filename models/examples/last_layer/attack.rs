@@ -1,7 +1,7 @@
 //! Recovering a model's last layer from log-probabilities (Carlini et al. 2024; Finlayson et al. 2024): logits of many contexts
 //! lie in a space of as many dimensions as the model is wide, and that space is the last layer up to a linear map.
 //!
-//! Shared by a test and by the long run of `examples/last_layer`. The model is a random head with a falling spectrum.
+//! Shared by a test and by the long run of `examples/last_layer`. The model is a random head with a falling spectrum, or a real one.
 
 #![allow(
     dead_code,
@@ -36,6 +36,14 @@ impl Head {
         };
         let weights = (0..vocabulary).map(|_| row()).collect();
         Self { weights, draws }
+    }
+
+    /// A head that is known.
+    pub fn of(weights: Matrix) -> Self {
+        Self {
+            weights,
+            draws: Draws::new(1),
+        }
     }
 
     /// The logits of another context.
