@@ -191,6 +191,8 @@ impl Ladder {
         match self.pending {
             Some((reason, 0)) => {
                 self.pending = None;
+                // However long ago the alarm was, a step is there for a whole quiet time.
+                self.quiet_since = self.quiet_since.max(now);
                 let to = self.step.up().min(pace.highest.max(self.step));
                 self.change(to, Some(reason))
             }
@@ -311,14 +313,15 @@ mod tests {
     }
 
     #[test]
-    fn an_alarm_starts_the_quiet_time_anew() {
+    fn an_alarm_and_a_step_start_the_quiet_time_anew() {
         let mut ladder = Ladder::new(0);
         ladder.alarm(Reason::UndeclaredWorkload, 0, &PACE, 0);
         prompts(&mut ladder, 1, 0);
         ladder.alarm(Reason::UndeclaredWorkload, 0, &PACE, 99);
         assert_eq!(prompts(&mut ladder, 5, 150).len(), 1, "the second step up");
-        assert_eq!(prompts(&mut ladder, 5, 198), []);
+        assert_eq!(prompts(&mut ladder, 5, 249), [], "since the step itself");
         assert_eq!(ladder.step(), Step::ReasoningWithheld);
+        assert_eq!(prompts(&mut ladder, 5, 250).len(), 1);
     }
 
     #[test]
