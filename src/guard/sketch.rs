@@ -5,7 +5,7 @@ use super::filter::AgingFilter;
 use super::shingle::Prompt;
 
 /// A shingle is heavy when this many prompts had it before.
-const HEAVY_PROMPTS: u8 = 3;
+pub(super) const HEAVY_PROMPTS: u8 = 3;
 /// A templated prompt has at least so many heavy shingles, and so many new ones in its slot.
 const HEAVY_MIN: usize = 4;
 const NEW_MIN: usize = 2;

@@ -6,7 +6,7 @@
 //! follows from that alone is weak: at most 1 / threshold per opening, and one false alarm in `threshold` prompts of the streak.
 //! That honest sessions alarm far less is because most people stay below the ceiling; the thresholds count on it.
 
-use super::sketch::Score;
+use super::sketch::{HEAVY_PROMPTS, Score};
 
 /// Prompts of one opening bet.
 const OPENING_PROMPTS: u16 = 512;
@@ -154,17 +154,22 @@ impl Wager {
             return false;
         }
         if self.prompts >= OPENING_PROMPTS {
-            self.opening = 1.0;
-            self.prompts = 0;
+            (self.opening, self.prompts) = (self.again(), 0);
         }
         self.prompts = self.prompts.saturating_add(1);
         self.opening *= self.opening_odds.of(score);
         self.streak = self.streak.max(1.0) * self.streak_odds.of(score);
         let alarm = self.evidence() >= 1.0;
         if alarm {
-            (self.opening, self.streak, self.prompts) = (1.0, 1.0, 0);
+            (self.opening, self.streak, self.prompts) = (self.again(), 1.0, 0);
         }
         alarm
+    }
+
+    /// What an opening that begins anew has. A first one loses its first bets on a template, because nobody knows it yet, and the
+    /// threshold counts on that; this one begins where those would have left it.
+    fn again(&self) -> f64 {
+        (self.opening_odds.plain / self.opening_odds.templated).powi(HEAVY_PROMPTS.into())
     }
 
     /// How near the stronger bet is to an alarm: 1 is one.
@@ -207,7 +212,7 @@ mod tests {
                 prompts += 1;
             }
             assert!(prompts <= 21, "{prompts} after {plain_before}");
-            assert_eq!(wager.wealth(), (1.0, 1.0));
+            assert_eq!(wager.wealth(), (wager.again(), 1.0));
         }
     }
 
@@ -219,7 +224,18 @@ mod tests {
         }
         assert!(wager.wealth().0 < 1e-50, "{}", wager.wealth().0);
         wager.observe(Score::Templated);
-        assert!(wager.wealth().0 > 1.0, "the next opening has begun");
+        let begun = wager.wealth().0;
+        assert!(
+            begun > wager.again() && wager.again() > 0.1,
+            "the next opening has begun: {begun}"
+        );
+        // As if the template had been unknown: three of its prompts were plain.
+        let mut first = Wager::default();
+        for score in [[Score::Plain; 3].as_slice(), &[Score::Templated; 4]].concat() {
+            first.observe(score);
+        }
+        let again = wager.again() * first.opening_odds.templated.powi(7);
+        assert!((first.wealth().0 - again).abs() < 1e-12);
     }
 
     #[test]
