@@ -4,20 +4,12 @@ use std::collections::BTreeSet;
 
 use casemate::guard::{Background, Families, GuardKey, Prompt};
 
-use crate::traffic::{Chance, Traffic};
+use crate::traffic::{Chance, Traffic, own_wrapper, public};
 
 const PRINCIPALS: usize = 260;
 const CRAWLERS: usize = 25;
 const PROMPTS_EACH: usize = 50;
 const DAY: u64 = 86_400;
-
-/// A wrapper that only one person uses: nine words of their own.
-fn own_wrapper(chance: &mut Chance) -> String {
-    let words: Vec<String> = (0..9)
-        .map(|_| format!("own{}", chance.below(5000)))
-        .collect();
-    format!("{} {{slot}}", words.join(" "))
-}
 
 /// What everybody sends on a day, in mixed order: who, and what.
 fn day(traffic: &Traffic, scaffold: Option<&str>, chance: &mut Chance) -> Vec<(u64, String)> {
@@ -51,12 +43,6 @@ fn watch(families: &mut Families, background: &Background, sent: &[(u64, String)
         let prompt = Prompt::read(&key, background, text);
         families.observe(&prompt, key.hash_words(&[*who]), now);
     }
-}
-
-/// What anybody asks, and how anybody begins to ask: both of the half that is in no session.
-fn public(key: &GuardKey, traffic: &Traffic) -> (Background, Background) {
-    let of = |lines: &[String]| Background::of_lines(key, lines.iter().map(String::as_str));
-    (of(&traffic.public), of(&traffic.instructions))
 }
 
 #[test]

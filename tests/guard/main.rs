@@ -10,3 +10,5 @@
 mod crawler;
 mod family;
 mod traffic;
+mod week;
+mod week_server;

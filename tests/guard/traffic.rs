@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use casemate::guard::GuardKey;
+use casemate::guard::{Background, GuardKey};
 use serde_json::Value;
 
 /// The traffic, or nothing where this machine lacks it: a failure where CI says that it must be there.
@@ -34,7 +34,7 @@ impl Traffic {
     }
 
     fn half(which: usize) -> Option<Self> {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/traffic");
+        let folder = folder();
         if !folder.is_dir() {
             assert!(
                 std::env::var("CI").as_deref() != Ok("true"),
@@ -84,6 +84,18 @@ impl Traffic {
         })
     }
 
+    /// When requests came to a service, in seconds after the first one of their trace: these traces, in order.
+    pub fn arrivals(traces: &[&str]) -> Vec<f64> {
+        let rows = |trace: &&str| fs::read_to_string(folder().join(trace)).unwrap();
+        let seconds = |row: &str| -> f64 { row.split(',').next().unwrap().parse().unwrap() };
+        let mut all: Vec<f64> = Vec::new();
+        for rows in traces.iter().map(rows) {
+            all.extend(rows.lines().skip(1).map(seconds));
+        }
+        all.sort_by(f64::total_cmp);
+        all
+    }
+
     /// Texts that somebody wrote for themselves, in random order and each once: crawlers do not ask twice, and how often
     /// honest people do is said where they are simulated.
     pub fn plain(&self, count: usize, chance: &mut Chance) -> Vec<&str> {
@@ -101,6 +113,16 @@ impl Traffic {
     pub fn honest(&self, prompts: usize, chance: &mut Chance) -> Vec<String> {
         let wrapped = chance.below(601);
         let wrapper = self.wrappers[chance.below(self.wrappers.len())];
+        self.session(prompts, (wrapper, wrapped), chance)
+    }
+
+    /// The session of somebody who puts this wrapper around so many of a thousand prompts.
+    pub fn session(
+        &self,
+        prompts: usize,
+        (wrapper, wrapped): (&str, usize),
+        chance: &mut Chance,
+    ) -> Vec<String> {
         let mut sent: Vec<String> = Vec::with_capacity(prompts);
         for text in self.plain(prompts, chance) {
             let next = if !sent.is_empty() && chance.below(10) == 0 {
@@ -133,6 +155,24 @@ impl Traffic {
         };
         texts.into_iter().map(one).collect()
     }
+}
+
+/// A wrapper that only one person uses: nine words of their own.
+pub fn own_wrapper(chance: &mut Chance) -> String {
+    let words: Vec<String> = (0..9)
+        .map(|_| format!("own{}", chance.below(5000)))
+        .collect();
+    format!("{} {{slot}}", words.join(" "))
+}
+
+/// What anybody asks, and how anybody begins to ask: both of the half that is in no session.
+pub fn public(key: &GuardKey, traffic: &Traffic) -> (Background, Background) {
+    let of = |lines: &[String]| Background::of_lines(key, lines.iter().map(String::as_str));
+    (of(&traffic.public), of(&traffic.instructions))
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/traffic")
 }
 
 /// How single users write around what they ask; written for this test, apart from the rows of the attack files.
