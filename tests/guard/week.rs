@@ -1,6 +1,8 @@
 //! G17: weeks of an organisation of two hundred honest people with the crawlers of G4 and the family of G5 inside. Lived through in a
 //! server by `week_server`, and a hundred times on a simulated clock by `examples/guard_week`.
 
+#![allow(dead_code, reason = "the test and the simulation use a part each")]
+
 use std::time::Duration;
 
 use casemate::guard::Terms;
