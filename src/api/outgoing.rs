@@ -16,7 +16,7 @@ use crate::guard::reveal::{Asked, Withheld, shifts};
 use crate::policy::{Granted, OutputRules, Switch};
 use crate::queue::{Generator, Prompt, TokenLogprobs, Weighing};
 
-/// The same token, or the same two, so often in a row: nothing that anybody wants (GUARD section 1.3).
+/// The same one to four tokens so often in a row: nothing that anybody wants (GUARD section 1.3).
 const REPETITIONS_MAX: u32 = 64;
 
 /// What stands in place of a system prompt.

@@ -4,14 +4,14 @@
 /// When an answer that repeats itself ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepetitionRule {
-    /// How often the same token, or the same two tokens, may stand in a row.
+    /// How often the same one to four tokens may stand in a row.
     pub times_max: u32,
     /// Whether the answer ends there, or goes on and says only at its end that it happened.
     pub stops: bool,
 }
 
-/// The longest period that is looked at.
-const PERIODS: usize = 2;
+/// The longest period that is looked at: a real model that was told to repeat a word fell into three ("of the Law").
+const PERIODS: usize = 4;
 
 /// What an answer has repeated so far.
 #[derive(Debug, Clone, Default)]
@@ -56,12 +56,15 @@ mod tests {
     }
 
     #[test]
-    fn one_token_and_two_tokens_in_turn_are_counted() {
+    fn one_to_four_tokens_in_turn_are_counted() {
         assert_eq!(times(&[7; 64]), 64);
         assert_eq!(times(&[7; 63]), 63);
         assert_eq!(times(&[7, 8].repeat(64)), 64);
         assert_eq!(times(&[1, 7, 8, 7, 8, 7]), 2, "the third pair is not whole");
-        assert_eq!(times(&[1, 2, 3].repeat(40)), 1, "longer periods are text");
+        assert_eq!(times(&[1, 2, 3].repeat(64)), 64);
+        assert_eq!(times(&[1, 2, 3, 4].repeat(64)), 64);
+        assert_eq!(times(&[1, 2, 3, 1].repeat(64)), 64);
+        assert_eq!(times(&[1, 2, 3, 4, 5].repeat(40)), 1, "longer are text");
     }
 
     #[test]

@@ -174,7 +174,7 @@ pub enum FinishReason {
     Stop,
     /// The bound on tokens was reached, or the context is full.
     Length,
-    /// It repeated the same one or two tokens.
+    /// It repeated the same one to four tokens.
     Repetition,
     /// Nobody listens any more.
     Cancelled,
