@@ -128,11 +128,15 @@ impl Weighed {
     }
 
     async fn verdict(&self, mut answer: Vec<u32>) -> Verdict {
+        if answer.is_empty() {
+            return Verdict::Harmless;
+        }
         // What is at the end of a full context has no room behind a longer prompt; both are asked the same.
         let longest = self.secret.0.len().max(self.again.prompt.0.len());
         answer.truncate(self.model.context_tokens().saturating_sub(longest));
         if answer.is_empty() {
-            return Verdict::Harmless;
+            tracing::warn!("an answer has no room behind the harmless prompt");
+            return Verdict::Unknown;
         }
         let weights = tokio::join!(
             self.weight(&self.secret, &answer),

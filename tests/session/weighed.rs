@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::harness::{Server, Setup, soon};
 use crate::kept::said;
 use crate::raw::Raw;
-use crate::script::ANSWER_MARKER;
+use crate::script::{ANSWER_MARKER, CONTEXT};
 
 const CHAT: &str = "/v1/chat/completions";
 const HARMLESS: &str = "You are a helpful assistant.";
@@ -113,6 +113,10 @@ async fn without_a_weight_nothing_goes_out_that_was_held() {
         assert!(text.contains(code), "{system}: {text}");
         assert!(!text.contains(ANSWER_MARKER), "{system}: {text}");
     }
+    // A prompt so long that the harmless one, which is longer, leaves no room for an answer.
+    let full = json!({"model": "story", "max_tokens": 2, "messages": [
+        {"role": "system", "content": "x"}, {"role": "user", "content": "y".repeat(CONTEXT - 10)}]});
+    raw.post(CHAT, &full).await.error(500, "internal_error");
     let server = serving(Switch::Shadow).await;
     let mut raw = Raw::attested(&server, "ada").await;
     let (text, reason) = said(&mut raw, &told("weightless", true)).await;
