@@ -29,7 +29,7 @@ const fn meant(c: char) -> char {
     }
 }
 
-/// Whether a normal character is a vowel, or a letter that looks like one digit with a vowel.
+/// Whether a normal character is a vowel. Digits that are written for vowels are vowels in this form, and so is an `l`.
 #[must_use]
 pub const fn is_vowel(c: char) -> bool {
     matches!(c, 'a' | 'e' | 'i' | 'o' | 'u')
