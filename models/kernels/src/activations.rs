@@ -13,9 +13,11 @@ use crate::isa::Isa;
 use crate::pool::{Pool, Start};
 
 /// Rows that one kernel takes at once.
-pub(crate) const GROUP_MAX: usize = 8;
+pub(crate) const GROUP_MAX: usize = 12;
 /// Numbers of rows that kernels exist for.
-pub(crate) const GROUPS: [usize; 6] = [1, 2, 3, 4, 6, 8];
+pub(crate) const GROUPS: [usize; 7] = [1, 2, 3, 4, 6, 8, GROUP_MAX];
+/// Rows that are taken at once where sums of more would not stay in registers.
+const GROUP_NARROW: usize = 8;
 
 /// Rounded rows, for weights of one [`Precision`].
 #[derive(Debug)]
@@ -122,17 +124,22 @@ impl Activations {
     fn lay_out(&mut self, rows: usize, columns: usize) {
         (self.rows, self.columns) = (rows, columns);
         let words_per_row = columns.div_ceil(self.precision.block()) * self.precision.words();
+        let most = match Isa::detect() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => GROUP_MAX,
+            _ => GROUP_NARROW,
+        };
         self.groups.clear();
         let (mut first, mut start) = (0, 0);
         while first < rows {
             let left = rows - first;
-            let rows = match left.div_ceil(GROUP_MAX) {
+            let rows = match left.div_ceil(most) {
                 // Two groups share what one could not take: 6 and 3 rather than 8 and 1.
                 2 => GROUPS
                     .into_iter()
                     .find(|size| 2 * size >= left)
-                    .unwrap_or(GROUP_MAX),
-                _ => left.min(GROUP_MAX),
+                    .unwrap_or(most),
+                _ => left.min(most),
             };
             let size = GROUPS
                 .into_iter()

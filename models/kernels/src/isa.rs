@@ -134,6 +134,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn float(value: f32) -> Self::F;
     /// Four bytes per lane.
     unsafe fn load(from: *const u8) -> Self::I;
+    /// Stores four bytes per lane.
+    unsafe fn keep(value: Self::I, to: *mut u8);
     /// One byte per lane, widened.
     unsafe fn load_u8(from: *const u8) -> Self::I;
     /// One signed byte per lane, widened.

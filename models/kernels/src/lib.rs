@@ -35,6 +35,7 @@ mod pack;
 mod packed;
 mod pool;
 mod product;
+mod wide;
 
 pub use activations::Activations;
 pub use attention::{Attention, Scoring};

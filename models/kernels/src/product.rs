@@ -2,13 +2,13 @@
 //!
 //! Written once over [`Lanes`], for a number of activation rows known to the compiler: all sums stay in registers and an
 //! activation is an operand in memory that is broadcast. `blocks` blocks are read from `tile` (sixteen rows) and from
-//! `words` (`M` rows); sums are stored to `out[row · 16 + lane]`.
+//! `words` (`M` rows); sums go on from what `out[row · 16 + lane]` holds and are stored there.
 //!
 //! A row's sum is made in the same order whatever `M` is: an answer does not depend on what is computed beside it.
 //!
 //! JUSTIFICATION of this file: [`Lanes`] is unsafe to call, and its loads take pointers. With slices each load would be
-//! checked in innermost loops that reach 78 % of what a loop of nothing but products does (AVX-512: 367 of 473 GOPS a
-//! core).
+//! checked in innermost loops that reach 78 % of what a loop of nothing but products does (AVX-512 of Zen 4: 367 of 473
+//! GOPS a core).
 
 mod table;
 
@@ -19,9 +19,15 @@ use crate::isa::{Lanes, TILE};
 ///
 /// # Safety
 /// The processor must have the set; `tile` must hold `blocks` packed blocks, `words` as many blocks of a group of the
-/// kernel's size, and `out` 16 numbers for each of its rows.
+/// kernel's size, and `out` 16 numbers for each of its rows: zeros, or the sums of the blocks before.
 pub(crate) type Kernel =
     unsafe fn(tile: *const u8, words: *const u32, blocks: usize, out: *mut f32);
+
+/// What unpacks units of weights to bytes ([`crate::wide`]).
+///
+/// # Safety
+/// The processor must have the set; `from` must hold `units` units of the kind's bits, and `to` eight vectors for each.
+pub(crate) type Unpacker = unsafe fn(from: *const u8, units: usize, to: *mut u8);
 
 /// Bytes ahead that are asked for when arithmetic is dense: the hardware's own prefetcher does not run far enough.
 const AHEAD: usize = 2048;
@@ -43,13 +49,25 @@ impl Source {
     }
 }
 
+/// Bytes of a unit.
+const fn unit_len(bits: usize, wide: bool) -> usize {
+    VECTOR * if wide { 8 } else { bits }
+}
+
 /// The `at`-th unpacked vector of a unit: four columns of each row, unsigned.
 #[inline(always)]
-unsafe fn unpack<S: Lanes, const BITS: usize>(unit: *const u8, lane: usize, at: usize) -> S::I {
-    // SAFETY: a unit is `BITS` vectors, and `at` is below 8.
+unsafe fn unpack<S: Lanes, const BITS: usize, const WIDE: bool>(
+    unit: *const u8,
+    lane: usize,
+    at: usize,
+) -> S::I {
+    // SAFETY: a unit is `BITS` vectors, or eight where it is wide, and `at` is below 8.
     // JUSTIFICATION: see the head of this file.
     unsafe {
         let vector = |index: usize| S::load(unit.add(index * VECTOR + lane * 4));
+        if WIDE {
+            return vector(at);
+        }
         match BITS {
             8 => vector(at),
             4..=6 => {
@@ -112,10 +130,32 @@ unsafe fn unpack<S: Lanes, const BITS: usize>(unit: *const u8, lane: usize, at: 
     }
 }
 
-/// Asks for the unit `AHEAD` bytes further on.
+/// Unpacks `units` units of `BITS` bits to bytes.
 #[inline(always)]
-unsafe fn ahead<S: Lanes, const M: usize, const BITS: usize>(unit: *const u8) {
-    if M > 1 {
+unsafe fn unpack_all<S: Lanes, const BITS: usize>(from: *const u8, units: usize, to: *mut u8) {
+    // SAFETY: the caller vouches for the units, and each becomes eight vectors.
+    // JUSTIFICATION: see the head of this file.
+    unsafe {
+        for unit in 0..units {
+            let from = from.add(unit * unit_len(BITS, false));
+            let to = to.add(unit * unit_len(BITS, true));
+            ahead::<S, 2, BITS, false>(from);
+            for at in 0..8 {
+                let mut lane = 0;
+                while lane < TILE {
+                    let bytes = unpack::<S, BITS, false>(from, lane, at);
+                    S::keep(bytes, to.add(at * VECTOR + lane * 4));
+                    lane += S::LANES;
+                }
+            }
+        }
+    }
+}
+
+/// Asks for the unit `AHEAD` bytes further on. What is wide was written a moment ago.
+#[inline(always)]
+unsafe fn ahead<S: Lanes, const M: usize, const BITS: usize, const WIDE: bool>(unit: *const u8) {
+    if M > 1 && !WIDE {
         for vector in 0..BITS {
             // SAFETY: a prefetch may name any address.
             // JUSTIFICATION: see the head of this file, and [`AHEAD`].
@@ -140,6 +180,14 @@ unsafe fn float<S: Lanes, const M: usize>(words: *const u32, word: usize, row: u
     unsafe { S::float(f32::from_bits(words.add(word * M + row).read())) }
 }
 
+/// Each row's sums so far, at a register's lanes.
+#[inline(always)]
+unsafe fn load_rows<S: Lanes, const M: usize>(out: *const f32, lane: usize) -> [S::F; M] {
+    // SAFETY: `out` has 16 numbers for each of `M` rows.
+    // JUSTIFICATION: see the head of this file.
+    std::array::from_fn(|row| unsafe { S::load_f32(out.add(row * TILE + lane).cast()) })
+}
+
 /// Stores each row's sums at a register's lanes.
 #[inline(always)]
 unsafe fn store_rows<S: Lanes, const M: usize>(sums: [S::F; M], out: *mut f32, lane: usize) {
@@ -152,7 +200,7 @@ unsafe fn store_rows<S: Lanes, const M: usize>(sums: [S::F; M], out: *mut f32, l
 
 /// Q4_K, Q5_K: sub-blocks of 32 with a scale and a minimum each.
 #[inline(always)]
-unsafe fn superblock_32<S: Lanes, const M: usize, const BITS: usize>(
+unsafe fn superblock_32<S: Lanes, const M: usize, const BITS: usize, const WIDE: bool>(
     tile: Source,
     words: *const u32,
     blocks: usize,
@@ -160,11 +208,12 @@ unsafe fn superblock_32<S: Lanes, const M: usize, const BITS: usize>(
 ) {
     const MINIMA: usize = 4 * TILE + 8 * TILE;
     const UNITS: usize = 4 * TILE + 16 * TILE;
-    let (packed, step) = (UNITS + 8 * BITS * VECTOR, Precision::Bytes256.words());
+    let unit_len = unit_len(BITS, WIDE);
+    let (packed, step) = (UNITS + 8 * unit_len, Precision::Bytes256.words());
     // SAFETY: offsets are those of `format` and `activations`, and the caller vouches for `blocks` of them.
     // JUSTIFICATION: see the head of this file.
     unsafe {
-        let mut sums = [S::float(0.0); M];
+        let mut sums = load_rows::<S, M>(out, tile.lane);
         for block in 0..blocks {
             let source = Source {
                 block: tile.block.add(block * packed),
@@ -176,11 +225,11 @@ unsafe fn superblock_32<S: Lanes, const M: usize, const BITS: usize>(
             // once; it takes half the time of an integer product.
             let mut partial = [S::float(0.0); M];
             for sub in 0..8 {
-                let unit = source.block.add(UNITS + sub * BITS * VECTOR);
-                ahead::<S, M, BITS>(unit);
+                let unit = source.block.add(UNITS + sub * unit_len);
+                ahead::<S, M, BITS, WIDE>(unit);
                 let mut dots = [S::int(0); M];
                 for at in 0..8 {
-                    let weights = unpack::<S, BITS>(unit, source.lane, at);
+                    let weights = unpack::<S, BITS, WIDE>(unit, source.lane, at);
                     for (row, dot) in dots.iter_mut().enumerate() {
                         *dot = S::dot(*dot, weights, int::<M>(words, sub * 8 + at, row));
                     }
@@ -210,7 +259,7 @@ unsafe fn superblock_32<S: Lanes, const M: usize, const BITS: usize>(
 
 /// Q6_K, Q3_K, Q2_K: sub-blocks of 16 with a scale each; Q2_K with a minimum each too.
 #[inline(always)]
-unsafe fn superblock_16<S: Lanes, const M: usize, const BITS: usize>(
+unsafe fn superblock_16<S: Lanes, const M: usize, const BITS: usize, const WIDE: bool>(
     tile: Source,
     words: *const u32,
     blocks: usize,
@@ -224,11 +273,12 @@ unsafe fn superblock_16<S: Lanes, const M: usize, const BITS: usize>(
     } else {
         minima_at
     };
-    let (packed, step) = (units + 8 * BITS * VECTOR, Precision::Bytes256.words());
+    let unit_len = unit_len(BITS, WIDE);
+    let (packed, step) = (units + 8 * unit_len, Precision::Bytes256.words());
     // SAFETY: offsets are those of `format` and `activations`, and the caller vouches for `blocks` of them.
     // JUSTIFICATION: see the head of this file.
     unsafe {
-        let mut sums = [S::float(0.0); M];
+        let mut sums = load_rows::<S, M>(out, tile.lane);
         for block in 0..blocks {
             let source = Source {
                 block: tile.block.add(block * packed),
@@ -236,10 +286,11 @@ unsafe fn superblock_16<S: Lanes, const M: usize, const BITS: usize>(
             };
             let words = words.add(block * step * M);
             let scale = S::load_f16(source.per_row(0, 2));
-            let mut partial = [S::int(0); M];
+            // Products with the scales of sub-blocks are integers of at most 2²⁴.
+            let mut partial = [S::float(0.0); M];
             for sub in 0..8 {
-                let unit = source.block.add(units + sub * BITS * VECTOR);
-                ahead::<S, M, BITS>(unit);
+                let unit = source.block.add(units + sub * unit_len);
+                ahead::<S, M, BITS, WIDE>(unit);
                 for half in 0..2 {
                     let mut dots = [S::int(0); M];
                     if !minimum {
@@ -250,7 +301,7 @@ unsafe fn superblock_16<S: Lanes, const M: usize, const BITS: usize>(
                         }
                     }
                     for at in 4 * half..4 * half + 4 {
-                        let weights = unpack::<S, BITS>(unit, source.lane, at);
+                        let weights = unpack::<S, BITS, WIDE>(unit, source.lane, at);
                         for (row, dot) in dots.iter_mut().enumerate() {
                             *dot = S::dot(*dot, weights, int::<M>(words, sub * 8 + at, row));
                         }
@@ -261,9 +312,9 @@ unsafe fn superblock_16<S: Lanes, const M: usize, const BITS: usize>(
                     } else {
                         S::load_i8(own)
                     };
-                    // Here a fused sum of floats is no faster.
+                    let own = S::to_float(own);
                     for (partial, dot) in partial.iter_mut().zip(dots) {
-                        *partial = S::mul_add(dot, own, *partial);
+                        *partial = S::fma(S::to_float(dot), own, *partial);
                     }
                 }
             }
@@ -282,7 +333,7 @@ unsafe fn superblock_16<S: Lanes, const M: usize, const BITS: usize>(
                 }
             }
             for (row, sum) in sums.iter_mut().enumerate() {
-                let whole = S::fma(S::to_float(partial[row]), scale, lowered[row]);
+                let whole = S::fma(partial[row], scale, lowered[row]);
                 *sum = S::fma(whole, float::<S, M>(words, 92, row), *sum);
             }
         }
@@ -292,18 +343,24 @@ unsafe fn superblock_16<S: Lanes, const M: usize, const BITS: usize>(
 
 /// Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: blocks of 32 with a scale and, if `MINIMUM`, a minimum.
 #[inline(always)]
-unsafe fn block_32<S: Lanes, const M: usize, const BITS: usize, const MINIMUM: bool>(
+unsafe fn block_32<
+    S: Lanes,
+    const M: usize,
+    const BITS: usize,
+    const MINIMUM: bool,
+    const WIDE: bool,
+>(
     tile: Source,
     words: *const u32,
     blocks: usize,
     out: *mut f32,
 ) {
     let units = if MINIMUM { 4 * TILE } else { 2 * TILE };
-    let (packed, step) = (units + BITS * VECTOR, Precision::Bytes32.words());
+    let (packed, step) = (units + unit_len(BITS, WIDE), Precision::Bytes32.words());
     // SAFETY: offsets are those of `format` and `activations`, and the caller vouches for `blocks` of them.
     // JUSTIFICATION: see the head of this file.
     unsafe {
-        let mut sums = [S::float(0.0); M];
+        let mut sums = load_rows::<S, M>(out, tile.lane);
         for block in 0..blocks {
             let source = Source {
                 block: tile.block.add(block * packed),
@@ -311,7 +368,7 @@ unsafe fn block_32<S: Lanes, const M: usize, const BITS: usize, const MINIMUM: b
             };
             let words = words.add(block * step * M);
             let unit = source.block.add(units);
-            ahead::<S, M, BITS>(unit);
+            ahead::<S, M, BITS, WIDE>(unit);
             let mut dots = [S::int(0); M];
             if !MINIMUM {
                 for (row, dot) in dots.iter_mut().enumerate() {
@@ -324,7 +381,7 @@ unsafe fn block_32<S: Lanes, const M: usize, const BITS: usize, const MINIMUM: b
                 }
             }
             for at in 0..8 {
-                let weights = unpack::<S, BITS>(unit, source.lane, at);
+                let weights = unpack::<S, BITS, WIDE>(unit, source.lane, at);
                 for (row, dot) in dots.iter_mut().enumerate() {
                     let activations = int::<M>(words, at, row);
                     *dot = match BITS {
@@ -362,7 +419,7 @@ unsafe fn fixed_32<S: Lanes, const M: usize>(
     // SAFETY: offsets are those of `format` and `activations`, and the caller vouches for `blocks` of them.
     // JUSTIFICATION: see the head of this file.
     unsafe {
-        let mut sums = [S::float(0.0); M];
+        let mut sums = load_rows::<S, M>(out, tile.lane);
         for block in 0..blocks {
             let source = Source {
                 block: tile.block.add(block * packed),
@@ -370,7 +427,7 @@ unsafe fn fixed_32<S: Lanes, const M: usize>(
             };
             let words = words.add(block * step * M);
             let unit = source.block.add(UNITS);
-            ahead::<S, M, 16>(unit);
+            ahead::<S, M, 16, false>(unit);
             let mut dots = [S::int(0); M];
             for at in 0..16 {
                 let weights = S::load(unit.add(at * VECTOR + source.lane * 4));
@@ -407,7 +464,7 @@ unsafe fn floats<S: Lanes, const M: usize>(
             };
             S::load_f32(from.per_row(0, 4))
         };
-        let (mut even, mut odd) = ([S::float(0.0); M], [S::float(0.0); M]);
+        let (mut even, mut odd) = (load_rows::<S, M>(out, tile.lane), [S::float(0.0); M]);
         for pair in 0..blocks / 2 {
             if M > 1 {
                 S::prefetch(tile.block.wrapping_add((2 * pair) * COLUMN + AHEAD));
@@ -432,9 +489,10 @@ unsafe fn floats<S: Lanes, const M: usize>(
     }
 }
 
-/// The kernel of a kind: `K` numbers it as [`number`] does, since a kind cannot be a constant parameter.
+/// The kernel of a kind: `K` numbers it as [`number`] does, since a kind cannot be a constant parameter. `WIDE` where
+/// weights were [widened](crate::wide).
 #[inline(always)]
-unsafe fn any<S: Lanes, const K: u8, const M: usize>(
+unsafe fn any<S: Lanes, const K: u8, const M: usize, const WIDE: bool>(
     tile: *const u8,
     words: *const u32,
     blocks: usize,
@@ -449,16 +507,16 @@ unsafe fn any<S: Lanes, const K: u8, const M: usize>(
             match K {
                 0 => floats::<S, M>(tile, words, blocks, out),
                 1 => fixed_32::<S, M>(tile, words, blocks, out),
-                2 => block_32::<S, M, 4, false>(tile, words, blocks, out),
-                3 => block_32::<S, M, 4, true>(tile, words, blocks, out),
-                4 => block_32::<S, M, 5, false>(tile, words, blocks, out),
-                5 => block_32::<S, M, 5, true>(tile, words, blocks, out),
-                6 => block_32::<S, M, 8, false>(tile, words, blocks, out),
-                7 => superblock_16::<S, M, 2>(tile, words, blocks, out),
-                8 => superblock_16::<S, M, 3>(tile, words, blocks, out),
-                9 => superblock_32::<S, M, 4>(tile, words, blocks, out),
-                10 => superblock_32::<S, M, 5>(tile, words, blocks, out),
-                _ => superblock_16::<S, M, 6>(tile, words, blocks, out),
+                2 => block_32::<S, M, 4, false, WIDE>(tile, words, blocks, out),
+                3 => block_32::<S, M, 4, true, WIDE>(tile, words, blocks, out),
+                4 => block_32::<S, M, 5, false, WIDE>(tile, words, blocks, out),
+                5 => block_32::<S, M, 5, true, WIDE>(tile, words, blocks, out),
+                6 => block_32::<S, M, 8, false, WIDE>(tile, words, blocks, out),
+                7 => superblock_16::<S, M, 2, WIDE>(tile, words, blocks, out),
+                8 => superblock_16::<S, M, 3, WIDE>(tile, words, blocks, out),
+                9 => superblock_32::<S, M, 4, WIDE>(tile, words, blocks, out),
+                10 => superblock_32::<S, M, 5, WIDE>(tile, words, blocks, out),
+                _ => superblock_16::<S, M, 6, WIDE>(tile, words, blocks, out),
             }
         }
         lane += S::LANES;
@@ -483,4 +541,4 @@ pub(crate) const fn number(kind: Kind) -> u8 {
     }
 }
 
-pub(crate) use table::kernel;
+pub(crate) use table::{kernel, unpacker};

@@ -166,7 +166,7 @@ fn every_kernel_gives_the_exact_sum() {
         for (outputs, columns) in [(16, 256), (40, 1024), (7, 512)] {
             let bytes = file(kind, outputs, columns, &mut numbers);
             let weights = Packed::new(kind, outputs, columns, &bytes, &pool).unwrap();
-            for rows in [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 25] {
+            for rows in [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 25, 38] {
                 let rows = input(rows, columns, &mut numbers);
                 let exact = exact(&weights, &rows);
                 for isa in Isa::available() {
@@ -294,9 +294,11 @@ fn a_row_is_the_same_whatever_stands_beside_it() {
     let pool = pool();
     let mut numbers = Numbers(7);
     for kind in Kind::ALL {
-        let bytes = file(kind, 32, 512, &mut numbers);
-        let weights = Packed::new(kind, 32, 512, &bytes, &pool).unwrap();
-        let rows = input(29, 512, &mut numbers);
+        // Prompts go through long rows slice by slice, one row at once.
+        let columns = 2048 + 512;
+        let bytes = file(kind, 32, columns, &mut numbers);
+        let weights = Packed::new(kind, 32, columns, &bytes, &pool).unwrap();
+        let rows = input(29, columns, &mut numbers);
         for isa in Isa::available() {
             let together = product(isa, &weights, &rows, &pool);
             for (at, row) in rows.iter().enumerate() {

@@ -21,6 +21,7 @@ macro_rules! common {
             fn int(value: i32) -> __m256i { _mm256_set1_epi32(value) }
             fn float(value: f32) -> __m256 { _mm256_set1_ps(value) }
             fn load(from: *const u8) -> __m256i { _mm256_loadu_si256(from.cast()) }
+            fn keep(value: __m256i, to: *mut u8) -> () { _mm256_storeu_si256(to.cast(), value) }
             fn load_u8(from: *const u8) -> __m256i { _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast())) }
             fn load_i8(from: *const u8) -> __m256i { _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())) }
             fn load_u8_pairs(from: *const u8) -> __m256i { _mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast())) }

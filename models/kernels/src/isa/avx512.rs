@@ -22,6 +22,7 @@ impl Lanes for Avx512 {
         fn int(value: i32) -> __m512i { _mm512_set1_epi32(value) }
         fn float(value: f32) -> __m512 { _mm512_set1_ps(value) }
         fn load(from: *const u8) -> __m512i { _mm512_loadu_si512(from.cast()) }
+        fn keep(value: __m512i, to: *mut u8) -> () { _mm512_storeu_si512(to.cast(), value) }
         fn load_u8(from: *const u8) -> __m512i { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())) }
         fn load_i8(from: *const u8) -> __m512i { _mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())) }
         fn load_u8_pairs(from: *const u8) -> __m512i { _mm512_cvtepu8_epi16(_mm256_loadu_si256(from.cast())) }

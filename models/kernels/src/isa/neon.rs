@@ -91,6 +91,10 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
         fn load(from: *const u8) -> Pair<int32x4_t> {
             Pair(vld1q_u8(from), vld1q_u8(from.add(16))).map(|bytes| vreinterpretq_s32_u8(bytes))
         }
+        fn keep(value: Pair<int32x4_t>, to: *mut u8) -> () {
+            vst1q_u8(to, vreinterpretq_u8_s32(value.0));
+            vst1q_u8(to.add(16), vreinterpretq_u8_s32(value.1));
+        }
         fn load_u8(from: *const u8) -> Pair<int32x4_t> {
             let wide = vmovl_u8(vld1_u8(from));
             Pair(vmovl_u16(vget_low_u16(wide)), vmovl_high_u16(wide)).map(|wide| vreinterpretq_s32_u32(wide))

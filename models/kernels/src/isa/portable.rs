@@ -70,6 +70,11 @@ impl Lanes for Portable {
         unsafe { read(from, i32::from_le_bytes) }
     }
     #[inline(always)]
+    unsafe fn keep(value: [i32; N], to: *mut u8) {
+        // SAFETY: see the head of this file, which has the JUSTIFICATION too.
+        unsafe { to.cast::<[i32; N]>().write_unaligned(value) }
+    }
+    #[inline(always)]
     unsafe fn load_u8(from: *const u8) -> [i32; N] {
         // SAFETY: see the head of this file, which has the JUSTIFICATION too.
         unsafe { read(from, |[byte]: [u8; 1]| i32::from(byte)) }

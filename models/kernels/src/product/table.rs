@@ -1,6 +1,6 @@
 //! Kernels by kind, set and size.
 
-use super::{Kernel, any, number};
+use super::{Kernel, Unpacker, any, number, unpack_all};
 use crate::format::Kind;
 use crate::isa::Isa;
 #[cfg(target_arch = "aarch64")]
@@ -12,12 +12,12 @@ use crate::isa::{
     avx512::Avx512,
 };
 
-/// Compiles [`any`] for a set's features.
+/// Compiles [`any`] and [`unpack_all`] for a set's features.
 macro_rules! instance {
-    ($arch:literal, $name:ident, $lanes:ty, $features:literal) => {
+    ($arch:literal, $name:ident, $unpack:ident, $lanes:ty, $features:literal) => {
         #[cfg(target_arch = $arch)]
         #[target_feature(enable = $features)]
-        unsafe fn $name<const K: u8, const M: usize>(
+        unsafe fn $name<const K: u8, const M: usize, const WIDE: bool>(
             tile: *const u8,
             words: *const u32,
             blocks: usize,
@@ -25,29 +25,51 @@ macro_rules! instance {
         ) {
             // SAFETY: the kernel type's conditions are handed on.
             // JUSTIFICATION: said of each set at the head of its file.
-            unsafe { any::<$lanes, K, M>(tile, words, blocks, out) }
+            unsafe { any::<$lanes, K, M, WIDE>(tile, words, blocks, out) }
+        }
+
+        #[cfg(target_arch = $arch)]
+        #[target_feature(enable = $features)]
+        unsafe fn $unpack<const BITS: usize>(from: *const u8, units: usize, to: *mut u8) {
+            // SAFETY: the type's conditions are handed on.
+            // JUSTIFICATION: as above.
+            unsafe { unpack_all::<$lanes, BITS>(from, units, to) }
         }
     };
 }
 
-instance!("x86_64", avx2, Avx2, "avx2,fma,f16c");
+instance!("x86_64", avx2, avx2_unpack, Avx2, "avx2,fma,f16c");
 instance!(
     "x86_64",
     avx512_narrow,
+    avx512_narrow_unpack,
     Avx512Narrow,
     "avx2,fma,f16c,avx512f,avx512vl,avx512vnni"
 );
-instance!("x86_64", avx_vnni, AvxVnni, "avx2,fma,f16c,avxvnni");
+instance!(
+    "x86_64",
+    avx_vnni,
+    avx_vnni_unpack,
+    AvxVnni,
+    "avx2,fma,f16c,avxvnni"
+);
 instance!(
     "x86_64",
     avx512,
+    avx512_unpack,
     Avx512,
     "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
 );
-instance!("aarch64", neon, Neon<false>, "neon");
-instance!("aarch64", neon_dot, Neon<true>, "neon,dotprod");
+instance!("aarch64", neon, neon_unpack, Neon<false>, "neon");
+instance!(
+    "aarch64",
+    neon_dot,
+    neon_dot_unpack,
+    Neon<true>,
+    "neon,dotprod"
+);
 
-unsafe fn portable<const K: u8, const M: usize>(
+unsafe fn portable<const K: u8, const M: usize, const WIDE: bool>(
     tile: *const u8,
     words: *const u32,
     blocks: usize,
@@ -55,57 +77,99 @@ unsafe fn portable<const K: u8, const M: usize>(
 ) {
     // SAFETY: the kernel type's conditions are handed on.
     // JUSTIFICATION: the twin is the same kernel over other lanes.
-    unsafe { any::<Portable, K, M>(tile, words, blocks, out) }
+    unsafe { any::<Portable, K, M, WIDE>(tile, words, blocks, out) }
+}
+
+unsafe fn portable_unpack<const BITS: usize>(from: *const u8, units: usize, to: *mut u8) {
+    // SAFETY: the type's conditions are handed on.
+    // JUSTIFICATION: as above.
+    unsafe { unpack_all::<Portable, BITS>(from, units, to) }
+}
+
+macro_rules! bits {
+    ($unpack:ident, $bits:expr) => {
+        match $bits {
+            3 => $unpack::<3>,
+            5 => $unpack::<5>,
+            _ => $unpack::<6>,
+        }
+    };
+}
+
+/// What unpacks the units of a kind for which [that pays](crate::wide::pays).
+pub(crate) fn unpacker(isa: Isa, kind: Kind) -> Unpacker {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => bits!(avx512_unpack, kind.bits()),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => bits!(avx_vnni_unpack, kind.bits()),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Narrow => bits!(avx512_narrow_unpack, kind.bits()),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => bits!(avx2_unpack, kind.bits()),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDot => bits!(neon_dot_unpack, kind.bits()),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => bits!(neon_unpack, kind.bits()),
+        _ => bits!(portable_unpack, kind.bits()),
+    }
 }
 
 macro_rules! sizes {
-    ($set:ident, $kind:expr, $size:expr) => {
+    ($set:ident, $kind:expr, $size:expr, $wide:expr) => {
         match $size {
-            1 => $set::<$kind, 1>,
-            2 => $set::<$kind, 2>,
-            3 => $set::<$kind, 3>,
-            4 => $set::<$kind, 4>,
-            6 => $set::<$kind, 6>,
-            _ => $set::<$kind, 8>,
+            1 => $set::<$kind, 1, $wide>,
+            2 => $set::<$kind, 2, $wide>,
+            3 => $set::<$kind, 3, $wide>,
+            4 => $set::<$kind, 4, $wide>,
+            6 => $set::<$kind, 6, $wide>,
+            8 => $set::<$kind, 8, $wide>,
+            _ => $set::<$kind, 12, $wide>,
         }
     };
 }
 
 macro_rules! kinds {
-    ($set:ident, $kind:expr, $size:expr) => {
-        match $kind {
-            0 => sizes!($set, 0, $size),
-            1 => sizes!($set, 1, $size),
-            2 => sizes!($set, 2, $size),
-            3 => sizes!($set, 3, $size),
-            4 => sizes!($set, 4, $size),
-            5 => sizes!($set, 5, $size),
-            6 => sizes!($set, 6, $size),
-            7 => sizes!($set, 7, $size),
-            8 => sizes!($set, 8, $size),
-            9 => sizes!($set, 9, $size),
-            10 => sizes!($set, 10, $size),
-            _ => sizes!($set, 11, $size),
+    ($set:ident, $kind:expr, $size:expr, $wide:expr) => {
+        match ($kind, $wide) {
+            (0, _) => sizes!($set, 0, $size, false),
+            (1, _) => sizes!($set, 1, $size, false),
+            (2, _) => sizes!($set, 2, $size, false),
+            (3, _) => sizes!($set, 3, $size, false),
+            (4, false) => sizes!($set, 4, $size, false),
+            (4, true) => sizes!($set, 4, $size, true),
+            (5, false) => sizes!($set, 5, $size, false),
+            (5, true) => sizes!($set, 5, $size, true),
+            (6, _) => sizes!($set, 6, $size, false),
+            (7, _) => sizes!($set, 7, $size, false),
+            (8, false) => sizes!($set, 8, $size, false),
+            (8, true) => sizes!($set, 8, $size, true),
+            (9, _) => sizes!($set, 9, $size, false),
+            (10, false) => sizes!($set, 10, $size, false),
+            (10, true) => sizes!($set, 10, $size, true),
+            (_, false) => sizes!($set, 11, $size, false),
+            (_, true) => sizes!($set, 11, $size, true),
         }
     };
 }
 
-/// The kernel for groups of `size`, which is one of [`crate::activations::GROUPS`].
-pub(crate) fn kernel(isa: Isa, kind: Kind, size: usize) -> Kernel {
+/// The kernel for groups of `size`, which is one of [`crate::activations::GROUPS`], and for tiles as they are kept or, of a
+/// kind for which [that pays](crate::wide::pays), `wide`.
+pub(crate) fn kernel(isa: Isa, kind: Kind, size: usize, wide: bool) -> Kernel {
     let kind = number(kind);
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => kinds!(avx512, kind, size),
+        Isa::Avx512 => kinds!(avx512, kind, size, wide),
         #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni => kinds!(avx_vnni, kind, size),
+        Isa::AvxVnni => kinds!(avx_vnni, kind, size, wide),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Narrow => kinds!(avx512_narrow, kind, size),
+        Isa::Avx512Narrow => kinds!(avx512_narrow, kind, size, wide),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => kinds!(avx2, kind, size),
+        Isa::Avx2 => kinds!(avx2, kind, size, wide),
         #[cfg(target_arch = "aarch64")]
-        Isa::NeonDot => kinds!(neon_dot, kind, size),
+        Isa::NeonDot => kinds!(neon_dot, kind, size, wide),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => kinds!(neon, kind, size),
-        _ => kinds!(portable, kind, size),
+        Isa::Neon => kinds!(neon, kind, size, wide),
+        _ => kinds!(portable, kind, size, wide),
     }
 }
