@@ -31,6 +31,9 @@ pub(crate) type Unpacker = unsafe fn(from: *const u8, units: usize, to: *mut u8)
 
 /// Bytes ahead that are asked for when arithmetic is dense: the hardware's own prefetcher does not run far enough.
 const AHEAD: usize = 2048;
+/// Bytes ahead that are asked for into the second cache where few rows wait for memory: it takes more requests at a time
+/// than the first. One row of 2048 × 8192 Q4_K, Xeon with AVX-512: 0.39 ms instead of 0.51 (8 KB ahead: 0.41).
+const FAR_AHEAD: usize = 16384;
 
 /// What a kernel reads: where, and which lanes of it.
 #[derive(Clone, Copy)]
@@ -152,14 +155,23 @@ unsafe fn unpack_all<S: Lanes, const BITS: usize>(from: *const u8, units: usize,
     }
 }
 
-/// Asks for the unit `AHEAD` bytes further on. What is wide was written a moment ago.
+/// Asks for the units [`AHEAD`] and [`FAR_AHEAD`] bytes further on. What is wide was written a moment ago.
 #[inline(always)]
 unsafe fn ahead<S: Lanes, const M: usize, const BITS: usize, const WIDE: bool>(unit: *const u8) {
-    if M > 1 && !WIDE {
-        for vector in 0..BITS {
-            // SAFETY: a prefetch may name any address.
-            // JUSTIFICATION: see the head of this file, and [`AHEAD`].
-            unsafe { S::prefetch(unit.wrapping_add(AHEAD + vector * VECTOR)) }
+    if WIDE {
+        return;
+    }
+    for vector in 0..BITS {
+        let at = unit.wrapping_add(vector * VECTOR);
+        // SAFETY: a prefetch may name any address.
+        // JUSTIFICATION: see the head of this file; both distances say why.
+        unsafe {
+            if M < 8 {
+                S::prefetch_later(at.wrapping_add(FAR_AHEAD));
+            }
+            if M > 1 {
+                S::prefetch(at.wrapping_add(AHEAD));
+            }
         }
     }
 }
