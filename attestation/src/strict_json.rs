@@ -3,6 +3,7 @@
 //! A reader that forgives is a reader that two parties disagree about; therefore the whole document is walked before
 //! it becomes a typed value. Types behind it use `deny_unknown_fields`, and [`required`] for fields that may be null.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -56,21 +57,43 @@ pub enum JsonError {
 /// # Errors
 /// [`JsonError`] for anything that is not exactly one well-formed `T`.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, JsonError> {
-    if bytes.len() > limit {
-        return Err(JsonError::TooLong {
-            found: bytes.len(),
-            limit,
-        });
+    Walked::over(bytes, limit)?.read()
+}
+
+/// A document that was walked, and can be read as more than one type.
+#[derive(Clone, Copy)]
+pub(crate) struct Walked<'a>(&'a [u8]);
+
+impl<'a> Walked<'a> {
+    /// Walks a document of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`JsonError`] for anything that is not one strict object.
+    pub(crate) fn over(bytes: &'a [u8], limit: usize) -> Result<Self, JsonError> {
+        if bytes.len() > limit {
+            return Err(JsonError::TooLong {
+                found: bytes.len(),
+                limit,
+            });
+        }
+        if bytes.first() != Some(&b'{') || bytes.last() != Some(&b'}') {
+            return Err(JsonError::NotOneObject);
+        }
+        let mut reader = serde_json::Deserializer::from_slice(bytes);
+        Walk { depth: 0 }
+            .deserialize(&mut reader)
+            .map_err(|error| walk_error(&error))?;
+        reader.end().map_err(|_| JsonError::NotOneObject)?;
+        Ok(Self(bytes))
     }
-    if bytes.first() != Some(&b'{') || bytes.last() != Some(&b'}') {
-        return Err(JsonError::NotOneObject);
+
+    /// Reads it as a `T`.
+    ///
+    /// # Errors
+    /// [`JsonError::Malformed`] when it is none.
+    pub(crate) fn read<T: DeserializeOwned>(self) -> Result<T, JsonError> {
+        serde_json::from_slice(self.0).map_err(|error| malformed(&error))
     }
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
-    Walk { depth: 0 }
-        .deserialize(&mut reader)
-        .map_err(|error| walk_error(&error))?;
-    reader.end().map_err(|_| JsonError::NotOneObject)?;
-    serde_json::from_slice(bytes).map_err(|error| malformed(&error))
 }
 
 /// Writes a document that [`from_slice`] reads back.
@@ -208,6 +231,10 @@ struct Walk {
     depth: usize,
 }
 
+/// A key, which is copied only where it is written with escapes.
+#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
 impl Walk {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
         if self.depth >= DEPTH_MAX {
@@ -237,7 +264,7 @@ impl<'de> Visitor<'de> for Walk {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let inside = self.deeper()?;
         let mut keys = BTreeSet::new();
-        while let Some(key) = map.next_key::<String>()? {
+        while let Some(Key(key)) = map.next_key()? {
             if !keys.insert(key) {
                 return Err(A::Error::custom(DUPLICATE));
             }

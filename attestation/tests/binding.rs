@@ -157,6 +157,8 @@ fn bindings_are_compared_as_a_whole() {
         assert!(!binding.matches(&other));
     }
     assert!(binding.matches(&{ *binding.as_bytes() }));
+    assert_eq!(binding, channel().binding(&context()));
+    assert_ne!(binding, numbered(0));
 }
 
 fn numbered(number: usize) -> Binding {

@@ -16,13 +16,16 @@ mod support;
 #[path = "collateral_take/mod.rs"]
 mod take;
 
+use std::collections::BTreeSet;
+
 use casemate_attestation::collateral::{
     Collateral, CollateralError, CollateralRoots, Der, Endorser, GpuList, GpuReferences,
     IndexValues, MissingCollateral, PackError, Packer,
 };
 use casemate_attestation::nvidia::{OcspRejection, PinnedGpuRoot, ReferenceKind, Revocation};
-use casemate_attestation::snp::PinnedRoot;
+use casemate_attestation::snp::{CertificateRole, PinnedRoot};
 use casemate_attestation::tdx::{PckCa, TdxRejection};
+use casemate_attestation::test_chip::{IntermediateTemplate, VekTemplate};
 use casemate_attestation::{
     Issue, Kind, Measurement, Payload, Product, Sha256Digest, SignedDocument, SignedError,
     SnpRejection, UnixTime,
@@ -115,6 +118,12 @@ fn c10_a_bundle_of_everything_is_right_and_says_until_when() {
     let until = world.collateral.must_be_right(&world.roots, NOW).unwrap();
     assert_eq!(until, ocsp::DUE.minus(1), "the answers end first");
     assert_eq!(judged[8].vendor, "nvidia");
+    let about: BTreeSet<&str> = judged[8..].iter().map(|it| it.item.as_str()).collect();
+    let subjects = [
+        "answer about Test device 1",
+        "answer about Test provisioner",
+    ];
+    assert_eq!(about, BTreeSet::from(subjects));
     // The vendors' own roots know none of it.
     let production = world.collateral.check(&CollateralRoots::production(), NOW);
     assert!(
@@ -265,6 +274,47 @@ fn c11_amds_part_is_judged() {
         flipped,
         CollateralError::Amd(SnpRejection::ChainSignature { .. })
     ));
+    let chip = chip();
+    let renamed = changed(|it| {
+        it.amd[0].endorsements[0].certificate = Der(chip.issue_vek(&VekTemplate {
+            common_name: "SEV-OTHER".to_owned(),
+            ..chip.vek_template()
+        }));
+    });
+    let name = SnpRejection::CertificateName {
+        role: CertificateRole::Vek,
+        found: "SEV-OTHER".to_owned(),
+        expected: "SEV-VCEK".to_owned(),
+    };
+    assert_eq!(renamed, CollateralError::Amd(name));
+}
+
+#[test]
+fn c11_a_providers_certificate_is_right_under_its_own_authority() {
+    let (chip, issuer) = (chip(), "SEV-VLEK-Genoa".to_owned());
+    let vlek = chip.issue_vek(&VekTemplate {
+        common_name: "SEV-VLEK".to_owned(),
+        issuer: issuer.clone(),
+        hardware_id: None,
+        csp_id: Some("CN=cloud".to_owned()),
+        ..chip.vek_template()
+    });
+    let asvk = chip.issue_intermediate(&IntermediateTemplate {
+        common_name: issuer,
+        ..IntermediateTemplate::default()
+    });
+    let mut packer = Packer::new();
+    for file in [vlek, asvk, chip.collateral().crl.clone()] {
+        packer.add(&file).unwrap();
+    }
+    let mut collateral = packer.finish().unwrap();
+    let mut roots = CollateralRoots::production();
+    roots.amd = vec![PinnedRoot::private(Product::Genoa, chip.root_der())];
+    let until = collateral.must_be_right(&roots, NOW).unwrap();
+    assert_eq!(until, NOW.plus(366 * 86_400 - 1), "the list ends first");
+    collateral.amd[0].endorsements[0].endorser = Endorser::Provider("CN=other".to_owned());
+    let (_, filed) = collateral.must_be_right(&roots, NOW).unwrap_err();
+    assert_eq!(filed, CollateralError::Filed("chip or provider"));
 }
 
 #[test]
@@ -325,6 +375,11 @@ fn c15_nvidias_part_is_judged() {
     let mut alone = world();
     alone.roots.nvidia.clear();
     assert_eq!(refused(&alone, NOW), CollateralError::Lacks("issuer"));
+    let mut broken = world();
+    broken.collateral.nvidia.answers[0].certificate.0.clear();
+    let judged = broken.collateral.must_be_right(&broken.roots, NOW);
+    let (item, _) = judged.unwrap_err();
+    assert_eq!(item, "answer about a malformed certificate");
     let swapped = changed(|it| {
         let answer = it.nvidia.answers[0].answer.clone();
         it.nvidia.answers[1].answer = answer;
@@ -369,6 +424,30 @@ fn c40_files_are_known_by_what_they_are() {
 }
 
 #[test]
+fn c40_a_hardware_id_is_as_long_as_its_products() {
+    let chip = chip();
+    let add = |product: &str, length| {
+        let mut template = chip.vek_template();
+        template.hardware_id = Some(vec![7; length]);
+        if product == "Turin" {
+            (template.product_name, template.structure) = (product.to_owned(), 1);
+            template.components.push((9, 0));
+        }
+        Packer::new().add(&chip.issue_vek(&template))
+    };
+    let malformed = PackError::Malformed {
+        what: "certificate of AMD",
+        reason: SnpRejection::ChipIdMismatch.to_string(),
+    };
+    for (product, length) in [("Genoa", 64), ("Turin", 8)] {
+        assert!(add(product, length).is_ok(), "{product}");
+        for wrong in [0, length - 1, length + 1] {
+            assert_eq!(add(product, wrong), Err(malformed.clone()), "{product}");
+        }
+    }
+}
+
+#[test]
 fn c41_two_that_differ_are_not_chosen_from() {
     let (one, other) = (chip(), common::tdx::Platform::new());
     let mut packer = Packer::new();
@@ -387,14 +466,20 @@ fn c41_two_that_differ_are_not_chosen_from() {
 fn c42_answers_and_chains_belong_together() {
     let world = world();
     let chain = world.device.chain.clone().unwrap();
+    let missing = |given: usize| {
+        let mut packer = Packer::new();
+        packer.add(&chain).unwrap();
+        let answer = &world.collateral.nvidia.answers[given].answer.0;
+        packer.add(answer).unwrap();
+        match packer.finish().unwrap_err() {
+            PackError::NoAnswer(subject) => subject,
+            other => panic!("{other}"),
+        }
+    };
+    let mut both = [missing(0), missing(1)];
+    both.sort();
+    assert_eq!(both, ["Test device 1", "Test provisioner"]);
     let answer = &world.collateral.nvidia.answers[0].answer.0;
-    let mut packer = Packer::new();
-    packer.add(&chain).unwrap();
-    packer.add(answer).unwrap();
-    assert!(matches!(
-        packer.finish().unwrap_err(),
-        PackError::NoAnswer(_)
-    ));
     let mut packer = Packer::new();
     packer.add(answer).unwrap();
     assert_eq!(packer.finish().unwrap_err(), PackError::AnswerOfNobody);

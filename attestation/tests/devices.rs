@@ -9,14 +9,16 @@
 )]
 
 mod common;
+#[path = "support/ocsp.rs"]
+mod ocsp;
 #[path = "support/spdm.rs"]
 mod spdm;
 
-use std::collections::BTreeMap;
-
 use casemate_attestation::collateral::{GpuList, IndexValues};
+use casemate_attestation::devices::Answer;
 use casemate_attestation::nvidia::{
-    DeviceEvidence, DeviceKind, DriverMode, FeatureFlag, OcspAnswers, PinnedGpuRoot, ReferenceKind,
+    CHAIN_BYTES_MAX, DeviceEvidence, DeviceKind, DriverMode, FeatureFlag, OcspAnswers,
+    PinnedGpuRoot, REPORT_BYTES_MAX, ReferenceKind,
 };
 use casemate_attestation::test_chip::{ReportTemplate, TestChip, TestGpu};
 use casemate_attestation::{
@@ -90,6 +92,7 @@ struct Place {
     /// Whether the machine sends its devices, and what its context says about them if not the truth.
     sends: bool,
     digest: Option<Sha256Digest>,
+    answers: OcspAnswers,
     private_root: bool,
 }
 
@@ -103,6 +106,7 @@ fn place() -> Place {
         values: values(Some(section())),
         sends: true,
         digest: None,
+        answers: OcspAnswers::none(),
         private_root: true,
     }
 }
@@ -129,7 +133,7 @@ impl Place {
     }
 
     fn judge_these(&self, devices: Vec<DeviceEvidence>) -> Result<VerifiedEvidence, Rejection> {
-        let set = DeviceSet::new(self.mode, devices, &OcspAnswers::none());
+        let set = DeviceSet::new(self.mode, devices, &self.answers);
         let truth = if self.sends {
             set.digest()
         } else {
@@ -360,6 +364,29 @@ fn g03_devices_are_refused_by_their_own_rules() {
 }
 
 #[test]
+fn g06_what_issuers_say_travels_with_the_devices_and_is_judged() {
+    let mut place = place();
+    let section = place.values.nvidia.as_mut().unwrap();
+    section.revocation_not_judged_accepted = false;
+    let ders = place.gpu.ders();
+    place.gpu.chain = Some(spdm::pem(&ders));
+    let about = |at: usize, key: &spdm::Key| {
+        let (certificate, issuer) = (&ders[at], &ders[at + 1]);
+        let line = ocsp::Line::good(certificate, issuer);
+        let answer = ocsp::Answer::of_issuer(line, issuer).sign(key);
+        (Sha256Digest::of(certificate), answer)
+    };
+    let maker = &place.gpu.maker;
+    let all = [about(1, &maker.authority), about(2, &maker.root)];
+    let one = [all[0].clone()];
+    place.answers = OcspAnswers::new(all);
+    let evidence = place.judge().unwrap();
+    assert!(evidence.devices().unwrap().devices()[0].revocation_judged());
+    place.answers = OcspAnswers::new(one);
+    assert_eq!(place.judge().unwrap_err().rule(), "N6");
+}
+
+#[test]
 fn what_could_accept_nothing_is_no_expectation() {
     let of = |change: fn(&mut Place)| {
         let mut place = place();
@@ -401,26 +428,56 @@ fn newer_documents_may_no_longer_list_a_device() {
     assert_eq!(still(&place), Err(Rejection::DevicesNotExpected));
 }
 
+/// An envelope with these devices and so many answers about nothing.
+fn carrying(devices: &[DeviceEvidence], answers: u32) -> Result<Envelope, EnvelopeError> {
+    let about = |number: u32| Sha256Digest::of(&number.to_le_bytes());
+    let answers = (0..answers).map(|number| (about(number), Answer(vec![0])));
+    let set = DeviceSet {
+        mode: DriverMode::On,
+        devices: devices.to_vec(),
+        answers: answers.collect(),
+    };
+    let chip = chip();
+    Envelope::build(EnvelopeParts {
+        platform: Platform::TestChip,
+        direction: Direction::Server,
+        hardware: HardwareEvidence::Snp(chip.evidence_for(&chip.template())),
+        context: context(),
+        batch: None,
+        devices: Some(set),
+    })
+}
+
+#[test]
+fn p36_a_set_is_exactly_as_large_as_it_may_be() {
+    let device = |report: usize, chain: usize| DeviceEvidence {
+        report: vec![0; report],
+        chain: vec![b' '; chain],
+    };
+    let one = [device(1, 1)];
+    assert!(carrying(&one, 256).is_ok());
+    let many = EnvelopeError::Devices("have more than 256 answers about revocation");
+    assert_eq!(carrying(&one, 257), Err(many));
+    assert!(carrying(&[device(REPORT_BYTES_MAX, CHAIN_BYTES_MAX)], 0).is_ok());
+    let long = EnvelopeError::Devices("have a report or a chain that is too long");
+    for (report, chain) in [
+        (REPORT_BYTES_MAX + 1, CHAIN_BYTES_MAX),
+        (REPORT_BYTES_MAX, CHAIN_BYTES_MAX + 1),
+    ] {
+        let refused = carrying(&[device(report, chain)], 0);
+        assert_eq!(refused, Err(long.clone()));
+    }
+    let rising: Vec<_> = (1..=65).map(|length| device(length, 1)).collect();
+    assert!(carrying(&rising[..64], 0).is_ok());
+    let many = EnvelopeError::Devices("are not 1 to 64");
+    assert_eq!(carrying(&rising, 0), Err(many));
+}
+
 #[test]
 fn p36_a_set_has_one_form() {
     let mut place = place();
     let device = place.device();
-    let text = |devices: &[DeviceEvidence]| {
-        let set = DeviceSet {
-            mode: DriverMode::On,
-            devices: devices.to_vec(),
-            answers: BTreeMap::new(),
-        };
-        let hardware = place.chip.evidence_for(&place.chip.template());
-        Envelope::build(EnvelopeParts {
-            platform: Platform::TestChip,
-            direction: Direction::Server,
-            hardware: HardwareEvidence::Snp(hardware),
-            context: context(),
-            batch: None,
-            devices: Some(set),
-        })
-    };
+    let text = |devices: &[DeviceEvidence]| carrying(devices, 0);
     let mut other = device.clone();
     other.report[40] ^= 1;
     let mut both = [device.clone(), other];

@@ -20,7 +20,7 @@ use casemate_attestation::tpm::{
     verify_tpm_quote,
 };
 use casemate_attestation::{
-    Check, CheckResult, HardwareEvidence, Rejection, SnpEvidence, SnpRejection, TdxEvidence,
+    Basis, Check, CheckResult, HardwareEvidence, Rejection, SnpEvidence, SnpRejection, TdxEvidence,
     TdxRejection, TpmBoot,
 };
 
@@ -31,9 +31,9 @@ const NOBODY: &str = "compared with nothing: nobody said what evidence was asked
 /// Which of Intel's collateral a platform of several packages needs, and one of a single package.
 #[test]
 fn the_collateral_that_a_quote_needs_is_of_its_own_authority() {
-    for (name, expected) in [
-        ("Intel SGX PCK Platform CA", PckCa::Platform),
-        ("Intel SGX PCK Processor CA", PckCa::Processor),
+    for (name, expected, word) in [
+        ("Intel SGX PCK Platform CA", PckCa::Platform, "platform"),
+        ("Intel SGX PCK Processor CA", PckCa::Processor, "processor"),
     ] {
         let mut platform = tdx::Platform::new();
         platform.authority.name = name;
@@ -49,6 +49,41 @@ fn the_collateral_that_a_quote_needs_is_of_its_own_authority() {
             panic!("Intel's");
         };
         assert_eq!(ca, expected);
+        // Intel's service is asked by the same word that bundles have.
+        assert_eq!(ca.as_str(), word);
+        assert_eq!(serde_json::to_value(ca).unwrap(), word);
+    }
+}
+
+/// What the chip's key did not sign: certificates, lists of revoked ones, vendors' documents, the organisation's lists.
+#[test]
+fn every_line_says_whether_the_hardwares_own_key_stands_behind_it() {
+    let rest = |checks: &[Check], derived: &[&str]| {
+        for check in checks {
+            let expected = if derived.contains(&check.id) {
+                Basis::Derived
+            } else {
+                Basis::HardwareProven
+            };
+            assert_eq!(check.basis, expected, "{}", check.id);
+        }
+        for id in derived {
+            assert!(checks.iter().any(|check| check.id == *id), "{id}");
+        }
+    };
+    let chip = chip();
+    let verdict = common::judge(&chip, &chip.evidence_for(&chip.template())).unwrap();
+    rest(verdict.checks(), &["S5", "S6", "S10", "S19"]);
+    let verdict = tdx::Platform::new().judge().unwrap();
+    let derived = ["T2", "T3", "T6", "T7", "T11", "T12", "T18", "T19"];
+    rest(verdict.checks(), &derived);
+    for (basis, word) in [
+        (Basis::Asserted, "asserted"),
+        (Basis::Derived, "derived"),
+        (Basis::HardwareProven, "hardware-proven"),
+    ] {
+        assert_eq!(basis.as_str(), word);
+        assert_eq!(serde_json::to_value(basis).unwrap(), word);
     }
 }
 

@@ -162,7 +162,7 @@ fn c20_an_answer_has_one_shape() {
 
 #[test]
 fn c20_what_may_be_said_besides_changes_nothing() {
-    let changes: [fn(&mut Asked); 6] = [
+    let changes: [fn(&mut Asked); 8] = [
         |it: &mut Asked| it.answer.version = tlv(0xa0, &[&[2, 1, 0]]),
         |it: &mut Asked| it.answer.extensions = nonce(false),
         |it: &mut Asked| it.answer.extensions = nonce(true),
@@ -175,6 +175,15 @@ fn c20_what_may_be_said_besides_changes_nothing() {
                 ..it.answer.lines[0].clone()
             };
             it.answer.lines.insert(0, other);
+        },
+        // As many certificates and as many lines as there may be.
+        |it: &mut Asked| it.answer.certificates = vec![it.root.clone(); 4],
+        |it: &mut Asked| {
+            let other = Line {
+                id: id(&it.root, &it.root, NamedBy::Sha384),
+                ..it.answer.lines[0].clone()
+            };
+            it.answer.lines.extend(vec![other; 15]);
         },
     ];
     for change in changes {
@@ -193,6 +202,14 @@ fn c21_an_answer_is_about_exactly_this_certificate() {
     other(|it| it.answer.lines[0].id = id(&it.authority, &it.authority, NamedBy::Sha384));
     // SHA-1 does not name an issuer here.
     other(|it| it.answer.lines[0].id = id(&it.authority, &it.root, NamedBy::Sha1));
+    // Nor do the right digests under the name of another hash: SHA-512's ends in 3, and SHA-256's in 1.
+    other(|it| {
+        const SHA256: [u8; 9] = [0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 1];
+        let mut named = id(&it.authority, &it.root, NamedBy::Sha256);
+        let at = named.windows(9).position(|it| it == SHA256).unwrap();
+        named[at + 8] = 3;
+        it.answer.lines[0].id = named;
+    });
     let twice = refusal(|it| {
         let mut line = it.answer.lines[0].clone();
         line.status = unknown();
@@ -486,9 +503,10 @@ fn a_question_is_what_the_answer_names() {
 #[test]
 fn answers_of_one_certificate_are_kept_by_it() {
     let case = case();
-    let none = answers(&case, |_| {});
-    assert_eq!(none.about(&Sha256Digest::of(b"")), None);
-    assert_eq!(OcspAnswers::default(), OcspAnswers::none());
+    let two = answers(&case, |_| {});
+    assert_eq!(two.about(&Sha256Digest::of(b"")), None);
+    assert_eq!(two.iter().count(), 2);
+    assert_eq!(OcspAnswers::none().iter().count(), 0);
 }
 
 proptest! {

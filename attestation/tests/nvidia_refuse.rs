@@ -11,6 +11,10 @@
 mod chain;
 #[path = "nvidia_refuse/lists.rs"]
 mod lists;
+#[path = "nvidia_refuse/look.rs"]
+mod look;
+#[path = "nvidia_refuse/manifest.rs"]
+mod manifest;
 #[path = "nvidia_refuse/set.rs"]
 mod set;
 #[path = "support/spdm.rs"]
@@ -232,6 +236,9 @@ fn n01_fields_that_decide_are_well_formed() {
     let what = "is no list of identifiers of eight bytes";
     let too_many = NvidiaRejection::OpaqueField { field: 22, what };
     same(field(22, &[0; 65 * 8]), too_many, "N1");
+    let mut most = case();
+    most.report.set(22, &[0; 64 * 8]);
+    assert!(most.judge().is_ok(), "as many as a GPU may name");
     let two = report(|report| {
         *report = Report::switch([1; 8], &[[2; 8]; 8]);
         report.set(22, &[1; 16]);

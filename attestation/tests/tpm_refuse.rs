@@ -25,7 +25,7 @@ use casemate_attestation::tpm::{
     TpmAnchors, TpmLocation, TpmRejection, verify_tpm_quote,
 };
 
-use support::certificates::{rsa_spki, spki, tlv};
+use support::certificates::{oid, rsa_spki, spki, tlv};
 use support::*;
 
 /// Judges the case after `change`.
@@ -337,6 +337,80 @@ fn p2_public_areas_and_keys_are_read_whole() {
     let evidence = KeyEvidence::PublicArea(vec![0]);
     let refused = refusal(|case| case.evidence = Some(evidence));
     assert!(matches!(refused, TpmRejection::KeyMalformed(_)));
+}
+
+#[test]
+fn p2_public_areas_and_keys_have_at_most_1024_bytes() {
+    let padded =
+        |bytes: Vec<u8>, length: usize| [bytes.as_slice(), &[0; 1024]].concat()[..length].to_vec();
+    let area = |length| AttestationKey::parse(&padded(ak().area().bytes(ak()), length)).map(|_| ());
+    let key = |length| PublicKey::from_spki(&padded(spki(ak()), length)).map(|_| ());
+    let read = Err(TpmRejection::KeyMalformed("has bytes after its end"));
+    let refused = Err(TpmRejection::KeyMalformed("is longer than 1024 bytes"));
+    assert_eq!((area(1024), key(1024)), (read.clone(), read));
+    for length in [1025, 1026] {
+        let refused = refused.clone();
+        assert_eq!((area(length), key(length)), (refused.clone(), refused));
+    }
+}
+
+#[test]
+fn p2_a_public_area_names_the_exponent_or_leaves_it_out() {
+    let with = |exponent: u32| {
+        let mut area = ak().area().bytes(ak());
+        area[18..22].copy_from_slice(&exponent.to_be_bytes());
+        AttestationKey::parse(&area).map(|key| key.public().clone())
+    };
+    let key = PublicKey::from_spki(&spki(ak())).unwrap();
+    assert_eq!(with(0).unwrap(), key);
+    assert_eq!(with(65_537).unwrap(), key);
+    let other = TpmRejection::KeyMalformed("is an RSA key with another exponent than 65537");
+    for exponent in [1, 3, 65_536, 65_538, u32::MAX] {
+        assert_eq!(with(exponent), Err(other.clone()));
+    }
+}
+
+#[test]
+fn p2_elliptic_keys_are_uncompressed_points_of_two_curves() {
+    const KEYS_ON_CURVES: [u8; 7] = [0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
+    const SECP384R1: [u8; 5] = [0x2b, 0x81, 4, 0, 0x22];
+    const BRAINPOOL_P384R1: [u8; 9] = [0x2b, 0x24, 3, 3, 2, 8, 1, 1, 0x0b];
+    let read = |kind: &[u8], parameters: &[u8], point: &[u8]| {
+        let algorithm = tlv(0x30, &[&oid(kind), parameters]);
+        PublicKey::from_spki(&tlv(0x30, &[&algorithm, &tlv(0x03, &[&[0], point])]))
+    };
+    let curve = oid(&SECP384R1);
+    let point = p384().point();
+    let key = PublicKey::from_spki(&spki(p384())).unwrap();
+    assert_eq!(read(&KEYS_ON_CURVES, &curve, &point).unwrap(), key);
+    // Another curve whose numbers have the same length, a curve by its parameters, and no curve at all.
+    let other = TpmRejection::KeyMalformed("is on another curve than P-256 and P-384");
+    for parameters in [oid(&BRAINPOOL_P384R1), tlv(0x30, &[]), Vec::new()] {
+        let refused = read(&KEYS_ON_CURVES, &parameters, &point);
+        assert_eq!(refused, Err(other.clone()));
+    }
+    let no_point = TpmRejection::KeyMalformed("is no uncompressed point of its curve");
+    let compressed = [&[2], &point[1..]].concat();
+    let longer = [&point[..], &[0]].concat();
+    for wrong in [
+        &compressed[..],
+        &compressed[..49],
+        &point[..96],
+        &longer,
+        &[],
+    ] {
+        let refused = read(&KEYS_ON_CURVES, &curve, wrong);
+        assert_eq!(refused, Err(no_point.clone()));
+    }
+    // The same keys under the names of other algorithms: 1.2.840.10045.2.2, and RSASSA-PSS.
+    let unknown = TpmRejection::KeyMalformed("is neither RSA nor on a known curve");
+    let refused = read(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 2], &curve, &point);
+    assert_eq!(refused, Err(unknown.clone()));
+    let mut rsa = spki(ak());
+    let id = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
+    let found = rsa.windows(9).position(|window| window == id).unwrap();
+    rsa[found + 8] = 10;
+    assert_eq!(PublicKey::from_spki(&rsa), Err(unknown));
 }
 
 #[test]

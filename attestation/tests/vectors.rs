@@ -250,6 +250,7 @@ fn fields_agree(vector: &Vector, verdict: &SnpVerdict) {
             .to_owned()
     };
     let number = |key: &str| expected.get(key).and_then(Value::as_u64).unwrap();
+    assert_eq!(report.as_bytes()[..], vector.evidence.report[..]);
     assert_eq!(u64::from(report.version()), number("report_version"));
     assert_eq!(u64::from(report.vmpl()), number("vmpl"));
     assert_eq!(u64::from(report.guest_svn()), number("guest_svn"));

@@ -143,14 +143,14 @@ impl Claims {
     /// Whether the firmware left: exit from boot services was asked for, and succeeded after that.
     #[must_use]
     pub fn left_boot_services(&self) -> Option<Basis> {
-        let action = |text: &str| {
-            self.claims.iter().rposition(
-                |claim| matches!(&claim.value, ClaimValue::Action(found) if found == text),
-            )
-        };
-        let (asked, left) = action(EXIT_INVOKED).zip(action(EXIT_SUCCEEDED))?;
-        let claim = self.claims.get(left)?;
-        (asked < left).then_some(claim.basis)
+        let says = |claim: &Claim, text: &str| matches!(&claim.value, ClaimValue::Action(found) if found == text);
+        let asked = self
+            .claims
+            .iter()
+            .rposition(|claim| says(claim, EXIT_INVOKED))?;
+        let mut since = self.claims.iter().skip(asked);
+        let left = since.rfind(|claim| says(claim, EXIT_SUCCEEDED))?;
+        Some(left.basis)
     }
 }
 

@@ -272,6 +272,9 @@ mod tests {
         let mut none = table.clone();
         none[84..88].fill(0);
         assert!(!is_partition_table(&none));
+        // Entries without a length fill nothing, however many there are.
+        none.truncate(100);
+        assert!(!is_partition_table(&none));
         table[0] = b'e';
         assert!(!is_partition_table(&table));
     }
@@ -287,6 +290,29 @@ mod tests {
         let (label, text) = grub(b"grub_cmd: ls\0").unwrap();
         assert_eq!((label, text), (&b"grub_cmd: "[..], &b"ls"[..]));
         assert_eq!(grub(b"ls"), None);
+    }
+
+    #[test]
+    fn a_tags_label_is_ascii_or_utf16() {
+        let tag = |content: &[u8], length: u32| {
+            tagged(&[&7_u32.to_le_bytes(), &length.to_le_bytes(), content].concat())
+        };
+        for (content, label) in [
+            (&b"options\0"[..], Some("options")),
+            (b"o\0p\0", Some("op")),
+            // Two bytes that are one letter in UTF-8 as well.
+            ("\u{e9}".as_bytes(), Some("\u{a9c3}")),
+            // Terminators alone: half a letter, or more than one terminator.
+            (b"\0", None),
+            (b"\0\0\0\0", None),
+            (b"\xff", None),
+        ] {
+            let length = u32::try_from(content.len()).unwrap();
+            let expected = label.map(|label| (7, label.to_owned()));
+            assert_eq!(tag(content, length), expected, "{content:?}");
+            assert_eq!(tag(content, length - 1), None);
+            assert_eq!(tag(content, length + 1), None);
+        }
     }
 
     #[test]

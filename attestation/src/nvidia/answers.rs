@@ -13,7 +13,7 @@ use crate::verdict::Lines;
 pub const ANSWERS_MAX: usize = 256;
 
 /// Answers (RFC 6960, DER) by SHA-256 of the certificate that they are about. Nothing of them is trusted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OcspAnswers(BTreeMap<Sha256Digest, Vec<u8>>);
 
 impl OcspAnswers {

@@ -50,6 +50,12 @@ mod tests {
             certificates(format!("{block}{block}\0").as_bytes()),
             Ok(vec![vec![0, 1, 2, 3, 4]; 2])
         );
+        let longest = format!("{block:CHAIN_BYTES_MAX$}");
+        assert_eq!(longest.len(), CHAIN_BYTES_MAX);
+        assert_eq!(
+            certificates(longest.as_bytes()),
+            Ok(vec![vec![0, 1, 2, 3, 4]])
+        );
         for (text, what) in [
             (format!("x{block}"), "has text outside of its certificates"),
             (format!("{block}x"), "has text outside of its certificates"),
@@ -63,7 +69,7 @@ mod tests {
                 "has a certificate that is not base64",
             ),
             (block.repeat(4), "has more than three certificates"),
-            (" ".repeat(CHAIN_BYTES_MAX + 1), "longer than 16384 bytes"),
+            (format!("{longest} "), "longer than 16384 bytes"),
         ] {
             assert_eq!(certificates(text.as_bytes()), Err(what));
         }

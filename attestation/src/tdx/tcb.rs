@@ -10,7 +10,7 @@ use super::pck::PckPlatform;
 use super::quote::{QeReport, TdxQuote};
 use super::rejection::TdxRejection;
 use crate::digest::UnixTime;
-use crate::strict_json;
+use crate::strict_json::{JsonError, Walked};
 
 /// Longest document that is read, in bytes. Intel's have less than 7,000.
 pub(crate) const DOCUMENT_BYTES_MAX: usize = 64 * 1024;
@@ -208,8 +208,7 @@ impl TcbInfo {
     /// Reads the text and judges nothing but its form.
     pub(crate) fn read(text: &str) -> Result<Self, TdxRejection> {
         let document = TdxDocument::TcbInfo;
-        must_be(document, text, "TDX", 3)?;
-        let info: Self = read(document, text)?;
+        let info: Self = read(document, text, "TDX", 3)?;
         if info.tcb_type != 0 {
             return Err(malformed(document, "its TCB type is not 0"));
         }
@@ -345,8 +344,7 @@ impl QeIdentity {
     /// Reads and dates the text (rule T6). Its signature was checked before.
     pub(crate) fn open(text: &str, now: UnixTime) -> Result<(Self, Issue), TdxRejection> {
         let document = TdxDocument::QeIdentity;
-        must_be(document, text, "TD_QE", 2)?;
-        let identity: Self = read(document, text)?;
+        let identity: Self = read(document, text, "TD_QE", 2)?;
         let number = identity.tcb_evaluation_data_number;
         let issue = dates(
             document,
@@ -411,17 +409,16 @@ impl Issue {
     }
 }
 
+/// Documents for SGX have other fields, so that what it is is asked before it is read.
 fn read<T: serde::de::DeserializeOwned>(
     document: TdxDocument,
     text: &str,
+    id: &str,
+    version: u32,
 ) -> Result<T, TdxRejection> {
-    strict_json::from_slice(text.as_bytes(), DOCUMENT_BYTES_MAX)
-        .map_err(|error| malformed(document, &error.to_string()))
-}
-
-/// Documents for SGX have other fields, so this is asked before they are read.
-fn must_be(document: TdxDocument, text: &str, id: &str, version: u32) -> Result<(), TdxRejection> {
-    let head: Head = read(document, text)?;
+    let wrong = |error: JsonError| malformed(document, &error.to_string());
+    let walked = Walked::over(text.as_bytes(), DOCUMENT_BYTES_MAX).map_err(wrong)?;
+    let head: Head = walked.read().map_err(wrong)?;
     if head.id != id {
         return Err(TdxRejection::DocumentId {
             document,
@@ -432,7 +429,7 @@ fn must_be(document: TdxDocument, text: &str, id: &str, version: u32) -> Result<
         let found = head.version;
         return Err(TdxRejection::DocumentVersion { document, found });
     }
-    Ok(())
+    walked.read().map_err(wrong)
 }
 
 fn malformed(document: TdxDocument, what: &str) -> TdxRejection {

@@ -31,8 +31,6 @@ const SIGN: u32 = 1 << 18;
 /// TPMA_OBJECT bits that have a name (Part 2, 8.3): 1, 2, 4 to 11, 16 to 19.
 const ATTRIBUTES_KNOWN: u32 = 0x000f_0ff6;
 
-const RSA_ENCRYPTION: Oid<'static> = oid!(1.2.840.113549.1.1.1);
-const EC_PUBLIC_KEY: Oid<'static> = oid!(1.2.840.10045.2.1);
 const PRIME256V1: Oid<'static> = oid!(1.2.840.10045.3.1.7);
 const SECP384R1: Oid<'static> = oid!(1.3.132.0.34);
 
@@ -110,10 +108,9 @@ impl PublicKey {
         let curve = info.algorithm.parameters.as_ref();
         let curve = curve.and_then(|any| any.as_oid().ok());
         match parsed {
-            Parsed::RSA(rsa) if info.algorithm.algorithm == RSA_ENCRYPTION => {
-                Self::rsa(rsa.modulus, rsa.exponent)
-            }
-            Parsed::EC(_) if info.algorithm.algorithm == EC_PUBLIC_KEY => {
+            // The parser goes by the algorithm's identifier: RSA encryption's, and that of keys on curves.
+            Parsed::RSA(rsa) => Self::rsa(rsa.modulus, rsa.exponent),
+            Parsed::EC(_) => {
                 let curve = match curve {
                     Some(curve) if curve == PRIME256V1 => Curve::P256,
                     Some(curve) if curve == SECP384R1 => Curve::P384,

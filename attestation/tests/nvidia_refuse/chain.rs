@@ -64,6 +64,8 @@ fn n03_a_chain_is_certificates_and_nothing_else() {
     let mut case = case();
     let mut good = String::from_utf8(pem(&case.ders())).unwrap();
     padded(CHAIN_BYTES_MAX)(&mut good);
+    case.chain = Some(good.clone().into_bytes());
+    assert!(case.judge().is_ok(), "exactly as long as it may be");
     case.chain = Some(good.replace('\n', "\r\n").trim_end().as_bytes().to_vec());
     assert!(case.judge().is_ok(), "white space is no difference");
 }
@@ -105,6 +107,13 @@ fn n03_a_chain_is_complete_and_in_order() {
         );
     });
     same(nine, NvidiaRejection::ChainLength(9), "N3");
+    let mut eight = case();
+    let mut chain = eight.ders();
+    let key = &eight.maker.authority;
+    let again = Template::authority(AUTHORITY, AUTHORITY).issue(key, key);
+    chain.splice(2..2, std::iter::repeat_n(again, 4));
+    eight.chain = Some(pem(&chain));
+    assert!(eight.judge().is_ok(), "as many as there may be");
 }
 
 #[test]
@@ -180,6 +189,42 @@ fn n03_certificates_are_well_formed() {
         let found = leaf(|leaf| leaf.key = Some(spki(point)));
         same(found, malformed(0, what), "N3");
     }
+    let (agreement, p256) = (
+        [0x2b, 0x81, 4, 1, 0x0c],
+        [0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7],
+    );
+    for (kind, curve) in [(&agreement[..], &P384[..]), (&EC_PUBLIC_KEY, &p256)] {
+        let key = public_key(kind, curve, &[4; 97]);
+        let found = leaf(|leaf| leaf.key = Some(key));
+        same(found, malformed(0, what), "N3");
+    }
+}
+
+/// A leaf of this many bytes. The length of a signature is drawn with it, so that some are issued in vain.
+fn leaf_of(case: &Case, length: usize) -> Vec<u8> {
+    let with = |size: usize| {
+        let mut leaf = case.device.leaf.clone();
+        let unknown = extension(&[0x2a, 3], false, &vec![0; size]);
+        leaf.extensions.push(unknown);
+        leaf.issue(&case.device.key, &case.device.device)
+    };
+    let size = 3000 + length - with(3000).len();
+    let mut leaves = std::iter::repeat_with(|| with(size));
+    leaves.find(|der| der.len() == length).unwrap()
+}
+
+#[test]
+fn n03_a_certificate_is_exactly_as_long_as_it_may_be() {
+    let judged = |length| {
+        let mut case = case();
+        let mut chain = case.ders();
+        chain[0] = leaf_of(&case, length);
+        case.chain = Some(pem(&chain));
+        case.judge().map(drop)
+    };
+    assert_eq!(judged(4096), Ok(()));
+    let long = malformed(0, "is longer than 4096 bytes");
+    same(judged(4097).unwrap_err(), long, "N3");
 }
 
 #[test]
@@ -295,7 +340,9 @@ fn n05_firmware_ids_of_leaf_and_report_are_equal() {
     same(found, NvidiaRejection::FirmwareIdMismatch, "N5");
     let mut blackwell = case();
     blackwell.device.leaf.extensions = vec![tcb_info(&FIRMWARE, &[0; 48])];
-    assert!(blackwell.judge().is_ok());
+    let verdict = blackwell.judge().unwrap();
+    let found = verdict.report().opaque().firmware_id().unwrap();
+    assert_eq!(found.as_bytes(), &FIRMWARE);
     // A report without the field has nothing to compare, and the verdict says so.
     let mut old = case();
     old.report.drop(20);
@@ -306,4 +353,38 @@ fn n05_firmware_ids_of_leaf_and_report_are_equal() {
         .find(|line| line.id == "N5")
         .unwrap();
     assert!(line.text.contains("has no firmware id"));
+}
+
+#[test]
+fn n05_a_firmware_id_is_read_to_its_end_and_by_its_own_hash() {
+    const COMPOSITE: [u8; 6] = [0x67, 0x81, 0x05, 5, 4, 1];
+    const TCB_INFO: [u8; 7] = [0x67, 0x81, 0x05, 5, 4, 1, 1];
+    let read = |id: &[u8], value: &[u8]| {
+        let mut case = case();
+        case.device.leaf.extensions = vec![extension(id, false, value)];
+        case.judge().map(drop)
+    };
+    let key = spki(&[4; 97]);
+    let composite = |id: &[u8], last: &[u8]| sequence(&[&[2, 1, 1], &key, id, last]);
+    let good = composite(&fwid(&FIRMWARE), &[]);
+    assert_eq!(read(&COMPOSITE, &good), Ok(()));
+    let ids = tlv(0xa6, &[&fwid(&FIRMWARE)]);
+    assert_eq!(read(&TCB_INFO, &sequence(&[&ids])), Ok(()));
+    let digest = tlv(4, &[&FIRMWARE]);
+    let of = |hash: &[u8], more: &[u8]| sequence(&[&tlv(6, &[hash]), &digest, more]);
+    let other_hash = [0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
+    for (id, value) in [
+        (&COMPOSITE[..], [&good[..], &[5, 0]].concat()),
+        (&COMPOSITE, composite(&fwid(&FIRMWARE), &[5, 0])),
+        (&COMPOSITE, composite(&of(&other_hash, &[]), &[])),
+        (&COMPOSITE, composite(&of(&SHA384, &[5, 0]), &[])),
+        (&TCB_INFO, [&sequence(&[&ids])[..], &[5, 0]].concat()),
+        // Of another class, and a tag whose number goes on in a second byte.
+        (&TCB_INFO, sequence(&[&ids, &tlv(0x07, &[b"x"])])),
+        (&TCB_INFO, sequence(&[&ids, &tlv(0x9f, &[b"x"])])),
+        (&TCB_INFO, sequence(&[&ids, &ids])),
+    ] {
+        let malformed = NvidiaRejection::LeafFirmwareId("has a malformed one");
+        same(read(id, &value).unwrap_err(), malformed, "N5");
+    }
 }

@@ -188,6 +188,41 @@ fn s5_authority_must_be_allowed_to_sign_certificates() {
     assert_eq!(refused, vek_malformed("an extension occurs twice"));
 }
 
+/// A certificate or list that is grown to this many bytes by an extension that nobody must understand.
+fn grown(chip: &TestChip, signer: Authority, der: &[u8], path: &[usize], length: usize) -> Vec<u8> {
+    let with = |size: usize| {
+        altered(chip, signer, der, |inner, _| {
+            let unknown = extension(&OF_NOBODY, false, &vec![0; size]);
+            inner.at(path).parts.push(unknown);
+        })
+    };
+    let grown = with(4096 + length - with(4096).len());
+    assert_eq!(grown.len(), length);
+    grown
+}
+
+#[test]
+fn s5_s10_certificates_and_lists_are_exactly_as_long_as_they_may_be() {
+    let vek = |chip: &TestChip, length| {
+        let der = &chip.collateral().vek;
+        grown(chip, Authority::Intermediate, der, &EXTENSIONS, length)
+    };
+    let list = |chip: &TestChip, length| {
+        let der = &chip.collateral().crl;
+        grown(chip, Authority::Root, der, &[5, 0], length)
+    };
+    let long = evidence(|chip, evidence| evidence.vek = vek(chip, 8193));
+    assert_eq!(long, vek_malformed("longer than 8192 bytes"));
+    let long = evidence(|chip, evidence| evidence.crl = list(chip, 32_769));
+    assert_eq!(long, SnpRejection::CrlMalformed("longer than 32768 bytes"));
+    let chip = chip();
+    let mut longest = chip.evidence_for(&chip.template());
+    longest.vek = vek(&chip, 8192);
+    assert!(judge(&chip, &longest).is_ok());
+    longest.crl = list(&chip, 32_768);
+    assert!(judge(&chip, &longest).is_ok());
+}
+
 #[test]
 fn s3_key_must_say_that_it_is_on_p384() {
     for (position, id) in [(0, &EC_DH[..]), (1, &P_256[..])] {
@@ -253,6 +288,24 @@ fn b11_provider_key_must_name_its_provider_and_policy_allow_it() {
     assert_eq!(refused, SnpRejection::VlekNamesChip);
 }
 
+#[test]
+fn s4_a_verdict_says_who_endorses() {
+    let said = |judged: Judged| {
+        let verdict = judged.unwrap();
+        let mut lines = verdict.checks().iter();
+        lines.find(|line| line.id == "S4").unwrap().text.clone()
+    };
+    assert_eq!(
+        said(under(|policy| policy)),
+        "endorsed by the chip's own key (VCEK)"
+    );
+    let allowed = provider(|_| (), |policy| policy.allowing_vlek_of("CN=cloud"));
+    assert_eq!(
+        said(allowed),
+        "endorsed by the provider CN=cloud (VLEK), which policy allows"
+    );
+}
+
 fn provider_with(change: impl FnOnce(&mut VekTemplate)) -> SnpRejection {
     let chip = chip();
     let mut report = chip.template();
@@ -291,11 +344,17 @@ fn s10_form_of_revocation_lists() {
         SnpRejection::CrlMalformed("does not say when the next one is due")
     );
     let critical = SnpRejection::CrlMalformed("has a critical extension that is not understood");
-    let refused = altered_crl(&[], |inner, _| {
-        let unknown = extension(&OF_NOBODY, true, &[5, 0]);
-        inner.at(&[5, 0]).parts.push(unknown);
-    });
-    assert_eq!(refused, critical);
+    let more = |critical| {
+        move |inner: &mut Der, _: &mut Der| {
+            let unknown = extension(&OF_NOBODY, critical, &[5, 0]);
+            inner.at(&[5, 0]).parts.push(unknown);
+        }
+    };
+    assert_eq!(altered_crl(&[], more(true)), critical);
+    let tolerating = chip();
+    let mut tolerated = tolerating.evidence_for(&tolerating.template());
+    tolerated.crl = altered(&tolerating, Authority::Root, &tolerated.crl, more(false));
+    assert!(judge(&tolerating, &tolerated).is_ok());
     // An entry that could be of another issuer.
     let refused = altered_crl(&[7], |inner, _| {
         let unknown = Der::sequence(vec![extension(&OF_NOBODY, true, &[5, 0])]);

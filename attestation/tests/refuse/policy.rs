@@ -154,6 +154,17 @@ fn s13_privilege_level() {
             SnpRejection::Vmpl { found, expected: 0 }
         );
     }
+    let chip = chip();
+    let judged = |vmpl| {
+        let mut report = chip.template();
+        report.vmpl = vmpl;
+        let (evidence, policy) = (chip.evidence_for(&report), policy(&chip));
+        let policy = policy.with_vmpl(3).unwrap();
+        verify_snp_report(&evidence, &REPORT_DATA, &policy, &roots(&chip), NOW).map(drop)
+    };
+    assert_eq!(judged(3), Ok(()), "the last level that there is");
+    let (found, expected) = (0, 3);
+    assert_eq!(judged(0), Err(SnpRejection::Vmpl { found, expected }));
 }
 
 #[test]
@@ -162,6 +173,11 @@ fn s14_platform() {
         refusal(|report| report.policy &= !(1 << 16)),
         SnpRejection::SmtAgainstPolicy
     );
+    let one_thread = refusal_or_none(|report| {
+        report.policy &= !(1 << 16);
+        report.platform_info &= !1;
+    });
+    assert_eq!(one_thread, None, "a guest without SMT where none is");
     assert_eq!(
         refusal(|report| report.platform_info &= !(1 << 5)),
         SnpRejection::AliasCheckIncomplete

@@ -131,11 +131,6 @@ pub fn extension(id: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
 impl Template {
     /// A certificate of `key`, signed by `signer`.
     pub fn sign(&self, key: &TestKey, signer: &TestKey) -> Vec<u8> {
-        let name = |text: &str| {
-            let pair = sequence(&[&oid(&[0x55, 4, 3]), &tlv(0x0c, &[text.as_bytes()])]);
-            sequence(&[&tlv(0x31, &[&pair])])
-        };
-        let date = |text: &str| tlv(0x17, &[text.as_bytes()]);
         let algorithm = match signer {
             TestKey::Rsa(_) => sequence(&[
                 &oid(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 11]),
@@ -144,6 +139,16 @@ impl Template {
             TestKey::P256(_) => sequence(&[&oid(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2])]),
             TestKey::P384(_) => sequence(&[&oid(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3])]),
         };
+        self.sign_naming(&algorithm, key, signer)
+    }
+
+    /// The same, with any name for the signature's algorithm.
+    pub fn sign_naming(&self, algorithm: &[u8], key: &TestKey, signer: &TestKey) -> Vec<u8> {
+        let name = |text: &str| {
+            let pair = sequence(&[&oid(&[0x55, 4, 3]), &tlv(0x0c, &[text.as_bytes()])]);
+            sequence(&[&tlv(0x31, &[&pair])])
+        };
+        let date = |text: &str| tlv(0x17, &[text.as_bytes()]);
         let extensions = self.all_extensions();
         let extensions = if extensions.is_empty() {
             Vec::new()
@@ -153,7 +158,7 @@ impl Template {
         let tbs = sequence(&[
             &tlv(0xa0, &[&[2, 1, 2]]),
             &[2, 1, 1],
-            &algorithm,
+            algorithm,
             &name(&self.issuer),
             &sequence(&[&date(self.from), &date(self.until)]),
             &name(&self.subject),
@@ -164,7 +169,7 @@ impl Template {
             TestKey::Rsa(_) => signer.rsassa(Bank::Sha256, &tbs),
             TestKey::P256(_) | TestKey::P384(_) => der_signature(signer, &tbs),
         };
-        sequence(&[&tbs, &algorithm, &tlv(0x03, &[&[0], &signature])])
+        sequence(&[&tbs, algorithm, &tlv(0x03, &[&[0], &signature])])
     }
 
     fn all_extensions(&self) -> Vec<u8> {

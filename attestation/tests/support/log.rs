@@ -11,6 +11,7 @@ use casemate_attestation::tpm::Bank;
 
 pub const NO_ACTION: u32 = 3;
 pub const SEPARATOR: u32 = 4;
+pub const PLAIN_ACTION: u32 = 5;
 pub const TAG: u32 = 6;
 pub const VERSION: u32 = 8;
 pub const IPL: u32 = 13;

@@ -86,16 +86,23 @@ pub fn extension(id: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
     sequence(&[&tlv(6, &[id]), critical, &tlv(4, &[value])])
 }
 
-const SHA384: [u8; 9] = [0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02];
+pub const SHA384: [u8; 9] = [0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02];
 
 pub fn fwid(digest: &[u8]) -> Vec<u8> {
     sequence(&[&tlv(6, &[&SHA384]), &tlv(4, &[digest])])
 }
 
+pub const EC_PUBLIC_KEY: [u8; 7] = [0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
+pub const P384: [u8; 5] = [0x2b, 0x81, 4, 0, 0x22];
+
 pub fn spki(point: &[u8]) -> Vec<u8> {
-    let kind = [0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
-    let curve = sequence(&[&tlv(6, &[&kind]), &tlv(6, &[&[0x2b, 0x81, 4, 0, 0x22]])]);
-    sequence(&[&curve, &tlv(3, &[&[0], point])])
+    public_key(&EC_PUBLIC_KEY, &P384, point)
+}
+
+/// A key that says of itself that it is of this kind and on this curve.
+pub fn public_key(kind: &[u8], curve: &[u8], point: &[u8]) -> Vec<u8> {
+    let algorithm = sequence(&[&tlv(6, &[kind]), &tlv(6, &[curve])]);
+    sequence(&[&algorithm, &tlv(3, &[&[0], point])])
 }
 
 /// Hopper's extension, 2.23.133.5.4.1.

@@ -88,6 +88,17 @@ fn p5_the_chain_that_these_tests_change_is_accepted() {
         upper.sign(stranger(), root_key()),
     ];
     assert!(long.judge().is_ok());
+    // Under three, which is the most.
+    let mut top = intermediate();
+    (top.subject, top.authority) = ("Top".to_owned(), Some((true, Some(2))));
+    let mut below_top = upper.clone();
+    below_top.issuer = "Top".to_owned();
+    let mut longest = long.clone();
+    longest.intermediates[1] = below_top.sign(stranger(), intermediate_key());
+    longest
+        .intermediates
+        .push(top.sign(intermediate_key(), root_key()));
+    assert!(longest.judge().is_ok());
     // One more than the path may have.
     upper.authority = Some((true, Some(0)));
     long.intermediates[1] = upper.sign(stranger(), root_key());
@@ -162,6 +173,28 @@ fn p5_names_signatures_and_authorities() {
         chain.intermediates.insert(0, above);
     });
     assert_eq!(refused, TpmRejection::NotAuthority { place });
+}
+
+#[test]
+fn p5_a_signature_is_of_the_algorithm_that_its_certificate_names() {
+    // The root signs with ECDSA, P-384 and SHA-384.
+    let named = |id: &[u8]| {
+        let algorithm = tlv(0x30, &[&oid(id)]);
+        let authority = intermediate().sign_naming(&algorithm, intermediate_key(), root_key());
+        let mut chain = chain();
+        chain.intermediates = vec![authority];
+        chain.judge().map(|_| ())
+    };
+    assert_eq!(named(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3]), Ok(()));
+    let place = Place::Intermediate(1);
+    let refused = Err(TpmRejection::ChainSignature { place });
+    // ECDSA with SHA-224, SHA-256 and SHA-512; RSA with SHA-384.
+    for hash in [1, 2, 4] {
+        let id = [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, hash];
+        assert_eq!(named(&id), refused, "{hash}");
+    }
+    let rsa = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 12];
+    assert_eq!(named(&rsa), refused);
 }
 
 #[test]

@@ -186,6 +186,75 @@ fn l3_secure_boot_is_what_the_firmware_measured_before_the_separator() {
 }
 
 #[test]
+fn l3_a_separator_ends_the_configuration_of_its_own_register() {
+    let on = |events: &[Measured]| claims(&log(events)).unwrap().secure_boot();
+    let switch = whole(7, CONFIG, &variable("SecureBoot", &[1]));
+    let end = |register| whole(register, SEPARATOR, &[0; 4]);
+    let found = on(&[end(0), switch.clone(), end(7)]);
+    assert_eq!(found, Some((true, Basis::Asserted)));
+    // Behind it others measure, too.
+    assert_eq!(on(&[end(7), switch.clone()]), None);
+    assert_eq!(on(&[end(0), end(7), switch]), None);
+}
+
+#[test]
+fn l4_separators_and_actions_are_the_firmwares() {
+    let says = |event: Measured| -> Vec<ClaimValue> {
+        let claims = claims(&log(&[event])).unwrap();
+        let values = claims.all().iter();
+        values.map(|claim| claim.value.clone()).collect()
+    };
+    for register in 0..8 {
+        for (data, error) in [([0; 4], false), ([0xff; 4], false), ([1, 0, 0, 0], true)] {
+            let said = says(whole(register, SEPARATOR, &data));
+            assert_eq!(said, [ClaimValue::Separator { error }]);
+        }
+    }
+    // In the other registers boot loaders and systems measure what they like.
+    let text = "Exit Boot Services Returned with Success";
+    for event_type in [PLAIN_ACTION, ACTION] {
+        for register in 0..8 {
+            let said = says(whole(register, event_type, text.as_bytes()));
+            assert_eq!(said, [ClaimValue::Action(text.to_owned())]);
+        }
+        for register in 8..24 {
+            assert_eq!(says(whole(register, event_type, text.as_bytes())), []);
+        }
+    }
+}
+
+#[test]
+fn l4_boot_services_are_left_by_a_success_after_the_request() {
+    let left = |texts: &[&str]| {
+        let events = texts.iter().map(|text| whole(5, ACTION, text.as_bytes()));
+        let events: Vec<Measured> = events.collect();
+        claims(&log(&events)).unwrap().left_boot_services()
+    };
+    let asked = "Exit Boot Services Invocation";
+    let failed = "Exit Boot Services Returned with Failure";
+    let succeeded = "Exit Boot Services Returned with Success";
+    for texts in [
+        &[asked, succeeded][..],
+        &[asked, failed, asked, succeeded],
+        &[succeeded, asked, succeeded],
+        &[asked, succeeded, failed],
+    ] {
+        assert_eq!(left(texts), Some(Basis::Asserted), "{texts:?}");
+    }
+    for texts in [
+        &[asked][..],
+        &[succeeded],
+        &[asked, failed],
+        &[failed, succeeded],
+        &[succeeded, asked],
+        &[succeeded, asked, failed],
+        &[asked, succeeded, asked],
+    ] {
+        assert_eq!(left(texts), None, "{texts:?}");
+    }
+}
+
+#[test]
 fn l4_what_each_type_says_and_what_it_rests_on() {
     // By registers that somebody signed: a TPM of the machine, then one of the cloud's, then the SHA-1 bank.
     let replayed = replay(&log(&boot()), LogKind::Tcg2).unwrap();

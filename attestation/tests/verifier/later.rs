@@ -171,6 +171,39 @@ fn o5_of_two_images_the_older_ends_and_the_newer_stays() {
     let evidence = judge_tpm(|_| (), &[&BOOTED], enrolled()).unwrap();
     let mut section = tpm_reference(&[&BOOTED]);
     section.machines[0].until = Some(NOW);
-    let expectations = tpm_expectations(section, vec![enrolled()]).unwrap();
-    assert_eq!(later(Platform::Tpm, expectations, &evidence, NOW), ended);
+    let judged = |section| {
+        let expectations = tpm_expectations(section, vec![enrolled()]).unwrap();
+        later(Platform::Tpm, expectations, &evidence, NOW)
+    };
+    assert_eq!(judged(section.clone()), ended);
+    // Other values in the same bank are another image.
+    let mut other = BOOTED;
+    other[0].1 = 0x99;
+    section.machines.extend(tpm_reference(&[&other]).machines);
+    assert_eq!(judged(section), ended);
+}
+
+#[test]
+fn o5_images_are_the_entries_of_their_platform() {
+    let mut section = tpm_reference(&[&BOOTED]);
+    let (mut renamed, mut other) = (section.machines[0].clone(), BOOTED);
+    (renamed.label, renamed.until) = ("newer words".to_owned(), Some(NOW));
+    other[0].1 = 0x99;
+    section.machines.push(renamed);
+    section.machines.extend(tpm_reference(&[&other]).machines);
+    let values = ReferenceValues {
+        tpm: Some(section),
+        ..common::reference(Platform::TestChip)
+    };
+    let images = values.images(Platform::Tpm);
+    let told = images.iter().map(|it| (it.label.as_str(), it.until));
+    let entries = [("test", None), ("newer words", Some(NOW)), ("test", None)];
+    assert!(told.eq(entries));
+    assert_eq!(
+        images[0].id, images[1].id,
+        "by what it accepts, not by words"
+    );
+    assert_ne!(images[0].id, images[2].id);
+    assert_eq!(values.images(Platform::TestChip).len(), 1);
+    assert!(values.images(Platform::Tdx).is_empty());
 }
