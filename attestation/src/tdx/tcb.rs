@@ -409,7 +409,7 @@ impl Issue {
     }
 }
 
-/// Documents for SGX have other fields, so that what it is is asked before it is read.
+/// Reads a document of this kind. Those for SGX have other fields: its head is read first.
 fn read<T: serde::de::DeserializeOwned>(
     document: TdxDocument,
     text: &str,
