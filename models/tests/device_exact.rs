@@ -15,9 +15,9 @@ mod executors;
 mod tiny_model;
 
 use candle_core::quantized::GgmlDType;
-use casemate_models::engine::{DeviceChoice, Executor};
+use casemate_models::engine::{DeviceChoice, Engine, Executor};
 use exactness::{KINDS, errors};
-use executors::{after, apart, device_at_hand, engine, open, step, text};
+use executors::{after, apart, device_at_hand, engine, open, packed_on_gpu, step, text};
 use tiny_model::{Family, Sizes, TinyModel};
 
 const CONTEXT: u32 = 2048;
@@ -27,9 +27,7 @@ const CONTEXT: u32 = 2048;
 const LONG: f32 = 2e-3;
 
 /// Logits of three sequences with unequal pasts, the longest one alone, with several rows, and beside the others.
-fn along(model: &TinyModel, executor: Executor, tokens: &[u32]) -> Vec<Vec<f32>> {
-    let mut engine = engine(model, executor, 3 * CONTEXT as usize);
-    let engine = &mut *engine;
+fn along(engine: &mut dyn Engine, tokens: &[u32]) -> Vec<Vec<f32>> {
     let (past, rest) = tokens.split_at(tokens.len() - 10);
     for sequence in 0..3 {
         open(engine, sequence, tokens.len());
@@ -71,6 +69,56 @@ fn blocks_of_every_kind_are_multiplied_as_exactly_as_by_the_reference() {
 }
 
 #[test]
+fn packed_blocks_are_multiplied_on_a_gpu_as_exactly_as_by_the_reference() {
+    use GgmlDType::{Q4_0, Q4K, Q5K, Q6K, Q8_0};
+    if device_at_hand() == DeviceChoice::Cpu {
+        return;
+    }
+    // Few rows are multiplied as they are packed, many by matrix units.
+    for count in [40, 120] {
+        let tokens = text(count);
+        let reference = |model: &TinyModel| {
+            after(
+                &mut *engine(model, Executor::Reference, CONTEXT as usize),
+                &tokens,
+            )
+        };
+        let packed = |model: &TinyModel| {
+            after(
+                &mut *packed_on_gpu(model, CONTEXT as usize).unwrap(),
+                &tokens,
+            )
+        };
+        for kind in [Q4_0, Q4K, Q5K, Q6K, Q8_0] {
+            let (ours, theirs) = errors(kind, 2, packed, reference);
+            println!("{kind:?}: {ours} where the reference has {theirs}");
+            assert!(ours <= 1.5 * theirs + 0.05, "{kind:?}: {ours}, {theirs}");
+        }
+    }
+}
+
+#[test]
+fn packed_blocks_give_the_same_logits_on_a_gpu_whatever_stands_beside_a_sequence() {
+    let tokens = text(300);
+    for family in [Family::Llama, Family::Qwen3, Family::Gemma3] {
+        let model = TinyModel::sized(family, 5, Sizes::default()).quantised(GgmlDType::Q8_0);
+        let model = model.number("context_length", CONTEXT);
+        let Some(mut packed) = packed_on_gpu(&model, 3 * CONTEXT as usize) else {
+            return;
+        };
+        let found = along(&mut *packed, &tokens);
+        let expected = along(
+            &mut *engine(&model, Executor::Device, 3 * CONTEXT as usize),
+            &tokens,
+        );
+        // Inputs are rounded to eight bits by either in its own way.
+        for (a, b) in found.iter().zip(&expected) {
+            assert!(apart(a, b) < 0.05, "{family:?}: {}", apart(a, b));
+        }
+    }
+}
+
+#[test]
 fn heads_of_every_size_see_a_long_past_as_the_reference_does() {
     // Processors gather what GPUs read in place: a shorter past shows that.
     let past = match device_at_hand() {
@@ -90,8 +138,13 @@ fn heads_of_every_size_see_a_long_past_as_the_reference_does() {
                 ..Sizes::default()
             };
             let model = TinyModel::sized(family, 11, sizes).number("context_length", CONTEXT);
-            let found = along(&model, Executor::Device, &tokens);
-            let expected = along(&model, Executor::Reference, &tokens);
+            let by = |executor| {
+                along(
+                    &mut *engine(&model, executor, 3 * CONTEXT as usize),
+                    &tokens,
+                )
+            };
+            let (found, expected) = (by(Executor::Device), by(Executor::Reference));
             let pairs = found.iter().zip(&expected);
             let worst = pairs.fold(0.0_f32, |worst, (a, b)| worst.max(apart(a, b)));
             let what = format!("{family:?} {heads} {key_value_heads} {head_width}: {worst}");

@@ -14,6 +14,7 @@ usage: bench-engine --model FILE.gguf [--model FILE.gguf ...] [options]
   --llama-cpp DIR    folder with llama-bench and llama-batched-bench; without it the peer's columns are empty
   --threads N        threads of both (2)
   --device DEVICE    where ours computes: cpu, cuda or cuda:N (cpu)
+  --packed           on a GPU: products of packed weights by our own kernels
   --rounds N         rounds in which ours and the peer take turns (5)
   --rows A,B,...     decode, batch (or batch-2, -4, -8, -16, -32), prefill, start, sealed, memory,
                      context (keys and values in 8 bits), context-f16 (all);
@@ -32,6 +33,8 @@ pub struct Place {
     pub threads: usize,
     /// Where.
     pub device: DeviceChoice,
+    /// Whether a GPU's products are by kernels of ours.
+    pub packed: bool,
 }
 
 /// What is to be done.
@@ -79,6 +82,8 @@ pub struct Options {
     pub threads: usize,
     /// Where ours computes.
     pub device: DeviceChoice,
+    /// Whether a GPU's products are by kernels of ours.
+    pub packed: bool,
     /// Rounds in which both take turns.
     pub rounds: usize,
     /// What.
@@ -95,6 +100,7 @@ impl Options {
         Place {
             threads: self.threads,
             device: self.device,
+            packed: self.packed,
         }
     }
 }
@@ -109,6 +115,7 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
         peer: None,
         threads: 2,
         device: DeviceChoice::Cpu,
+        packed: false,
         rounds: 5,
         jobs: Job::all(),
         int8_peak: None,
@@ -128,6 +135,7 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
                 let place = Place {
                     threads: count("a child", &mut words)?,
                     device: value("a child", &mut words)?.parse()?,
+                    packed: value("a child", &mut words)?.parse()?,
                 };
                 return Ok(Task::Child { job, model, place });
             }
@@ -135,6 +143,7 @@ pub fn parse(words: &[String]) -> Anyhow<Task> {
             "--llama-cpp" => options.peer = Some(value(word, &mut words)?.into()),
             "--threads" => options.threads = count(word, &mut words)?,
             "--device" => options.device = value(word, &mut words)?.parse()?,
+            "--packed" => options.packed = true,
             "--rounds" => options.rounds = count(word, &mut words)?,
             "--rows" => {
                 let names = value(word, &mut words)?;
@@ -206,10 +215,11 @@ mod tests {
             panic!("a benchmark was asked for")
         };
         assert_eq!(options.place().device, DeviceChoice::Cuda(1));
-        let Ok(Task::Child { place, .. }) = task("child decode a.gguf 3 cuda:2") else {
+        let Ok(Task::Child { place, .. }) = task("child decode a.gguf 3 cuda:2 true") else {
             panic!("a child was asked for")
         };
         assert_eq!((place.threads, place.device), (3, DeviceChoice::Cuda(2)));
+        assert!(place.packed);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use casemate_models::LoadedModel;
 use casemate_models::engine::{
-    DeviceChoice, Draw, Drawn, Engine, EngineLimits, KvKind, Opening, SamplingParams, SequenceId,
-    Tenant, Work,
+    DeviceChoice, Draw, Drawn, Engine, EngineLimits, Executor, KvKind, Opening, SamplingParams,
+    SequenceId, Tenant, Work,
 };
 use casemate_models::weights::{GgufFile, WeightSource};
 
@@ -42,6 +42,7 @@ impl Ours<'_> {
             .arg(model)
             .arg(&threads)
             .arg(self.place.device.to_string())
+            .arg(self.place.packed.to_string())
             .env("RAYON_NUM_THREADS", &threads)
             .env("CANDLE_NUM_THREADS", &threads);
         let finished = process::run(&mut command, key, false)?;
@@ -191,6 +192,10 @@ impl Bench {
             prefill_tokens: PREFILL,
             threads: place.threads,
             device: place.device,
+            executor: match place.packed {
+                true => Executor::Packed,
+                false => Executor::Best,
+            },
             cache,
             ..EngineLimits::default()
         };

@@ -33,6 +33,7 @@ mod kv;
 mod matmul;
 mod pack;
 mod packed;
+pub mod planes;
 mod pool;
 mod product;
 mod wide;

@@ -82,7 +82,9 @@ impl EngineLimits {
 pub enum Executor {
     /// Packed weights where a model is large enough for speed to matter, the reference otherwise.
     Best,
-    /// Packed weights wherever they can be had.
+    /// Packed weights wherever they can be had. On a GPU: products of packed weights by kernels of our own, where
+    /// [`Self::Best`] leaves them to candle. They were compared with its own results on processors that emulate a GPU, and
+    /// have yet to be timed on one.
     Packed,
     /// candle's tensors, in ggml's order of operations.
     Reference,

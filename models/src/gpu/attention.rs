@@ -5,6 +5,7 @@ use candle_core::{D, Result, Tensor};
 use candle_nn::{ops, rotary_emb};
 
 use super::Kernels;
+use super::input::Input;
 use super::link::Link;
 use super::matrix::GpuMatrix;
 use super::memory::KvMemory;
@@ -159,7 +160,7 @@ impl Attention {
     pub(super) fn forward(
         &self,
         (layer, windowed): (usize, bool),
-        x: &Tensor,
+        x: &Input,
         prepared: &Prepared<'_>,
         memory: &KvMemory,
     ) -> Result<Tensor> {
@@ -187,7 +188,8 @@ impl Attention {
                     cap: self.cap,
                     key_value_heads: self.key_value_heads,
                 };
-                kernels.attend(&query, self.heads, &memory.layer(layer)?, &look)?
+                let rounds = GpuMatrix::rounds(std::slice::from_ref(&self.output), prepared.rows);
+                kernels.attend(&query, self.heads, &memory.layer(layer)?, &look, rounds)?
             }
             (Seeing::Pages { .. }, None) => {
                 candle_core::bail!("pages are read by kernels, of which there are none")
@@ -196,10 +198,16 @@ impl Attention {
                 let query = split(&query, self.heads, None)?;
                 let found = groups.iter();
                 let found = found.map(|seen| self.attend(layer, &query, seen, memory, kernels));
-                self.join(&found.collect::<Result<Vec<_>>>()?, order, prepared.rows)?
+                let found = found.collect::<Result<Vec<_>>>()?;
+                Input::Numbers(self.join(&found, order, prepared.rows)?)
             }
         };
         self.output.forward(&found)
+    }
+
+    /// Whether so many rows are best rounded before they come here.
+    pub(super) fn rounds(&self, rows: usize) -> bool {
+        GpuMatrix::rounds(&self.products, rows)
     }
 
     /// The view that sees as far as this layer does.
@@ -209,7 +217,7 @@ impl Attention {
     }
 
     /// Queries, keys and values of rows: rows × columns of all heads each.
-    fn products(&self, x: &Tensor) -> Result<[Tensor; 3]> {
+    fn products(&self, x: &Input) -> Result<[Tensor; 3]> {
         let (queries, keys) = (
             self.heads * self.head_width,
             self.key_value_heads * self.head_width,
@@ -228,7 +236,7 @@ impl Attention {
     fn place(
         &self,
         (layer, windowed): (usize, bool),
-        x: &Tensor,
+        x: &Input,
         placing: &Placing<'_>,
         memory: &KvMemory,
     ) -> Result<Tensor> {

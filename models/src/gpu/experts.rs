@@ -4,6 +4,7 @@
 
 use candle_core::{Result, Tensor};
 
+use super::input::Input;
 use super::link::Link;
 use super::matrix::GpuMatrix;
 use super::network::gated;
@@ -20,7 +21,7 @@ pub(super) fn forward(
     activation: Activation,
     x: &Tensor,
 ) -> Result<Tensor> {
-    let scores = link.down::<f32>(&router.forward(x)?)?;
+    let scores = link.down::<f32>(&router.forward(&Input::Numbers(x.clone()))?)?;
     let mut picked = vec![(Vec::new(), Vec::new()); experts.len()];
     for (row, scores) in (0..).zip(scores.chunks_exact(experts.len().max(1))) {
         for (expert, weight) in route(scores, routing) {
@@ -45,10 +46,11 @@ pub(super) fn forward(
         let weights = all_weights.narrow(0, first, count)?;
         first += count;
         let kept = link.parameters_kept();
-        let input = x.index_select(&rows, 0)?;
+        let input = Input::Numbers(x.index_select(&rows, 0)?);
         let (gate, up) = (expert.gate.forward(&input)?, expert.up.forward(&input)?);
         let through = gated(None, activation, &gate, &up)?;
-        let made = expert.down.forward(&through)?.broadcast_mul(&weights)?;
+        let made = expert.down.forward(&Input::Numbers(through))?;
+        let made = made.broadcast_mul(&weights)?;
         out = out.index_add(&rows, &made, 0)?;
         drop(kept);
     }

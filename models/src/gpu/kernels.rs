@@ -9,17 +9,27 @@ use candle_core::{
     Storage, StorageRef, Tensor,
 };
 use casemate_kernels::cuda::{
-    Attended, Decode, HalfView, Heads, PRODUCT_ROWS_MAX, Rows, Turning, View,
+    Attended, Decode, Found, HalfView, Heads, PRODUCT_ROWS_MAX, PackedKernels, Rows, Turning, View,
 };
+use casemate_kernels::planes::{PlaneKind, rounded_bytes};
 use half::f16;
+use zeroize::Zeroizing;
+
+pub(super) use casemate_kernels::cuda::PackedMatrix;
 
 use super::attention::{Look, Turn};
+use super::input::Input;
 use crate::decoder::config::RopePairs;
+use crate::gguf::TensorType;
+
+/// Columns that are rounded together.
+const UNIT: usize = 32;
 
 /// The kernels of a device.
 pub(super) struct Kernels {
     device: CudaDevice,
     decode: Decode,
+    packed: PackedKernels,
 }
 
 /// A tensor's numbers on the device, for as long as they are looked at.
@@ -90,10 +100,11 @@ impl Kernels {
         let Device::Cuda(device) = device else {
             return Ok(None);
         };
-        let decode = Decode::load(&device.cuda_stream()).map_err(wrapped)?;
+        let stream = device.cuda_stream();
         Ok(Some(Self {
             device: device.clone(),
-            decode,
+            decode: Decode::load(&stream).map_err(wrapped)?,
+            packed: PackedKernels::load(&stream).map_err(wrapped)?,
         }))
     }
 
@@ -158,14 +169,25 @@ impl Kernels {
         layer.inplace_op1(&store)
     }
 
-    /// What queries find in `layer`: rows × columns of all heads.
+    /// What was found, rows × columns, as an input.
+    fn input(&self, found: Found, (rows, columns): (usize, usize)) -> Input {
+        match found {
+            Found::Numbers(numbers) => Input::Numbers(self.tensor(numbers, (rows, columns))),
+            Found::Rounded(bytes) => {
+                Input::Rounded(self.tensor(bytes, (rows, rounded_bytes(columns))))
+            }
+        }
+    }
+
+    /// What queries find in `layer`: rows × columns of all heads; rounded if that is wanted and a head of keys has whole units.
     pub(super) fn attend(
         &self,
         queries: &Tensor,
         heads: usize,
         layer: &Tensor,
         look: &Look<'_>,
-    ) -> Result<Tensor> {
+        rounded: bool,
+    ) -> Result<Input> {
         let (rows, all) = queries.dims2()?;
         let sizes = Heads {
             rows,
@@ -190,10 +212,12 @@ impl Kernels {
             sequences: look.sequences,
             sight: look.sight,
         };
+        let whole = (all / look.key_value_heads.max(1)).is_multiple_of(UNIT);
+        let queries = queries.view()?;
         let found = self
             .decode
-            .attend(&queries.view()?, sizes, &attended, &view);
-        Ok(self.tensor(found.map_err(wrapped)?, (rows, all)))
+            .attend(&queries, sizes, &attended, &view, rounded && whole);
+        Ok(self.input(found.map_err(wrapped)?, (rows, all)))
     }
 
     /// The softmax of `scores`, key-value heads × sequences × queries × slots, over what each query sees.
@@ -211,18 +235,21 @@ impl Kernels {
         Ok(self.tensor(made.map_err(wrapped)?, shape))
     }
 
-    /// `x + y`, and its norm by factors and epsilon.
+    /// `x + y`, rows × columns, and its norm by factors and epsilon, rounded if that is wanted and columns are whole units.
     pub(super) fn add_norm(
         &self,
         (x, y): (&Tensor, &Tensor),
         (factors, epsilon): (&Tensor, f32),
-    ) -> Result<(Tensor, Tensor)> {
-        let shape = x.shape();
+        rounded: bool,
+    ) -> Result<(Tensor, Input)> {
+        let (shape, sizes) = (x.shape(), x.dims2()?);
+        let rounded = rounded && sizes.1.is_multiple_of(UNIT);
         let (x, y, factors) = (Held::new(x)?, Held::new(y)?, Held::new(factors)?);
         let (x, y) = (x.view()?, y.view()?);
-        let made = self.decode.add_norm((&x, &y), (&factors.view()?, epsilon));
+        let factors = factors.view()?;
+        let made = self.decode.add_norm((&x, &y), (&factors, epsilon), rounded);
         let (sum, normed) = made.map_err(wrapped)?;
-        Ok((self.tensor(sum, shape), self.tensor(normed, shape)))
+        Ok((self.tensor(sum, shape), self.input(normed, sizes)))
     }
 
     /// `x · matrixᵀ`, where `matrix` has 16-bit floats.
@@ -266,6 +293,91 @@ impl Kernels {
         let sides = (&gate.as_rows()?, &up.as_rows()?);
         let made = self.decode.gated(sides, rows, columns);
         Ok(self.tensor(made.map_err(wrapped)?, (rows, columns)))
+    }
+}
+
+impl Kernels {
+    /// A matrix on the device, if there are kernels for its kind.
+    pub(super) fn pack(
+        &self,
+        kind: TensorType,
+        shape: (usize, usize),
+        bytes: &[u8],
+    ) -> Result<Option<PackedMatrix>> {
+        let kind = match kind {
+            TensorType::Q4_0 => PlaneKind::Q4_0,
+            TensorType::Q8_0 => PlaneKind::Q8_0,
+            TensorType::Q4K => PlaneKind::Q4K,
+            TensorType::Q5K => PlaneKind::Q5K,
+            TensorType::Q6K => PlaneKind::Q6K,
+            _ => return Ok(None),
+        };
+        let sorted = Zeroizing::new(kind.sort(bytes));
+        let matrix = self.packed.matrix(kind, shape, &sorted).map_err(wrapped)?;
+        // What was sent is read until then.
+        self.packed.wait().map_err(wrapped)?;
+        Ok(Some(matrix))
+    }
+
+    /// Weights of a matrix.
+    pub(super) fn weights(matrix: &PackedMatrix) -> usize {
+        matrix.heights().saturating_mul(matrix.columns())
+    }
+
+    /// Whether [`Self::multiply_gated`] takes it.
+    pub(super) fn gates(matrix: &PackedMatrix) -> bool {
+        PackedKernels::gates(matrix)
+    }
+
+    /// The rows of one and, behind them, of another, if both are alike.
+    pub(super) fn stacked(
+        &self,
+        above: &PackedMatrix,
+        below: &PackedMatrix,
+    ) -> Result<Option<PackedMatrix>> {
+        let alike = |one: &PackedMatrix| (one.kind(), one.columns());
+        if alike(above) != alike(below) {
+            return Ok(None);
+        }
+        self.packed.stacked(above, below).map(Some).map_err(wrapped)
+    }
+
+    /// Rows rounded for packed matrices: rows × bytes.
+    pub(super) fn round(&self, x: &Tensor) -> Result<Tensor> {
+        let (rows, columns) = x.dims2()?;
+        let x = Held::new(x)?;
+        let made = self.packed.round(&x.view()?, (rows, columns));
+        Ok(self.tensor(made.map_err(wrapped)?, (rows, rounded_bytes(columns))))
+    }
+
+    /// `x · matrixᵀ` of rounded rows: rows × heights.
+    pub(super) fn multiply(&self, x: &Tensor, matrix: &PackedMatrix) -> Result<Tensor> {
+        let rows = x.dim(0)?;
+        let x = Held::new(x)?;
+        let made = self.packed.multiply(&x.view()?, rows, matrix);
+        Ok(self.tensor(made.map_err(wrapped)?, (rows, matrix.heights())))
+    }
+
+    /// `silu(x · gateᵀ) · (x · upᵀ)` of rounded rows, rounded, where the matrix has the rows of both.
+    pub(super) fn multiply_gated(&self, x: &Tensor, matrix: &PackedMatrix) -> Result<Tensor> {
+        let (rows, width) = (x.dim(0)?, matrix.heights() / 2);
+        let x = Held::new(x)?;
+        let made = self.packed.multiply_gated(&x.view()?, rows, matrix);
+        Ok(self.tensor(made.map_err(wrapped)?, (rows, rounded_bytes(width))))
+    }
+
+    /// A matrix as 16-bit floats: heights × columns.
+    pub(super) fn unpacked(&self, matrix: &PackedMatrix) -> Result<Tensor> {
+        let made = self.packed.halves(matrix).map_err(wrapped)?;
+        Ok(self.tensor(made, (matrix.heights(), matrix.columns())))
+    }
+
+    /// Rows of a matrix, as many as `ids`.
+    pub(super) fn lookup(&self, matrix: &PackedMatrix, ids: &Tensor) -> Result<Tensor> {
+        let count = ids.elem_count();
+        let ids = Held::new(ids)?;
+        let made = self.packed.rows(matrix, &ids.view()?).map_err(wrapped)?;
+        Ok(self.tensor(made, (count, matrix.columns())))
     }
 }
 

@@ -7,6 +7,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use zeroize::Zeroizing;
 
 use super::Kernels;
+use super::input::Input;
+use super::packed::Packed;
 use crate::decoder::weights::Matrix;
 use crate::gguf::TensorType;
 use crate::weights::{Rows, WeightError};
@@ -15,6 +17,8 @@ use crate::weights::{Rows, WeightError};
 pub(crate) struct Workshop {
     pub(super) device: Device,
     pub(super) kernels: Option<Arc<Kernels>>,
+    /// Whether blocks are packed for kernels of ours, which then multiply them.
+    pub(super) packs: bool,
 }
 
 /// A matrix.
@@ -25,6 +29,8 @@ pub(crate) enum GpuMatrix {
     Halves(Tensor, Option<Arc<Kernels>>),
     /// Blocks, as they are in the file.
     Blocks(Arc<QTensor>),
+    /// Blocks that kernels of ours multiply.
+    Packed(Packed),
 }
 
 impl GpuMatrix {
@@ -40,12 +46,16 @@ impl GpuMatrix {
     }
 
     /// `x · matrixᵀ` for each row of `x`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Input) -> Result<Tensor> {
         match self {
-            Self::Floats(floats) => x.matmul(&floats.t()?),
-            Self::Halves(halves, Some(kernels)) => kernels.product(x, halves),
-            Self::Halves(halves, None) => x.matmul(&halves.to_dtype(DType::F32)?.t()?),
-            Self::Blocks(blocks) => x.apply_op1_no_bwd(blocks.as_ref()),
+            Self::Packed(packed) => packed.forward(x),
+            Self::Floats(floats) => x.numbers()?.matmul(&floats.t()?),
+            Self::Halves(halves, Some(kernels)) => kernels.product(x.numbers()?, halves),
+            Self::Halves(halves, None) => {
+                let floats = halves.to_dtype(DType::F32)?;
+                x.numbers()?.matmul(&floats.t()?)
+            }
+            Self::Blocks(blocks) => x.numbers()?.apply_op1_no_bwd(blocks.as_ref()),
         }
     }
 
@@ -60,6 +70,13 @@ impl GpuMatrix {
                     joined.pop();
                     joined.push(both);
                 }
+                (Some(Self::Packed(above)), Self::Packed(own)) => match above.stacked(own)? {
+                    Some(both) => {
+                        joined.pop();
+                        joined.push(Self::Packed(both));
+                    }
+                    None => joined.push(matrix),
+                },
                 (Some(Self::Halves(above, kernels)), Self::Halves(own, _))
                     if above.dtype() == own.dtype() =>
                 {
@@ -79,7 +96,21 @@ impl GpuMatrix {
         Ok(joined)
     }
 
-    /// Whether it has blocks.
+    /// Whether so many rows are best rounded before they come to these matrices.
+    pub(super) fn rounds(matrices: &[Self], rows: usize) -> bool {
+        let packed = |matrix: &Self| matches!(matrix, Self::Packed(_));
+        Packed::rounds(rows) && matrices.iter().all(packed)
+    }
+
+    /// `silu(x · gateᵀ) · (x · upᵀ)` of a matrix that has both, for a product with `next`. None: that takes several steps.
+    pub(super) fn gated(&self, x: &Input, next: &Self) -> Result<Option<Input>> {
+        match (self, next) {
+            (Self::Packed(both), Self::Packed(_)) => both.gated(x),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether it has blocks that candle multiplies.
     pub(super) fn has_blocks(&self) -> bool {
         matches!(self, Self::Blocks(_))
     }
@@ -87,7 +118,7 @@ impl GpuMatrix {
     /// Products of `x` with matrices that may have been [joined](Self::joined), each of so many columns as `widths` says.
     pub(super) fn products<const N: usize>(
         joined: &[Self],
-        x: &Tensor,
+        x: &Input,
         widths: [usize; N],
     ) -> Result<[Tensor; N]> {
         let mut products = joined.iter();
@@ -115,6 +146,7 @@ impl GpuMatrix {
             Self::Floats(floats) => floats.index_select(ids, 0),
             Self::Halves(halves, _) => halves.index_select(ids, 0)?.to_dtype(DType::F32),
             Self::Blocks(blocks) => blocks.embedding(ids),
+            Self::Packed(packed) => packed.rows(ids),
         }
     }
 }
@@ -149,8 +181,17 @@ impl Matrix for GpuMatrix {
 
     fn make(workshop: &Workshop, rows: &Rows<'_>) -> std::result::Result<Self, WeightError> {
         let (kind, shape) = (rows.kind(), (rows.rows(), rows.columns()));
-        let Workshop { device, kernels } = workshop;
+        let Workshop {
+            device,
+            kernels,
+            packs,
+        } = workshop;
         let make = |bytes: &[u8]| {
+            if let Some(kernels) = kernels.as_ref().filter(|_| *packs)
+                && let Some(packed) = Packed::make(kernels, kind, shape, bytes)?
+            {
+                return Ok(Self::Packed(packed));
+            }
             let dtype = match kind {
                 TensorType::F32 => DType::F32,
                 TensorType::F16 => DType::F16,

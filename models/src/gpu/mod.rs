@@ -10,6 +10,7 @@ mod draw;
 mod experts;
 #[cfg(feature = "cuda")]
 mod graph;
+mod input;
 #[cfg(feature = "cuda")]
 mod kernels;
 mod link;
@@ -18,6 +19,7 @@ mod memory;
 mod network;
 #[cfg(not(feature = "cuda"))]
 mod no_kernels;
+mod packed;
 mod record;
 mod run;
 
@@ -28,20 +30,21 @@ use crate::decoder::weights::{DecoderWeights, Matrix};
 use crate::device::Opened;
 use crate::engine::paged::Paged;
 use crate::engine::{
-    Crossings, Draw, Drawn, Engine, EngineLimits, Opening, SamplingParams, SequenceId, StepError,
-    Work,
+    Crossings, Draw, Drawn, Engine, EngineLimits, Executor, Opening, SamplingParams, SequenceId,
+    StepError, Work,
 };
 use crate::gguf::{GgufHeader, TensorInfo};
 use crate::weights::{Loader, WeightError};
 use draw::Drawer;
 #[cfg(feature = "cuda")]
-use kernels::Kernels;
+use kernels::{Kernels, PackedMatrix};
 use link::Link;
 use matrix::{GpuMatrix, Workshop};
 use memory::KvMemory;
 use network::Network;
 #[cfg(not(feature = "cuda"))]
-use no_kernels::Kernels;
+use no_kernels::{Kernels, PackedMatrix};
+use packed::Packed;
 use record::Recordings;
 
 /// Passes that a step may take in a row, each fed with what the one before drew.
@@ -78,6 +81,15 @@ impl GpuEngine {
         let scores = (config.heads as u64).saturating_mul(rows * 3 * 4);
         let work = scores.saturating_mul(capacity);
         let weights = weights.fold(0, u64::saturating_add);
+        // A prompt's matrices as 16-bit floats, one after another; a joined one is two.
+        let largest = header.tensors().iter().map(weights_of).max();
+        let unpacked = match limits.executor {
+            Executor::Packed => {
+                Packed::unpacked_bytes(largest.unwrap_or_default().saturating_mul(2))
+            }
+            _ => 0,
+        };
+        let work = work.saturating_add(unpacked);
         let recorded = Recordings::byte_len(config.vocabulary);
         (weights, cache.saturating_add(work).saturating_add(recorded))
     }
@@ -105,6 +117,7 @@ impl GpuEngine {
         let workshop = Workshop {
             device: device.clone(),
             kernels: kernels.clone(),
+            packs: limits.executor == Executor::Packed,
         };
         let weights = DecoderWeights::<GpuMatrix>::load(&config, &workshop, loader)?;
         let made = || {
@@ -132,6 +145,14 @@ fn weight_bytes(tensor: &TensorInfo) -> u64 {
     let columns = tensor.shape().last().copied().unwrap_or_default();
     let rows = tensor.shape().iter().rev().skip(1).product();
     GpuMatrix::byte_len(tensor.kind(), rows, columns)
+}
+
+fn weights_of(tensor: &TensorInfo) -> usize {
+    tensor
+        .shape()
+        .iter()
+        .copied()
+        .fold(1, usize::saturating_mul)
 }
 
 /// Whether all matrices of a model can be had on a device.

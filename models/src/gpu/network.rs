@@ -10,6 +10,7 @@ use super::Kernels;
 use super::attention::{Attention, Rotation, Turn, Turns};
 use super::batch::{Numbers, Pass, Shape, pages_rounded};
 use super::experts;
+use super::input::Input;
 use super::link::Link;
 use super::matrix::GpuMatrix;
 use super::memory::KvMemory;
@@ -280,9 +281,9 @@ impl Network {
         let mut normed_x = match self.blocks.first() {
             Some(block) => {
                 let _kept = link.parameters_kept();
-                block.attention_norm.forward(&x)?
+                Input::Numbers(block.attention_norm.forward(&x)?)
             }
-            None => x.clone(),
+            None => Input::Numbers(x.clone()),
         };
         for (layer, block) in self.blocks.iter().enumerate() {
             let windowed = self.config.window_of(layer).is_some();
@@ -293,7 +294,8 @@ impl Network {
                         .attention
                         .forward((layer, windowed), &normed_x, &prepared, memory)?;
                 let attended = normed(&block.attention_post_norm, attended)?;
-                let (sum, half) = self.add_norm(&x, &attended, &block.feed_forward_norm)?;
+                let rounds = block.feed_forward.rounds(prepared.rows);
+                let (sum, half) = self.add_norm(&x, &attended, &block.feed_forward_norm, rounds)?;
                 x = sum;
                 half
             };
@@ -301,7 +303,10 @@ impl Network {
             let _kept = link.parameters_kept();
             let fed = normed(&block.feed_forward_post_norm, fed)?;
             match self.blocks.get(layer + 1) {
-                Some(next) => (x, normed_x) = self.add_norm(&x, &fed, &next.attention_norm)?,
+                Some(next) => {
+                    let rounds = next.attention.rounds(prepared.rows);
+                    (x, normed_x) = self.add_norm(&x, &fed, &next.attention_norm, rounds)?;
+                }
                 None => x = (x + fed)?,
             }
         }
@@ -310,14 +315,20 @@ impl Network {
         wanted.map(|wanted| self.logits(&x, wanted)).transpose()
     }
 
-    /// `x + y`, and its norm.
-    fn add_norm(&self, x: &Tensor, y: &Tensor, norm: &Norm) -> Result<(Tensor, Tensor)> {
+    /// `x + y`, and its norm; rounded where a kernel of ours can and `rounds` asks for it.
+    fn add_norm(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        norm: &Norm,
+        rounds: bool,
+    ) -> Result<(Tensor, Input)> {
         match &self.kernels {
-            Some(kernels) => kernels.add_norm((x, y), norm.parts()),
+            Some(kernels) => kernels.add_norm((x, y), norm.parts(), rounds),
             None => {
                 let sum = (x + y)?;
                 let normed = norm.forward(&sum)?;
-                Ok((sum, normed))
+                Ok((sum, Input::Numbers(normed)))
             }
         }
     }
@@ -442,17 +453,23 @@ impl Network {
         hidden * HIDDEN
     }
 
-    fn feed(&self, link: &Link, feed: &Feed, x: &Tensor) -> Result<Tensor> {
+    fn feed(&self, link: &Link, feed: &Feed, x: &Input) -> Result<Tensor> {
         let activation = self.config.feed_forward.activation;
         match (feed, &self.config.feed_forward.experts) {
             (Feed::Dense { gate_up, down }, _) => {
                 let _kept = link.parameters_kept();
+                if let (Activation::Silu, [both]) = (activation, gate_up.as_slice())
+                    && let Some(through) = both.gated(x, down)?
+                {
+                    return down.forward(&through);
+                }
                 let width = self.config.feed_forward.width;
                 let [gate, up] = GpuMatrix::products(gate_up, x, [width; 2])?;
-                down.forward(&gated(self.kernels.as_deref(), activation, &gate, &up)?)
+                let through = gated(self.kernels.as_deref(), activation, &gate, &up)?;
+                down.forward(&Input::Numbers(through))
             }
             (Feed::Experts { router, experts }, Some(routing)) => {
-                experts::forward(link, router, experts, routing, activation, x)
+                experts::forward(link, router, experts, routing, activation, x.numbers()?)
             }
             (Feed::Experts { .. }, None) => {
                 candle_core::bail!("there are experts and no rule for their use")
@@ -466,10 +483,20 @@ impl Network {
             .output
             .as_ref()
             .unwrap_or(&self.embedding)
-            .forward(&x)?;
+            .forward(&Input::Numbers(x))?;
         match self.config.logit_cap {
             None => Ok(logits),
             Some(cap) => bend(&logits, cap),
+        }
+    }
+}
+
+impl Feed {
+    /// Whether so many rows are best rounded before they come here.
+    fn rounds(&self, rows: usize) -> bool {
+        match self {
+            Self::Dense { gate_up, .. } => GpuMatrix::rounds(gate_up, rows),
+            Self::Experts { .. } => false,
         }
     }
 }

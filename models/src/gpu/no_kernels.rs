@@ -3,9 +3,14 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::attention::{Look, Turn};
+use super::input::Input;
+use crate::gguf::TensorType;
 
 /// None exist.
 pub(super) enum Kernels {}
+
+/// None exist.
+pub(super) enum PackedMatrix {}
 
 impl Kernels {
     pub(super) fn of(_: &Device) -> Result<Option<Self>> {
@@ -20,7 +25,8 @@ impl Kernels {
         &self,
         _: (&Tensor, &Tensor),
         _: (&Tensor, f32),
-    ) -> Result<(Tensor, Tensor)> {
+        _: bool,
+    ) -> Result<(Tensor, Input)> {
         match *self {}
     }
 
@@ -48,7 +54,14 @@ impl Kernels {
         match *self {}
     }
 
-    pub(super) fn attend(&self, _: &Tensor, _: usize, _: &Tensor, _: &Look<'_>) -> Result<Tensor> {
+    pub(super) fn attend(
+        &self,
+        _: &Tensor,
+        _: usize,
+        _: &Tensor,
+        _: &Look<'_>,
+        _: bool,
+    ) -> Result<Input> {
         match *self {}
     }
 
@@ -63,6 +76,51 @@ impl Kernels {
     }
 
     pub(super) fn gated(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+        match *self {}
+    }
+
+    pub(super) fn pack(
+        &self,
+        _: TensorType,
+        _: (usize, usize),
+        _: &[u8],
+    ) -> Result<Option<PackedMatrix>> {
+        match *self {}
+    }
+
+    pub(super) fn weights(matrix: &PackedMatrix) -> usize {
+        match *matrix {}
+    }
+
+    pub(super) fn gates(matrix: &PackedMatrix) -> bool {
+        match *matrix {}
+    }
+
+    pub(super) fn stacked(
+        &self,
+        _: &PackedMatrix,
+        _: &PackedMatrix,
+    ) -> Result<Option<PackedMatrix>> {
+        match *self {}
+    }
+
+    pub(super) fn round(&self, _: &Tensor) -> Result<Tensor> {
+        match *self {}
+    }
+
+    pub(super) fn multiply(&self, _: &Tensor, _: &PackedMatrix) -> Result<Tensor> {
+        match *self {}
+    }
+
+    pub(super) fn multiply_gated(&self, _: &Tensor, _: &PackedMatrix) -> Result<Tensor> {
+        match *self {}
+    }
+
+    pub(super) fn unpacked(&self, _: &PackedMatrix) -> Result<Tensor> {
+        match *self {}
+    }
+
+    pub(super) fn lookup(&self, _: &PackedMatrix, _: &Tensor) -> Result<Tensor> {
         match *self {}
     }
 }

@@ -43,6 +43,21 @@ pub fn engine(model: &TinyModel, executor: Executor, capacity: usize) -> Box<dyn
     load_for(model, executor, limits).unwrap().into_engine()
 }
 
+/// An engine of a model whose products are by kernels of ours, on the first GPU; none without one.
+pub fn packed_on_gpu(model: &TinyModel, capacity: usize) -> Option<Box<dyn Engine>> {
+    let device = device_at_hand();
+    if device == DeviceChoice::Cpu {
+        return None;
+    }
+    let limits = EngineLimits {
+        cache_tokens_max: capacity,
+        device,
+        ..EngineLimits::default()
+    };
+    let loaded = load_for(model, Executor::Packed, limits);
+    Some(loaded.unwrap().into_engine())
+}
+
 /// The first GPU, if this binary can use one; says so if not.
 pub fn device_at_hand() -> DeviceChoice {
     static FOUND: OnceLock<bool> = OnceLock::new();

@@ -3,28 +3,15 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <math_constants.h>
-#include <stdint.h>
 
-#define WARP 32
+#include "common.cuh"
+
 #define WARPS 4
 // Warps of a block that attends: each has a page at a time.
 #define ATTEND_WARPS 8
 #define PAGE 32
 // Columns of a head at most.
 #define COLUMNS_MAX 256
-
-__device__ __forceinline__ float warp_sum(float x) {
-#pragma unroll
-  for (int step = WARP / 2; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
-  return x;
-}
-
-__device__ __forceinline__ float warp_max(float x) {
-#pragma unroll
-  for (int step = WARP / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, step));
-  return x;
-}
 
 struct Turn {
   const float* cosines;  // places × turned / 2
@@ -105,12 +92,25 @@ struct Attend {
   const uint32_t* rows_of;   // each cell's row; what is no row is not there
   const uint32_t* lags;      // sequence by sequence, query head by query head, row by row
   const uint32_t* pages;     // pages_each of each sequence
-  float* out;                // rows × heads × columns
+  float* out;                // rows × heads × columns; null: rounded instead
+  uint8_t* rounded;          // the same, rounded: see common.cuh
   float* parts;              // of each cell, key-value head and split: columns of each query head, largest score, sum
   float cap;                 // bends scores; 0: not
   int rows, rows_each, pages_each, slots, heads_of_keys, share, columns, splits;
   uint32_t sight;
 };
+
+// What a query's head found, as a number or, of a unit by a warp, rounded. `query` is where the row's number 0 of the group
+// of heads lies, `at` counts from there.
+__device__ __forceinline__ void leave(const Attend& a, uint32_t row, size_t query, int at, float found) {
+  if (a.out) {
+    a.out[query + at] = found;
+    return;
+  }
+  const int columns = a.heads_of_keys * a.share * a.columns, units = columns / WARP;
+  const size_t start = (size_t)row * columns;
+  round_unit(a.rounded + (size_t)row * units * ROUNDED_UNIT, units, (query - start + at) / WARP, found);
+}
 
 // Columns of a head at most, queries that share a head of keys at most.
 template <int COLUMNS, int SHARE>
@@ -233,7 +233,7 @@ __device__ void attend(const Attend& a) {
       all += weight * totals[w][h];
     }
     if (a.splits == 1) {
-      a.out[query + at] = sum / all;
+      leave(a, row, query, at, sum / all);
       continue;
     }
     float* part = a.parts + (((size_t)cell * a.heads_of_keys + head) * a.splits + split) * a.share * (a.columns + 2);
@@ -285,14 +285,14 @@ extern "C" __global__ void casemate_join(Attend a) {
       sum += weight * parts[s * step + at];
       all += weight * parts[s * step + tail + 1];
     }
-    a.out[query + at] = sum / all;
+    leave(a, row, query, at, sum / all);
   }
 }
 
-// Sums of rows, and their root-mean-square norm; a block for each row.
-#define ADD_WARPS 8
+// Sums of rows, and their root-mean-square norm, as numbers or, where `normed` is null, rounded; a block for each row.
+#define ADD_WARPS 16
 extern "C" __global__ void casemate_add_norm(const float* x, const float* y, const float* factors, float epsilon,
-                                             float* sum, float* normed, int columns) {
+                                             float* sum, float* normed, uint8_t* rounded, int columns) {
   __shared__ float squares_of[ADD_WARPS];
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   const size_t row = (size_t)blockIdx.x * columns;
@@ -308,8 +308,14 @@ extern "C" __global__ void casemate_add_norm(const float* x, const float* y, con
   squares = 0;
   for (int w = 0; w < ADD_WARPS; w++) squares += squares_of[w];
   const float scale = rsqrtf(squares / columns + epsilon);
-  for (int c = threadIdx.x; c < columns; c += WARP * ADD_WARPS)
-    normed[row + c] = sum[row + c] * scale * factors[c];
+  const int units = columns / WARP;
+  for (int c = threadIdx.x; c < columns; c += WARP * ADD_WARPS) {
+    const float found = sum[row + c] * scale * factors[c];
+    if (normed)
+      normed[row + c] = found;
+    else
+      round_unit(rounded + (size_t)blockIdx.x * units * ROUNDED_UNIT, units, c / WARP, found);
+  }
 }
 
 // The softmax of rows of scores over the slots that a row's query sees; a block for each row.

@@ -14,6 +14,7 @@ use super::CudaError;
 use super::halves::{HalfView, Halves};
 use super::told::{Attended, Heads, Rows, Turning, View, check, int};
 use crate::PAGE;
+use crate::planes::rounded_bytes;
 
 const FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"));
 
@@ -57,6 +58,15 @@ pub struct Decode {
     halves: Halves,
 }
 
+/// What a kernel leaves for a product.
+#[derive(Debug)]
+pub enum Found {
+    /// 32-bit floats.
+    Numbers(CudaSlice<f32>),
+    /// The same, rounded for packed matrices.
+    Rounded(CudaSlice<u8>),
+}
+
 #[repr(C)]
 struct AttendPart {
     queries: CUdeviceptr,
@@ -65,6 +75,7 @@ struct AttendPart {
     lags: CUdeviceptr,
     pages: CUdeviceptr,
     out: CUdeviceptr,
+    rounded: CUdeviceptr,
     parts: CUdeviceptr,
     cap: f32,
     rows: i32,
@@ -211,7 +222,8 @@ impl Decode {
         Ok(())
     }
 
-    /// What queries find in what their sequences have stored: rows × heads × columns.
+    /// What queries find in what their sequences have stored: rows × heads × columns; `rounded`, if a head of keys' columns
+    /// are whole units.
     ///
     /// # Errors
     /// [`CudaError`].
@@ -221,7 +233,8 @@ impl Decode {
         heads: Heads,
         attended: &Attended<'_>,
         view: &View<'_>,
-    ) -> Result<CudaSlice<f32>, CudaError> {
+        rounded: bool,
+    ) -> Result<Found, CudaError> {
         let key_value_heads = attended.key_value_heads.max(1);
         let (share, sequences) = (heads.count / key_value_heads, view.sequences.max(1));
         let cells = view.rows_of.len();
@@ -235,7 +248,8 @@ impl Decode {
                 && view.lags.len() == cells * share
                 && view.pages.len() == pages_each * sequences
                 && attended.memory.len() == 2 * key_value_heads * heads.columns * slots
-                && slots.is_multiple_of(PAGE),
+                && slots.is_multiple_of(PAGE)
+                && (!rounded || (share * heads.columns).is_multiple_of(WARP)),
             "queries that attend",
         )?;
         let kernel = kernel_for(heads.columns, share);
@@ -245,7 +259,13 @@ impl Decode {
         };
         let splits = splits(cells * key_value_heads, pages_each);
         // What no cell belongs to is read by nobody: it is zero all the same.
-        let mut out = self.stream.alloc_zeros::<f32>(heads.len())?;
+        let mut out = match rounded {
+            true => {
+                let bytes = heads.rows * rounded_bytes(heads.count * heads.columns);
+                Found::Rounded(self.stream.alloc_zeros(bytes)?)
+            }
+            false => Found::Numbers(self.stream.alloc_zeros(heads.len())?),
+        };
         let parts = match splits {
             1 => 1,
             _ => cells * key_value_heads * splits * share * (heads.columns + 2),
@@ -265,15 +285,25 @@ impl Decode {
         let (pages, _pages) = view.pages.device_ptr(stream);
         let (grid, grid_heads) = (int(cells)?.cast_unsigned(), key_value_heads as u32);
         {
-            let ((written, _written), (parts, _parts)) =
-                (out.device_ptr_mut(stream), parts.device_ptr_mut(stream));
+            let (parts, _parts) = parts.device_ptr_mut(stream);
+            let (numbers, bytes, _written) = match &mut out {
+                Found::Numbers(numbers) => {
+                    let (place, written) = numbers.device_ptr_mut(stream);
+                    (place, 0, written)
+                }
+                Found::Rounded(bytes) => {
+                    let (place, written) = bytes.device_ptr_mut(stream);
+                    (0, place, written)
+                }
+            };
             let part = AttendPart {
                 queries,
                 memory,
                 rows_of,
                 lags,
                 pages,
-                out: written,
+                out: numbers,
+                rounded: bytes,
                 parts,
                 cap: attended.cap.unwrap_or_default(),
                 rows: int(heads.rows)?,
@@ -309,7 +339,8 @@ impl Decode {
         Ok(out)
     }
 
-    /// `x + y`, rows × columns, and its root-mean-square norm of the factors and epsilon given.
+    /// `x + y`, rows × columns, and its root-mean-square norm of the factors and epsilon given; the norm `rounded`, if its
+    /// columns are whole units.
     ///
     /// # Errors
     /// [`CudaError`].
@@ -317,21 +348,26 @@ impl Decode {
         &self,
         (x, y): (&CudaView<'_, f32>, &CudaView<'_, f32>),
         (factors, epsilon): (&CudaView<'_, f32>, f32),
-    ) -> Result<(CudaSlice<f32>, CudaSlice<f32>), CudaError> {
-        const THREADS: u32 = 256;
+        rounded: bool,
+    ) -> Result<(CudaSlice<f32>, Found), CudaError> {
+        const THREADS: u32 = 512;
         let columns = factors.len();
         let rows = x.len() / columns.max(1);
         check(
-            rows > 0 && x.len() == rows * columns && y.len() == x.len(),
+            rows > 0
+                && x.len() == rows * columns
+                && y.len() == x.len()
+                && (!rounded || columns.is_multiple_of(WARP)),
             "rows to add",
         )?;
         // SAFETY: the kernel writes every number of both.
         // JUSTIFICATION: filling them first would be other kernels.
         let (mut sum, mut normed) = unsafe {
-            (
-                self.stream.alloc::<f32>(x.len())?,
-                self.stream.alloc::<f32>(x.len())?,
-            )
+            let normed = match rounded {
+                true => Found::Rounded(self.stream.alloc(rows * rounded_bytes(columns))?),
+                false => Found::Numbers(self.stream.alloc(x.len())?),
+            };
+            (self.stream.alloc::<f32>(x.len())?, normed)
         };
         let config = LaunchConfig {
             grid_dim: (int(rows)?.cast_unsigned(), 1, 1),
@@ -340,9 +376,16 @@ impl Decode {
         };
         let columns = int(columns)?;
         let mut launch = self.stream.launch_builder(&self.add_norm);
+        let nobody = 0_u64;
         launch.arg(x).arg(y).arg(factors).arg(&epsilon);
-        launch.arg(&mut sum).arg(&mut normed).arg(&columns);
-        // SAFETY: the arguments are those of `casemate_add_norm`, a block for each row, and all lengths were checked.
+        launch.arg(&mut sum);
+        match &mut normed {
+            Found::Numbers(numbers) => launch.arg(numbers).arg(&nobody),
+            Found::Rounded(bytes) => launch.arg(&nobody).arg(bytes),
+        };
+        launch.arg(&columns);
+        // SAFETY: the arguments are those of `casemate_add_norm`, a block for each row, and all lengths were checked. A null
+        // pointer has as many bytes as the address of a slice.
         // JUSTIFICATION: nobody but the driver knows what a kernel takes.
         unsafe { launch.launch(config) }?;
         Ok((sum, normed))

@@ -6,11 +6,13 @@
 
 mod decode;
 mod halves;
+mod packed;
 mod settle;
 mod told;
 
-pub use decode::Decode;
+pub use decode::{Decode, Found};
 pub use halves::{HalfView, PRODUCT_ROWS_MAX};
+pub use packed::{PackedKernels, PackedMatrix};
 pub use settle::{idle_bytes, settle};
 pub use told::{Attended, Heads, Rows, Turning, View};
 
