@@ -3,6 +3,8 @@
 //! A reader that forgives is a reader that two parties disagree about; therefore the whole document is walked before
 //! it becomes a typed value. Types behind it use `deny_unknown_fields`, and [`required`] for fields that may be null.
 
+mod plain;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -62,7 +64,7 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, 
 
 /// A document that was walked, and can be read as more than one type.
 #[derive(Clone, Copy)]
-pub(crate) struct Walked<'a>(&'a [u8]);
+pub(crate) struct Walked<'a>(&'a str);
 
 impl<'a> Walked<'a> {
     /// Walks a document of at most `limit` bytes.
@@ -79,21 +81,35 @@ impl<'a> Walked<'a> {
         if bytes.first() != Some(&b'{') || bytes.last() != Some(&b'}') {
             return Err(JsonError::NotOneObject);
         }
-        let mut reader = serde_json::Deserializer::from_slice(bytes);
-        Walk { depth: 0 }
-            .deserialize(&mut reader)
-            .map_err(|error| walk_error(&error))?;
-        reader.end().map_err(|_| JsonError::NotOneObject)?;
-        Ok(Self(bytes))
+        let text = std::str::from_utf8(bytes);
+        if !text.is_ok_and(plain::is_strict) {
+            walked_whole(bytes)?;
+        }
+        // Whatever was walked is text.
+        text.map(Self).map_err(|_| JsonError::NotOneObject)
     }
 
     /// Reads it as a `T`.
     ///
     /// # Errors
     /// [`JsonError::Malformed`] when it is none.
-    pub(crate) fn read<T: DeserializeOwned>(self) -> Result<T, JsonError> {
-        serde_json::from_slice(self.0).map_err(|error| malformed(&error))
+    pub(crate) fn read<T: Deserialize<'a>>(self) -> Result<T, JsonError> {
+        serde_json::from_str(self.0).map_err(|error| malformed(&error))
     }
+}
+
+/// A text of the document, which is copied only where it is written with escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
+
+/// The walk of every document that is not plain, and of every one that is refused.
+fn walked_whole(bytes: &[u8]) -> Result<(), JsonError> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    Walk { depth: 0 }
+        .deserialize(&mut reader)
+        .map_err(|error| walk_error(&error))?;
+    reader.end().map_err(|_| JsonError::NotOneObject)
 }
 
 /// Writes a document that [`from_slice`] reads back.
@@ -231,10 +247,6 @@ struct Walk {
     depth: usize,
 }
 
-/// A key, which is copied only where it is written with escapes.
-#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
 impl Walk {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
         if self.depth >= DEPTH_MAX {
@@ -264,7 +276,7 @@ impl<'de> Visitor<'de> for Walk {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let inside = self.deeper()?;
         let mut keys = BTreeSet::new();
-        while let Some(Key(key)) = map.next_key()? {
+        while let Some(Text(key)) = map.next_key()? {
             if !keys.insert(key) {
                 return Err(A::Error::custom(DUPLICATE));
             }
