@@ -3,6 +3,9 @@
 use crate::digest::UnixTime;
 use crate::reader::Reader;
 
+pub(crate) const UTC_TIME: u8 = 0x17;
+pub(crate) const GENERALIZED_TIME: u8 = 0x18;
+
 /// The signature algorithm of the signed part and the one outside it, as bytes, with every tag around them as it must be.
 pub(crate) fn signature_algorithms(der: &[u8]) -> Option<(&[u8], &[u8])> {
     const SEQUENCE: u8 = 0x30;
@@ -34,6 +37,18 @@ pub(crate) fn value<'a>(reader: &mut Reader<'a>, tag: u8) -> Option<(&'a [u8], &
     let content = reader.take(length)?;
     let used = whole.len().checked_sub(reader.left().len())?;
     Some((whole.get(..used)?, content))
+}
+
+/// A Time (RFC 5280, section 4.1.2.5): UTCTime from 1970 to 2049, or GeneralizedTime.
+pub(crate) fn time(reader: &mut Reader<'_>) -> Option<UnixTime> {
+    if reader.left().first() != Some(&UTC_TIME) {
+        return generalized_time(value(reader, GENERALIZED_TIME)?.1);
+    }
+    let (_, [decade, rest @ ..]) = value(reader, UTC_TIME)? else {
+        return None;
+    };
+    let century = if *decade < b'5' { *b"20" } else { *b"19" };
+    generalized_time(&[&century[..], &[*decade], rest].concat())
 }
 
 /// A GeneralizedTime as DER has it: `20260301000000Z`, from 1970 on.
@@ -79,6 +94,33 @@ pub(crate) fn generalized_time(text: &[u8]) -> Option<UnixTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_of_two_digits_is_of_the_century_around_2000() {
+        let read = |tag: u8, text: &str| {
+            let der = [&[tag, text.len() as u8], text.as_bytes(), &[5]].concat();
+            let mut reader = Reader::new(&der);
+            let read = time(&mut reader)?;
+            assert_eq!(reader.left(), [5]);
+            Some(read.secs())
+        };
+        for (tag, text, expected) in [
+            (0x17, "700101000000Z", Some(0)),
+            (0x17, "991231235959Z", Some(946_684_799)),
+            (0x17, "000101000000Z", Some(946_684_800)),
+            (0x17, "491231235959Z", Some(2_524_607_999)),
+            (0x18, "20260301000000Z", Some(1_772_323_200)),
+            (0x17, "500101000000Z", None),
+            (0x17, "20260301000000Z", None),
+            (0x18, "260301000000Z", None),
+            (0x17, "260301000000", None),
+            (0x17, "2603010000Z", None),
+            (0x17, "", None),
+            (0x16, "260301000000Z", None),
+        ] {
+            assert_eq!(read(tag, text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn a_time_is_what_it_says_and_nothing_else_is_one() {

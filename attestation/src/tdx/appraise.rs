@@ -13,7 +13,8 @@ use super::rejection::TdxRejection;
 use super::roots::TdxRoot;
 use super::second::{self, Reading};
 use super::signatures::{KnownSignatures, Signatures};
-use super::tcb::{Issue, QeIdentity, TcbInfo, TcbStatus};
+use super::status::TcbStatus;
+use super::tcb::{Issue, QeIdentity, TcbInfo};
 use super::{body, levels};
 use crate::digest::{ChipId, Measurement, Sha256Digest, UnixTime};
 use crate::verdict::Check;
@@ -259,6 +260,7 @@ fn pck<'a>(
         });
     };
     if let Some(repeated) = &collateral.pck_certificate_chain
+        && repeated.as_bytes() != quote.pck_chain()
         && chain(Place::Pck, repeated.as_bytes(), 2)? != *pck_chain
     {
         return Err(TdxRejection::PckChainsDiffer);
@@ -317,7 +319,7 @@ fn qe_report(
     signatures: &Signatures<'_>,
 ) -> Result<(), TdxRejection> {
     let report = quote.qe_report();
-    let (point, signature) = (pck.p256_point()?, quote.qe_report_signature());
+    let (point, signature) = (pck.p256_point(), quote.qe_report_signature());
     if !signatures.verify_fixed(point, report.bytes(), signature) {
         return Err(TdxRejection::QeReportSignature);
     }
@@ -331,47 +333,40 @@ fn qe_report(
 }
 
 /// Rule T6: both documents, and that neither signer was revoked (T3).
-fn documents(
-    collateral: &TdxCollateral,
+fn documents<'a>(
+    collateral: &'a TdxCollateral,
     root: &Certificate<'_>,
     list: &Crl<'_>,
     signatures: &Signatures<'_>,
     now: UnixTime,
     lines: &mut Lines,
-) -> Result<(TcbInfo, Issue, QeIdentity, Issue), TdxRejection> {
-    let texts = [
-        (
-            TdxDocument::TcbInfo,
-            Place::TcbInfoSigner,
-            &collateral.tcb_info_issuer_chain,
-            &collateral.tcb_info,
-            &collateral.tcb_info_signature,
-        ),
-        (
-            TdxDocument::QeIdentity,
-            Place::QeIdentitySigner,
-            &collateral.qe_identity_issuer_chain,
-            &collateral.qe_identity,
-            &collateral.qe_identity_signature,
-        ),
-    ];
-    for (document, place, issuers, text, signature) in texts {
-        let signer = chain(place, issuers.as_bytes(), 1)?;
-        let [signer] = &signer[..] else {
-            return Err(TdxRejection::ChainMalformed {
-                leaf: place,
-                what: "has too few certificates",
-            });
-        };
-        let signer = Certificate::parse(place, signer)?;
-        signer.must_be_issued_by(root, 0, signatures)?;
-        signer.must_be_named()?;
-        signer.must_be_leaf()?;
-        list.must_not_name(&signer)?;
-        signer.must_be_valid_at(now)?;
-        if !signatures.verify_fixed(signer.p256_point()?, text.as_bytes(), signature) {
-            return Err(TdxRejection::DocumentSignature(document));
+) -> Result<(TcbInfo<'a>, Issue, QeIdentity<'a>, Issue), TdxRejection> {
+    let signed = |document, signer: &Certificate<'_>, text: &str, signature: &[u8]| {
+        if signatures.verify_fixed(signer.p256_point(), text.as_bytes(), signature) {
+            Ok(())
+        } else {
+            Err(TdxRejection::DocumentSignature(document))
         }
+    };
+    let signer_of = |place, ders| signer(place, ders, (root, list), signatures, now);
+    let (info_issuers, identity_issuers) = (
+        &collateral.tcb_info_issuer_chain,
+        &collateral.qe_identity_issuer_chain,
+    );
+    let place = Place::TcbInfoSigner;
+    let info_chain = chain(place, info_issuers.as_bytes(), 1)?;
+    let info_signer = signer_of(place, &info_chain)?;
+    let (text, signature) = (&collateral.tcb_info, &collateral.tcb_info_signature);
+    signed(TdxDocument::TcbInfo, &info_signer, text, signature)?;
+    let (text, signature) = (&collateral.qe_identity, &collateral.qe_identity_signature);
+    // Intel has one signer for both, and what was asked of it would be asked again.
+    if identity_issuers == info_issuers {
+        signed(TdxDocument::QeIdentity, &info_signer, text, signature)?;
+    } else {
+        let place = Place::QeIdentitySigner;
+        let identity_chain = chain(place, identity_issuers.as_bytes(), 1)?;
+        let identity_signer = signer_of(place, &identity_chain)?;
+        signed(TdxDocument::QeIdentity, &identity_signer, text, signature)?;
     }
     let (tcb_info, info_issue) = TcbInfo::open(&collateral.tcb_info, now)?;
     let (identity, identity_issue) = QeIdentity::open(&collateral.qe_identity, now)?;
@@ -380,6 +375,29 @@ fn documents(
         format!("TCB info and QE identity are signed, for TDX, and in force at {now}"),
     );
     Ok((tcb_info, info_issue, identity, identity_issue))
+}
+
+/// Who signed a document: the first of its chain, issued by the root, which has not revoked it.
+fn signer<'d>(
+    place: Place,
+    chain: &'d [Vec<u8>],
+    (root, list): (&Certificate<'_>, &Crl<'_>),
+    signatures: &Signatures<'_>,
+    now: UnixTime,
+) -> Result<Certificate<'d>, TdxRejection> {
+    let [signer] = chain else {
+        return Err(TdxRejection::ChainMalformed {
+            leaf: place,
+            what: "has too few certificates",
+        });
+    };
+    let signer = Certificate::parse(place, signer)?;
+    signer.must_be_issued_by(root, 0, signatures)?;
+    signer.must_be_named()?;
+    signer.must_be_leaf()?;
+    list.must_not_name(&signer)?;
+    signer.must_be_valid_at(now)?;
+    Ok(signer)
 }
 
 /// Rule T12.

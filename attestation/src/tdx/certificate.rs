@@ -3,25 +3,26 @@
 //! PCK certificate ← Platform or Processor CA ← root, and signer of collateral ← root. Fixed places, so no path is
 //! searched. The root is the pinned one; whatever root a chain brings along is not even read.
 
-use x509_parser::asn1_rs::{Oid, oid};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::ParsedExtension;
-use x509_parser::prelude::FromDer as _;
-use x509_parser::time::ASN1Time;
-use x509_parser::x509::{AlgorithmIdentifier, X509Name, X509Version};
-
+use super::extension::{BASIC_CONSTRAINTS, Constraints, Extension, KEY_USAGE, SEQUENCE, Usage};
 use super::parts::TdxCertificate as Place;
 use super::pem;
 use super::rejection::TdxRejection;
 use super::signatures::Signatures;
+use super::x509::Read;
+use crate::der::value;
 use crate::digest::UnixTime;
+use crate::reader::Reader;
 
 /// Longest certificate that is read, in bytes. Intel's have less than 1,300.
 const CERTIFICATE_BYTES_MAX: usize = 4096;
 
-const EC_PUBLIC_KEY: Oid<'static> = oid!(1.2.840.10045.2.1);
-const PRIME256V1: Oid<'static> = oid!(1.2.840.10045.3.1.7);
-const ECDSA_WITH_SHA256: Oid<'static> = oid!(1.2.840.10045.4.3.2);
+/// The number of version 3.
+const VERSION_3: [u8; 1] = [2];
+
+/// The AlgorithmIdentifier of ecdsa-with-SHA256 (RFC 5758, section 3.2), which has no parameters.
+const ECDSA_WITH_SHA256: [u8; 12] = [
+    0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02,
+];
 
 /// The names that Intel gives to each place (PCK Certificate and CRL Profile, sections 1 and 2).
 const fn names(place: Place) -> &'static [&'static str] {
@@ -37,7 +38,8 @@ const fn names(place: Place) -> &'static [&'static str] {
 /// A certificate that was read but not checked.
 pub(crate) struct Certificate<'a> {
     place: Place,
-    x509: X509Certificate<'a>,
+    read: Read<'a>,
+    point: &'a [u8],
 }
 
 impl<'a> Certificate<'a> {
@@ -49,36 +51,39 @@ impl<'a> Certificate<'a> {
         if der.len() > CERTIFICATE_BYTES_MAX {
             return Err(malformed("longer than 4096 bytes"));
         }
-        let (rest, x509) =
-            X509Certificate::from_der(der).map_err(|_| malformed("not a certificate in DER"))?;
-        if !rest.is_empty() {
+        let not_one = || malformed("not a certificate in DER");
+        let mut whole = Reader::new(der);
+        let (_, content) = value(&mut whole, SEQUENCE).ok_or_else(not_one)?;
+        if !whole.is_empty() {
             return Err(malformed("bytes after its end"));
         }
-        if x509.version() != X509Version::V3 {
+        let read = Read::of(content).ok_or_else(not_one)?;
+        if read.version != Some(&VERSION_3) {
             return Err(malformed("not of version 3"));
         }
-        if x509.tbs_certificate.signature != x509.signature_algorithm {
+        if read.algorithm_inside != read.algorithm {
             return Err(malformed("names two signature algorithms"));
         }
-        if x509.extensions_map().is_err() {
-            return Err(malformed("an extension occurs twice"));
+        let mut left = &read.extensions[..];
+        while let [one, others @ ..] = left {
+            if others.iter().any(|other| other.id == one.id) {
+                return Err(malformed("an extension occurs twice"));
+            }
+            left = others;
         }
-        let understood = |parsed: &ParsedExtension<'_>| {
-            matches!(
-                parsed,
-                ParsedExtension::BasicConstraints(_) | ParsedExtension::KeyUsage(_)
-            )
+        let understood = |extension: &Extension<'_>| match extension.id {
+            BASIC_CONSTRAINTS => Constraints::of(extension).is_some(),
+            KEY_USAGE => Usage::of(extension).is_some(),
+            _ => false,
         };
-        if x509
-            .extensions()
-            .iter()
-            .any(|extension| extension.critical && !understood(extension.parsed_extension()))
-        {
+        let mut extensions = read.extensions.iter();
+        if extensions.any(|extension| extension.critical && !understood(extension)) {
             return Err(malformed("has a critical extension that is not understood"));
         }
-        let certificate = Self { place, x509 };
-        certificate.p256_point()?;
-        Ok(certificate)
+        let point = read
+            .p256_point()
+            .ok_or_else(|| malformed("has no uncompressed P-256 key"))?;
+        Ok(Self { place, read, point })
     }
 
     /// The place that it was read for.
@@ -86,50 +91,42 @@ impl<'a> Certificate<'a> {
         self.place
     }
 
-    pub(crate) fn subject(&self) -> &X509Name<'a> {
-        &self.x509.tbs_certificate.subject
+    /// The subject's name, as it is written.
+    pub(crate) const fn subject(&self) -> &'a [u8] {
+        self.read.subject
     }
 
-    pub(crate) fn raw_serial(&self) -> &[u8] {
-        self.x509.raw_serial()
+    /// The serial number, as it is written.
+    pub(crate) const fn serial(&self) -> &'a [u8] {
+        self.read.serial
     }
 
-    /// The value of an extension that is there once.
-    pub(crate) fn extension(&self, id: &Oid<'_>) -> Option<&[u8]> {
-        self.x509
-            .get_extension_unique(id)
-            .ok()
-            .flatten()
-            .map(|extension| extension.value)
+    /// The value of an extension, by the content of its object identifier.
+    pub(crate) fn extension(&self, id: &[u8]) -> Option<&'a [u8]> {
+        self.read.extension(id).map(|found| found.value)
     }
 
     /// The whole of a link: `issuer` is an authority with room for what stands below it, and signed this certificate.
     pub(crate) fn must_be_issued_by(
         &self,
         issuer: &Certificate<'_>,
-        below: u32,
+        below: u8,
         signatures: &Signatures<'_>,
     ) -> Result<(), TdxRejection> {
         let certificate = self.place;
-        if self.x509.issuer().as_raw() != issuer.subject().as_raw() {
+        let read = &self.read;
+        if read.issuer != issuer.subject() {
             return Err(TdxRejection::ChainName { certificate });
         }
         issuer.must_be_authority(below)?;
-        let (tbs, signature) = (
-            self.x509.tbs_certificate.as_ref(),
-            &self.x509.signature_value,
-        );
-        if signature.unused_bits == 0
-            && issuer.signed(
-                tbs,
-                &self.x509.signature_algorithm,
-                &signature.data,
-                signatures,
-            )
-        {
-            Ok(())
-        } else {
-            Err(TdxRejection::ChainSignature { certificate })
+        // No bit of the last byte is unused.
+        match read.signature {
+            [0, signature @ ..]
+                if issuer.signed(read.signed, read.algorithm, signature, signatures) =>
+            {
+                Ok(())
+            }
+            _ => Err(TdxRejection::ChainSignature { certificate }),
         }
     }
 
@@ -137,72 +134,50 @@ impl<'a> Certificate<'a> {
     pub(crate) fn signed(
         &self,
         message: &[u8],
-        algorithm: &AlgorithmIdentifier<'_>,
+        algorithm: &[u8],
         signature: &[u8],
         signatures: &Signatures<'_>,
     ) -> bool {
-        algorithm.algorithm == ECDSA_WITH_SHA256
-            && algorithm.parameters.is_none()
-            && self
-                .p256_point()
-                .is_ok_and(|point| signatures.verify(point, message, signature))
+        algorithm == ECDSA_WITH_SHA256 && signatures.verify(self.point, message, signature)
     }
 
     /// The P-256 point, uncompressed.
-    pub(crate) fn p256_point(&self) -> Result<&[u8], TdxRejection> {
-        let key = self.x509.public_key();
-        let curve = key
-            .algorithm
-            .parameters
-            .as_ref()
-            .and_then(|any| any.as_oid().ok());
-        let point = key.subject_public_key.data.as_ref();
-        if key.algorithm.algorithm != EC_PUBLIC_KEY
-            || curve != Some(PRIME256V1)
-            || point.len() != 65
-            || point.first() != Some(&4)
-        {
-            return Err(TdxRejection::CertificateMalformed {
-                certificate: self.place,
-                what: "has no uncompressed P-256 key",
-            });
-        }
-        Ok(point)
+    pub(crate) const fn p256_point(&self) -> &'a [u8] {
+        self.point
     }
 
     /// Its only common name is one that Intel gives to this place.
     pub(crate) fn must_be_named(&self) -> Result<(), TdxRejection> {
-        let mut common = self.x509.subject().iter_common_name();
-        let first = common.next().and_then(|name| name.as_str().ok());
-        match (first, common.next()) {
-            (Some(name), None) if names(self.place).contains(&name) => Ok(()),
-            (found, _) => Err(TdxRejection::CertificateName {
+        match self.read.common_names[..] {
+            [Some(name)] if names(self.place).contains(&name) => Ok(()),
+            [found, ..] => Err(TdxRejection::CertificateName {
                 certificate: self.place,
                 found: found.unwrap_or_default().to_owned(),
+            }),
+            [] => Err(TdxRejection::CertificateName {
+                certificate: self.place,
+                found: String::new(),
             }),
         }
     }
 
     /// The subject's first common name.
-    pub(crate) fn common_name(&self) -> Option<&str> {
-        let mut names = self.x509.subject().iter_common_name();
-        names.next().and_then(|name| name.as_str().ok())
+    pub(crate) fn common_name(&self) -> Option<&'a str> {
+        self.read.common_names.first().copied().flatten()
     }
 
     /// The last second of validity.
-    pub(crate) fn until(&self) -> UnixTime {
-        unix(&self.x509.validity().not_after)
+    pub(crate) const fn until(&self) -> UnixTime {
+        self.read.until
     }
 
-    fn must_be_authority(&self, below: u32) -> Result<(), TdxRejection> {
-        let constraints = self.x509.basic_constraints().ok().flatten();
-        let usage = self.x509.key_usage().ok().flatten();
-        let room = constraints.is_some_and(|extension| {
-            let depth = extension.value.path_len_constraint;
-            extension.value.ca && depth.is_none_or(|depth| depth >= below)
-        });
-        let may_sign =
-            usage.is_some_and(|usage| usage.value.key_cert_sign() && usage.value.crl_sign());
+    fn must_be_authority(&self, below: u8) -> Result<(), TdxRejection> {
+        let room = self
+            .constraints()
+            .is_some_and(|found| found.authority && found.depth.is_none_or(|depth| depth >= below));
+        let may_sign = self
+            .usage()
+            .is_some_and(|usage| usage.signs_certificates && usage.signs_lists);
         if room && may_sign {
             return Ok(());
         }
@@ -214,27 +189,29 @@ impl<'a> Certificate<'a> {
     /// Whoever signs quoting enclaves or collateral may not sign certificates, and its key is for signatures.
     pub(crate) fn must_be_leaf(&self) -> Result<(), TdxRejection> {
         let certificate = self.place;
-        let constraints = self.x509.basic_constraints().ok().flatten();
-        if constraints.is_none_or(|extension| extension.value.ca) {
+        if self.constraints().is_none_or(|found| found.authority) {
             return Err(TdxRejection::LeafIsAuthority { certificate });
         }
-        let usage = self.x509.key_usage().ok().flatten();
-        if usage
-            .is_some_and(|usage| usage.value.digital_signature() && !usage.value.key_cert_sign())
+        if self
+            .usage()
+            .is_some_and(|usage| usage.signs && !usage.signs_certificates)
         {
             return Ok(());
         }
         Err(TdxRejection::KeyUsage { certificate })
     }
 
+    fn constraints(&self) -> Option<Constraints> {
+        Constraints::of(self.read.extension(BASIC_CONSTRAINTS)?)
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        Usage::of(self.read.extension(KEY_USAGE)?)
+    }
+
     /// First and last second included.
     pub(crate) fn must_be_valid_at(&self, now: UnixTime) -> Result<(), TdxRejection> {
-        let validity = self.x509.validity();
-        let (certificate, from, until) = (
-            self.place,
-            unix(&validity.not_before),
-            unix(&validity.not_after),
-        );
+        let (certificate, from, until) = (self.place, self.read.from, self.read.until);
         if now < from {
             return Err(TdxRejection::CertificateNotYetValid {
                 certificate,
@@ -265,9 +242,4 @@ pub(crate) fn chain(leaf: Place, text: &[u8], wanted: usize) -> Result<Vec<Vec<u
     }
     certificates.truncate(wanted);
     Ok(certificates)
-}
-
-/// A certificate's or list's time. What lies before 1970 becomes 1970, at which nothing is valid.
-pub(crate) fn unix(time: &ASN1Time) -> UnixTime {
-    UnixTime::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
 }

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::held::Signed;
+use super::pem;
 use super::rejection::TdxRejection;
 use crate::strict_json::{self, JsonError};
 
@@ -75,16 +76,18 @@ impl TdxCollateral {
         }
     }
 
-    /// For the second verifier, without a chain that could stand in for the quote's.
+    /// For the second verifier, without a chain that could stand in for the quote's, and of signers' chains what anybody reads: our
+    /// rules refuse text beside a chain's certificates, and neither verifier looks at the root that follows the signer, since
+    /// both know it.
     pub(crate) fn for_second_verifier(&self) -> dcap_qvl::QuoteCollateralV3 {
         dcap_qvl::QuoteCollateralV3 {
             pck_crl_issuer_chain: self.pck_crl_issuer_chain.clone(),
             root_ca_crl: self.root_ca_crl.clone(),
             pck_crl: self.pck_crl.clone(),
-            tcb_info_issuer_chain: self.tcb_info_issuer_chain.clone(),
+            tcb_info_issuer_chain: pem::first(&self.tcb_info_issuer_chain).to_owned(),
             tcb_info: self.tcb_info.clone(),
             tcb_info_signature: self.tcb_info_signature.clone(),
-            qe_identity_issuer_chain: self.qe_identity_issuer_chain.clone(),
+            qe_identity_issuer_chain: pem::first(&self.qe_identity_issuer_chain).to_owned(),
             qe_identity: self.qe_identity.clone(),
             qe_identity_signature: self.qe_identity_signature.clone(),
             pck_certificate_chain: None,

@@ -5,7 +5,8 @@ use super::pck::PckPlatform;
 use super::policy::TdxPolicy;
 use super::quote::TdxQuote;
 use super::rejection::TdxRejection;
-use super::tcb::{Judged, QeIdentity, TcbInfo, TcbStatus};
+use super::status::TcbStatus;
+use super::tcb::{Judged, QeIdentity, TcbInfo};
 use crate::verdict::Lines;
 
 /// What each part was judged to be.
@@ -21,8 +22,8 @@ pub(crate) struct Levels {
 /// Rules T8, T9 and T10.
 pub(crate) fn judge(
     quote: &TdxQuote,
-    tcb_info: &TcbInfo,
-    identity: &QeIdentity,
+    tcb_info: &TcbInfo<'_>,
+    identity: &QeIdentity<'_>,
     platform: &PckPlatform,
     policy: &TdxPolicy,
     lines: &mut Lines,

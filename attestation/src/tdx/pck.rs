@@ -1,13 +1,10 @@
 //! What a PCK certificate says about its platform: Intel's SGX extension (PCK Certificate and CRL Profile, 1.3.5).
 
-use x509_parser::asn1_rs::{Oid, oid};
-
 use super::certificate::Certificate;
 use super::rejection::TdxRejection;
 use crate::digest::ChipId;
 
-const SGX: Oid<'static> = oid!(1.2.840.113741.1.13.1);
-/// The same as DER, to which each part of the extension adds its own numbers.
+/// 1.2.840.113741.1.13.1 as DER, to which each part of the extension adds its own numbers.
 const PREFIX: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 0x01, 0x0d, 0x01];
 
 const SEQUENCE: u8 = 0x30;
@@ -42,7 +39,7 @@ pub struct PckPlatform {
 impl PckPlatform {
     pub(crate) fn of(pck: &Certificate<'_>) -> Result<Self, TdxRejection> {
         let value = pck
-            .extension(&SGX)
+            .extension(&PREFIX)
             .ok_or(TdxRejection::PckExtension("the SGX extension is missing"))?;
         Self::parse(value).map_err(TdxRejection::PckExtension)
     }

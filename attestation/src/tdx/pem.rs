@@ -27,8 +27,13 @@ pub(crate) fn certificates(text: &[u8]) -> Result<Vec<Vec<u8>>, &'static str> {
         let inside = rest
             .strip_prefix(BEGIN)
             .ok_or("has text outside of its certificates")?;
-        let (body, after) = inside.split_once(END).ok_or("ends inside a certificate")?;
-        let letters: String = body.split_ascii_whitespace().collect();
+        // No letter of base64 is the first of the line that ends them.
+        let (body, end) = inside.split_at(inside.find('-').unwrap_or(inside.len()));
+        let after = end.strip_prefix(END).ok_or("ends inside a certificate")?;
+        let mut letters = Vec::with_capacity(body.len());
+        for line in body.split('\n') {
+            letters.extend_from_slice(line.trim_ascii().as_bytes());
+        }
         let der = STANDARD
             .decode(letters)
             .map_err(|_| "has a certificate that is not base64")?;
@@ -38,9 +43,24 @@ pub(crate) fn certificates(text: &[u8]) -> Result<Vec<Vec<u8>>, &'static str> {
     Ok(chain)
 }
 
+/// The text up to the end of its first certificate; all of it where none ends.
+pub(crate) fn first(text: &str) -> &str {
+    let end = text.find(END).map(|at| at.saturating_add(END.len()));
+    end.and_then(|end| text.get(..end)).unwrap_or(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_block_of_a_text_is_a_text_with_one() {
+        let block = format!(" {BEGIN}\nAAEC\nAwQ=\n{END}");
+        assert_eq!(first(&block), block);
+        assert_eq!(first(&format!("{block}\n{BEGIN}\n{END}\n")), block);
+        assert_eq!(first("AAEC"), "AAEC");
+        assert_eq!(first(""), "");
+    }
 
     #[test]
     fn blocks_are_read_and_nothing_else_is() {
@@ -49,6 +69,11 @@ mod tests {
         assert_eq!(
             certificates(format!("{block}{block}\0").as_bytes()),
             Ok(vec![vec![0, 1, 2, 3, 4]; 2])
+        );
+        let lines = format!("{BEGIN}\r\n AAEC\t\r\n\r\nAwQ=\r\n{END}");
+        assert_eq!(
+            certificates(lines.as_bytes()),
+            Ok(vec![vec![0, 1, 2, 3, 4]])
         );
         let longest = format!("{block:CHAIN_BYTES_MAX$}");
         assert_eq!(longest.len(), CHAIN_BYTES_MAX);
@@ -64,6 +89,14 @@ mod tests {
                 "has text outside of its certificates",
             ),
             (format!("{BEGIN}\nAAEC"), "ends inside a certificate"),
+            (
+                format!("{BEGIN}\nAA-EC\n{END}"),
+                "ends inside a certificate",
+            ),
+            (
+                format!("{BEGIN}\nAA EC\n{END}"),
+                "has a certificate that is not base64",
+            ),
             (
                 format!("{BEGIN}\nAAE\n{END}"),
                 "has a certificate that is not base64",

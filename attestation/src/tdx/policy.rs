@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::tcb::TcbStatus;
+use super::status::TcbStatus;
 use crate::digest::{ChipId, Measurement};
 
 /// TDATTRIBUTES bits (Intel TDX Module ABI, TD_ATTRIBUTES).

@@ -97,7 +97,7 @@ impl TdxQuote {
         let length = reader.length_u32("length of the signature data")?;
         let data = reader.take(length, "signature data")?;
         let trailing_zeros = reader.0.len();
-        if reader.0.iter().any(|byte| *byte != 0) {
+        if reader.0.iter().fold(0, |any, byte| any | byte) != 0 {
             return Err(TdxRejection::TrailingBytes(trailing_zeros));
         }
         let end = bytes.len().saturating_sub(trailing_zeros);

@@ -1,7 +1,7 @@
 //! Why a TDX quote was refused: one variant per rule, in the order of the checklist (`docs/formats/evidence-tdx.md`).
 
 use super::parts::{TdxCertificate, TdxCrl, TdxDocument, TdxTcb};
-use super::tcb::TcbStatus;
+use super::status::TcbStatus;
 use crate::digest::{ChipId, Measurement, UnixTime};
 
 /// A TDX quote was refused. Every message names the check that failed.

@@ -150,7 +150,7 @@ mod tests {
 
     use super::super::certificate::{Certificate, chain};
     use super::super::parts::TdxCertificate;
-    use super::super::tcb::TcbStatus;
+    use super::super::status::TcbStatus;
     use super::*;
 
     type Change = fn(&mut QuoteClaims);

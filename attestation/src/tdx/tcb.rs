@@ -3,130 +3,75 @@
 //! What is parsed here is the exact text that was signed. Fields that Intel adds later are let pass: a new field must
 //! not take every machine down, and none that is known may be missing. Keys that occur twice are refused.
 
-use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+use serde::Deserialize;
 
 use super::parts::{TdxDocument, TdxTcb};
 use super::pck::PckPlatform;
 use super::quote::{QeReport, TdxQuote};
 use super::rejection::TdxRejection;
+use super::status::TcbStatus;
+use crate::der::generalized_time;
 use crate::digest::UnixTime;
-use crate::strict_json::{JsonError, Walked};
+use crate::strict_json::{JsonError, Text, Walked};
 
 /// Longest document that is read, in bytes. Intel's have less than 7,000.
 pub(crate) const DOCUMENT_BYTES_MAX: usize = 64 * 1024;
 
 const SGX_DEBUG: u8 = 0x02;
 
-/// What Intel says about a level of firmware. The names are Intel's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
-pub enum TcbStatus {
-    /// Nothing to do.
-    UpToDate,
-    /// Software in the TD must defend itself against a known weakness.
-    SWHardeningNeeded,
-    /// The platform must be configured otherwise.
-    ConfigurationNeeded,
-    /// Both.
-    ConfigurationAndSWHardeningNeeded,
-    /// Firmware has known weaknesses.
-    OutOfDate,
-    /// The same, and the platform must be configured otherwise.
-    OutOfDateConfigurationNeeded,
-    /// The TD was launched on firmware that is out of date; what runs now is not. Of quotes of TDX 1.5 only.
-    TDRelaunchAdvised,
-    /// The same, and the platform must be configured otherwise.
-    TDRelaunchAdvisedConfigurationNeeded,
-    /// Keys of such platforms are known to others.
-    Revoked,
-}
-
-impl std::fmt::Display for TcbStatus {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Debug::fmt(self, f)
-    }
-}
-
-impl TcbStatus {
-    /// The platform's status with that of its module or quoting enclave (Intel QVL, `convergeTcbStatuses`).
-    pub(crate) const fn with_part(self, part: Self) -> Self {
-        match (part, self) {
-            (Self::Revoked, _) => Self::Revoked,
-            (Self::OutOfDate, Self::UpToDate | Self::SWHardeningNeeded) => Self::OutOfDate,
-            (
-                Self::OutOfDate,
-                Self::ConfigurationNeeded | Self::ConfigurationAndSWHardeningNeeded,
-            ) => Self::OutOfDateConfigurationNeeded,
-            _ => self,
-        }
-    }
-
-    /// The status at launch with that of what runs now (Intel QVL, `checkForRelaunch`).
-    pub(crate) const fn with_current(self, current: Self) -> Self {
-        match (self, current) {
-            (Self::OutOfDate, Self::UpToDate | Self::SWHardeningNeeded) => Self::TDRelaunchAdvised,
-            (
-                Self::OutOfDate,
-                Self::ConfigurationNeeded | Self::ConfigurationAndSWHardeningNeeded,
-            )
-            | (
-                Self::OutOfDateConfigurationNeeded,
-                Self::UpToDate
-                | Self::SWHardeningNeeded
-                | Self::ConfigurationNeeded
-                | Self::ConfigurationAndSWHardeningNeeded,
-            ) => Self::TDRelaunchAdvisedConfigurationNeeded,
-            _ => self,
-        }
-    }
-}
-
 /// What every document says about itself.
 #[derive(Deserialize)]
-struct Head {
-    id: String,
+#[serde(bound(deserialize = "'de: 'a"))]
+struct Head<'a> {
+    id: Text<'a>,
     version: u32,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct TcbInfo {
-    issue_date: String,
-    next_update: String,
-    fmspc: String,
-    pce_id: String,
+#[serde(rename_all = "camelCase", bound(deserialize = "'de: 'a"))]
+pub(crate) struct TcbInfo<'a> {
+    id: Text<'a>,
+    version: u32,
+    issue_date: Text<'a>,
+    next_update: Text<'a>,
+    fmspc: Text<'a>,
+    pce_id: Text<'a>,
     tcb_type: u32,
     tcb_evaluation_data_number: u32,
-    tdx_module: Option<Module>,
+    tdx_module: Option<Module<'a>>,
     #[serde(default)]
-    tdx_module_identities: Vec<ModuleIdentity>,
-    tcb_levels: Vec<Level>,
+    tdx_module_identities: Vec<ModuleIdentity<'a>>,
+    tcb_levels: Vec<Level<'a>>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Module {
-    mrsigner: String,
-    attributes: String,
-    attributes_mask: String,
+#[serde(rename_all = "camelCase", bound(deserialize = "'de: 'a"))]
+struct Module<'a> {
+    mrsigner: Text<'a>,
+    attributes: Text<'a>,
+    attributes_mask: Text<'a>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ModuleIdentity {
-    id: String,
-    #[serde(flatten)]
-    module: Module,
-    tcb_levels: Vec<PartLevel>,
+#[serde(rename_all = "camelCase", bound(deserialize = "'de: 'a"))]
+struct ModuleIdentity<'a> {
+    id: Text<'a>,
+    mrsigner: Text<'a>,
+    attributes: Text<'a>,
+    attributes_mask: Text<'a>,
+    tcb_levels: Vec<PartLevel<'a>>,
 }
 
 /// A level of a part with one version: the TDX module, the quoting enclave.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PartLevel {
+#[serde(rename_all = "camelCase", bound(deserialize = "'de: 'a"))]
+struct PartLevel<'a> {
     tcb: PartTcb,
     tcb_status: TcbStatus,
     #[serde(default, rename = "advisoryIDs")]
-    advisory_ids: Vec<String>,
+    advisory_ids: Vec<Text<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -135,12 +80,12 @@ struct PartTcb {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Level {
+#[serde(rename_all = "camelCase", bound(deserialize = "'de: 'a"))]
+struct Level<'a> {
     tcb: LevelTcb,
     tcb_status: TcbStatus,
     #[serde(default, rename = "advisoryIDs")]
-    advisory_ids: Vec<String>,
+    advisory_ids: Vec<Text<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -156,18 +101,20 @@ struct Component {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct QeIdentity {
-    issue_date: String,
-    next_update: String,
+#[serde(rename_all = "camelCase", bound(deserialize = "'de: 'a"))]
+pub(crate) struct QeIdentity<'a> {
+    id: Text<'a>,
+    version: u32,
+    issue_date: Text<'a>,
+    next_update: Text<'a>,
     tcb_evaluation_data_number: u32,
-    miscselect: String,
-    miscselect_mask: String,
-    attributes: String,
-    attributes_mask: String,
-    mrsigner: String,
+    miscselect: Text<'a>,
+    miscselect_mask: Text<'a>,
+    attributes: Text<'a>,
+    attributes_mask: Text<'a>,
+    mrsigner: Text<'a>,
     isvprodid: u16,
-    tcb_levels: Vec<PartLevel>,
+    tcb_levels: Vec<PartLevel<'a>>,
 }
 
 /// A status with the advisories that go with it.
@@ -178,10 +125,11 @@ pub(crate) struct Judged {
 }
 
 impl Judged {
-    fn of(status: TcbStatus, advisories: &[String]) -> Self {
+    fn of(status: TcbStatus, advisories: &[Text<'_>]) -> Self {
+        let owned = advisories.iter().map(|Text(id)| id.clone().into_owned());
         Self {
             status,
-            advisories: advisories.to_vec(),
+            advisories: owned.collect(),
         }
     }
 
@@ -204,11 +152,12 @@ pub(crate) struct Issue {
     pub(crate) number: u32,
 }
 
-impl TcbInfo {
+impl<'a> TcbInfo<'a> {
     /// Reads the text and judges nothing but its form.
-    pub(crate) fn read(text: &str) -> Result<Self, TdxRejection> {
+    pub(crate) fn read(text: &'a str) -> Result<Self, TdxRejection> {
         let document = TdxDocument::TcbInfo;
-        let info: Self = read(document, text, "TDX", 3)?;
+        let head = |info: &Self| (info.id.0.clone(), info.version);
+        let info = read(document, text, ("TDX", 3), head)?;
         if info.tcb_type != 0 {
             return Err(malformed(document, "its TCB type is not 0"));
         }
@@ -216,30 +165,36 @@ impl TcbInfo {
     }
 
     /// Reads and dates the text (rule T6). Its signature was checked before.
-    pub(crate) fn open(text: &str, now: UnixTime) -> Result<(Self, Issue), TdxRejection> {
+    pub(crate) fn open(text: &'a str, now: UnixTime) -> Result<(Self, Issue), TdxRejection> {
         let document = TdxDocument::TcbInfo;
         let info = Self::read(text)?;
         let number = info.tcb_evaluation_data_number;
-        let issue = dates(document, &info.issue_date, &info.next_update, number)?;
+        let issue = dates(document, &info.issue_date.0, &info.next_update.0, number)?;
         issue.must_be_in_force(document, now)?;
         Ok((info, issue))
     }
 
     /// For which platforms it is, as a PCK certificate says it.
     pub(crate) fn fmspc(&self) -> Result<[u8; 6], TdxRejection> {
-        bytes(TdxDocument::TcbInfo, "fmspc", &self.fmspc)
+        bytes(TdxDocument::TcbInfo, "fmspc", &self.fmspc.0)
     }
 
     /// Rule T7. Hexadecimal comes in either case.
     pub(crate) fn must_be_for(&self, platform: &PckPlatform) -> Result<(), TdxRejection> {
-        let (tcb_info, certificate) = (self.fmspc.clone(), hex::encode(platform.fmspc()));
+        let (tcb_info, certificate) = (
+            self.fmspc.0.clone().into_owned(),
+            hex::encode(platform.fmspc()),
+        );
         if !tcb_info.eq_ignore_ascii_case(&certificate) {
             return Err(TdxRejection::Fmspc {
                 tcb_info,
                 certificate,
             });
         }
-        let (tcb_info, certificate) = (self.pce_id.clone(), hex::encode(platform.pce_id()));
+        let (tcb_info, certificate) = (
+            self.pce_id.0.clone().into_owned(),
+            hex::encode(platform.pce_id()),
+        );
         if !tcb_info.eq_ignore_ascii_case(&certificate) {
             return Err(TdxRejection::PceId {
                 tcb_info,
@@ -251,20 +206,21 @@ impl TcbInfo {
 
     /// Rule T9: who signed the module, and its attributes.
     pub(crate) fn must_know_module(&self, quote: &TdxQuote) -> Result<(), TdxRejection> {
-        let module = match self.module_identity(&quote.tee_tcb_svn())? {
-            Some(identity) => &identity.module,
-            None => self
-                .tdx_module
-                .as_ref()
-                .ok_or_else(|| malformed(TdxDocument::TcbInfo, "names no TDX module"))?,
+        let (signer, attributes, mask) = match (
+            self.module_identity(&quote.tee_tcb_svn())?,
+            &self.tdx_module,
+        ) {
+            (Some(found), _) => (&found.mrsigner, &found.attributes, &found.attributes_mask),
+            (None, Some(found)) => (&found.mrsigner, &found.attributes, &found.attributes_mask),
+            (None, None) => return Err(malformed(TdxDocument::TcbInfo, "names no TDX module")),
         };
-        let signer: [u8; 48] = bytes(TdxDocument::TcbInfo, "mrsigner", &module.mrsigner)?;
+        let signer: [u8; 48] = bytes(TdxDocument::TcbInfo, "mrsigner", &signer.0)?;
         if signer != *quote.mr_signer_seam().as_bytes() {
             return Err(TdxRejection::ModuleSigner);
         }
         let document = TdxDocument::TcbInfo;
-        let expected: [u8; 8] = bytes(document, "attributes", &module.attributes)?;
-        let mask: [u8; 8] = bytes(document, "attributesMask", &module.attributes_mask)?;
+        let expected: [u8; 8] = bytes(document, "attributes", &attributes.0)?;
+        let mask: [u8; 8] = bytes(document, "attributesMask", &mask.0)?;
         let found = quote.seam_attributes().to_le_bytes();
         let masked = equal_under(&found, &expected, &mask);
         // Bits that nobody judges must not be set.
@@ -326,7 +282,7 @@ impl TcbInfo {
     }
 
     /// The module that `TEE_TCB_SVN[1]` picks; none in the first generation, 0.
-    fn module_identity(&self, svn: &[u8; 16]) -> Result<Option<&ModuleIdentity>, TdxRejection> {
+    fn module_identity(&self, svn: &[u8; 16]) -> Result<Option<&ModuleIdentity<'a>>, TdxRejection> {
         let [_, generation, ..] = *svn;
         if generation == 0 {
             return Ok(None);
@@ -334,22 +290,23 @@ impl TcbInfo {
         let id = format!("TDX_{generation:02X}");
         self.tdx_module_identities
             .iter()
-            .find(|identity| identity.id.eq_ignore_ascii_case(&id))
+            .find(|identity| identity.id.0.eq_ignore_ascii_case(&id))
             .map(Some)
             .ok_or(TdxRejection::ModuleUnknown(generation))
     }
 }
 
-impl QeIdentity {
+impl<'a> QeIdentity<'a> {
     /// Reads and dates the text (rule T6). Its signature was checked before.
-    pub(crate) fn open(text: &str, now: UnixTime) -> Result<(Self, Issue), TdxRejection> {
+    pub(crate) fn open(text: &'a str, now: UnixTime) -> Result<(Self, Issue), TdxRejection> {
         let document = TdxDocument::QeIdentity;
-        let identity: Self = read(document, text, "TD_QE", 2)?;
+        let head = |identity: &Self| (identity.id.0.clone(), identity.version);
+        let identity = read(document, text, ("TD_QE", 2), head)?;
         let number = identity.tcb_evaluation_data_number;
         let issue = dates(
             document,
-            &identity.issue_date,
-            &identity.next_update,
+            &identity.issue_date.0,
+            &identity.next_update.0,
             number,
         )?;
         issue.must_be_in_force(document, now)?;
@@ -359,15 +316,15 @@ impl QeIdentity {
     /// Rule T8.
     pub(crate) fn level(&self, report: QeReport<'_>) -> Result<Judged, TdxRejection> {
         let document = TdxDocument::QeIdentity;
-        if report.mr_signer() != bytes(document, "mrsigner", &self.mrsigner)? {
+        if report.mr_signer() != bytes(document, "mrsigner", &self.mrsigner.0)? {
             return Err(TdxRejection::QeSigner);
         }
         let (found, expected) = (report.product(), self.isvprodid);
         if found != expected {
             return Err(TdxRejection::QeProduct { found, expected });
         }
-        let expected: [u8; 4] = bytes(document, "miscselect", &self.miscselect)?;
-        let mask: [u8; 4] = bytes(document, "miscselectMask", &self.miscselect_mask)?;
+        let expected: [u8; 4] = bytes(document, "miscselect", &self.miscselect.0)?;
+        let mask: [u8; 4] = bytes(document, "miscselectMask", &self.miscselect_mask.0)?;
         if !equal_under(&report.misc_select(), &expected, &mask) {
             return Err(TdxRejection::QeMiscSelect);
         }
@@ -377,8 +334,8 @@ impl QeIdentity {
         if flags & SGX_DEBUG != 0 {
             return Err(TdxRejection::QeAttributes);
         }
-        let expected: [u8; 16] = bytes(document, "attributes", &self.attributes)?;
-        let mask: [u8; 16] = bytes(document, "attributesMask", &self.attributes_mask)?;
+        let expected: [u8; 16] = bytes(document, "attributes", &self.attributes.0)?;
+        let mask: [u8; 16] = bytes(document, "attributesMask", &self.attributes_mask.0)?;
         if !equal_under(&attributes, &expected, &mask) {
             return Err(TdxRejection::QeAttributes);
         }
@@ -409,27 +366,32 @@ impl Issue {
     }
 }
 
-/// Reads a document of this kind. Those for SGX have other fields: its head is read first.
-fn read<T: serde::de::DeserializeOwned>(
+/// Reads a document of this kind, by its id and version. Those for SGX have other fields: where one is not of its form, what it is
+/// comes first.
+fn read<'a, T: Deserialize<'a>>(
     document: TdxDocument,
-    text: &str,
-    id: &str,
-    version: u32,
+    text: &'a str,
+    (id, version): (&str, u32),
+    head: impl Fn(&T) -> (Cow<'a, str>, u32),
 ) -> Result<T, TdxRejection> {
     let wrong = |error: JsonError| malformed(document, &error.to_string());
     let walked = Walked::over(text.as_bytes(), DOCUMENT_BYTES_MAX).map_err(wrong)?;
-    let head: Head = walked.read().map_err(wrong)?;
-    if head.id != id {
-        return Err(TdxRejection::DocumentId {
-            document,
-            found: head.id,
-        });
+    let read: Result<T, _> = walked.read();
+    let (found_id, found) = match &read {
+        Ok(read) => head(read),
+        Err(_) => {
+            let Head { id, version } = walked.read().map_err(wrong)?;
+            (id.0, version)
+        }
+    };
+    if found_id != id {
+        let found = found_id.into_owned();
+        return Err(TdxRejection::DocumentId { document, found });
     }
-    if head.version != version {
-        let found = head.version;
+    if found != version {
         return Err(TdxRejection::DocumentVersion { document, found });
     }
-    walked.read().map_err(wrong)
+    read.map_err(wrong)
 }
 
 fn malformed(document: TdxDocument, what: &str) -> TdxRejection {
@@ -440,7 +402,7 @@ fn malformed(document: TdxDocument, what: &str) -> TdxRejection {
 }
 
 /// Levels are sorted, the best first.
-fn part_level(levels: &[PartLevel], version: u16) -> Option<Judged> {
+fn part_level(levels: &[PartLevel<'_>], version: u16) -> Option<Judged> {
     levels
         .iter()
         .find(|level| version >= level.tcb.isvsvn)
@@ -470,9 +432,8 @@ fn dates(
     number: u32,
 ) -> Result<Issue, TdxRejection> {
     let date = |text: &str| {
-        seconds(text)
-            .map(UnixTime::from_secs)
-            .ok_or_else(|| malformed(document, "a date is not of the form 2026-03-01T00:00:00Z"))
+        let wrong = "a date is not of the form 2026-03-01T00:00:00Z";
+        written(text).ok_or_else(|| malformed(document, wrong))
     };
     Ok(Issue {
         from: date(from)?,
@@ -481,43 +442,20 @@ fn dates(
     })
 }
 
-/// `2026-03-07T02:05:07Z` in seconds since 1970 (civil calendar; no leap seconds).
-fn seconds(text: &str) -> Option<u64> {
-    let shape = text.len() == 20
-        && text
-            .bytes()
-            .zip(*b"dddd-dd-ddTdd:dd:ddZ")
-            .all(|(found, shape)| match shape {
-                b'd' => found.is_ascii_digit(),
-                other => found == other,
-            });
-    if !shape {
-        return None;
+/// `2026-03-07T02:05:07Z`, which has the digits of a GeneralizedTime.
+fn written(text: &str) -> Option<UnixTime> {
+    let shape = *b"dddd-dd-ddTdd:dd:ddZ";
+    let mut digits = [b'Z'; 15];
+    let mut left = digits.iter_mut();
+    for (found, shape) in text.bytes().zip(shape) {
+        match shape {
+            b'd' => *left.next()? = found,
+            other if found == other => {}
+            _ => return None,
+        }
     }
-    let number = |from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let days_of_month = match month {
-        4 | 6 | 9 | 11 => 30,
-        2 if leap => 29,
-        2 => 28,
-        1..=12 => 31,
-        _ => return None,
-    };
-    if year < 1970 || !(1..=days_of_month).contains(&day) || hour > 23 || minute > 59 || second > 59
-    {
-        return None;
-    }
-    // A year that begins in March ends with the leap day.
-    let (year, month) = if month < 3 {
-        (year - 1, month + 9)
-    } else {
-        (year, month - 3)
-    };
-    let days =
-        365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+    (text.len() == shape.len()).then_some(())?;
+    generalized_time(&digits)
 }
 
 #[cfg(test)]
@@ -526,10 +464,11 @@ mod tests {
 
     #[test]
     fn dates_are_read_and_nonsense_is_not() {
-        assert_eq!(seconds("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(seconds("2025-07-04T10:16:31Z"), Some(1_751_624_191));
-        assert_eq!(seconds("2024-02-29T00:00:00Z"), Some(1_709_164_800));
-        assert_eq!(seconds("2000-02-29T00:00:00Z"), Some(951_782_400));
+        let secs = |text| written(text).map(UnixTime::secs);
+        assert_eq!(secs("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(secs("2025-07-04T10:16:31Z"), Some(1_751_624_191));
+        assert_eq!(secs("2024-02-29T00:00:00Z"), Some(1_709_164_800));
+        assert_eq!(secs("2000-02-29T00:00:00Z"), Some(951_782_400));
         for text in [
             "",
             "2025-02-29T00:00:00Z",
@@ -547,51 +486,7 @@ mod tests {
             "1969-12-31T23:59:59Z",
             "2025-07-04T10:16:31.5Z",
         ] {
-            assert_eq!(seconds(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn statuses_converge_as_intels_library_does_it() {
-        use TcbStatus::*;
-        for (platform, part, both) in [
-            (UpToDate, UpToDate, UpToDate),
-            (UpToDate, OutOfDate, OutOfDate),
-            (SWHardeningNeeded, OutOfDate, OutOfDate),
-            (ConfigurationNeeded, OutOfDate, OutOfDateConfigurationNeeded),
-            (
-                ConfigurationAndSWHardeningNeeded,
-                OutOfDate,
-                OutOfDateConfigurationNeeded,
-            ),
-            (OutOfDate, UpToDate, OutOfDate),
-            (UpToDate, Revoked, Revoked),
-            (Revoked, UpToDate, Revoked),
-        ] {
-            assert_eq!(platform.with_part(part), both);
-        }
-        for (launch, current, both) in [
-            (UpToDate, OutOfDate, UpToDate),
-            (OutOfDate, OutOfDate, OutOfDate),
-            (OutOfDate, UpToDate, TDRelaunchAdvised),
-            (OutOfDate, SWHardeningNeeded, TDRelaunchAdvised),
-            (
-                OutOfDate,
-                ConfigurationNeeded,
-                TDRelaunchAdvisedConfigurationNeeded,
-            ),
-            (
-                OutOfDateConfigurationNeeded,
-                UpToDate,
-                TDRelaunchAdvisedConfigurationNeeded,
-            ),
-            (
-                OutOfDateConfigurationNeeded,
-                OutOfDate,
-                OutOfDateConfigurationNeeded,
-            ),
-        ] {
-            assert_eq!(launch.with_current(current), both);
+            assert_eq!(secs(text), None, "{text}");
         }
     }
 }
