@@ -25,6 +25,8 @@ mod buffer;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod elementwise;
+#[cfg(test)]
+mod emulated;
 mod fixed;
 mod format;
 pub mod heap;

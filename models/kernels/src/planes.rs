@@ -223,8 +223,6 @@ impl<'a> Planes<'a> {
     }
 }
 
-#[cfg(test)]
-mod emulated;
 #[cfg_attr(
     not(feature = "cuda"),
     allow(dead_code, reason = "launches are made with the feature `cuda`")

@@ -1,5 +1,5 @@
 // Runs kernels of `packed.cu` and `decode.cu` on a processor: one call for each launch.
-//   packed KERNEL GRID_X GRID_Y GRID_Z THREADS [ARGUMENT ...] < input > output
+//   kernels KERNEL GRID_X GRID_Y GRID_Z THREADS [ARGUMENT ...] < input > output
 // An argument is i:NUMBER or f:NUMBER, in:BYTES (that many from the input), out:BYTES (zeros before, printed after), null,
 // or a structure's fields between { and }.
 #include "cuda_emulated.h"
@@ -21,7 +21,7 @@ std::vector<std::unique_ptr<std::vector<uint4>>> buffers;
 std::vector<std::pair<void*, size_t>> outputs;
 
 [[noreturn]] void refuse(const char* why) {
-  std::fprintf(stderr, "packed: %s (argument %d)\n", why, next);
+  std::fprintf(stderr, "kernels: %s (argument %d)\n", why, next);
   std::exit(2);
 }
 
@@ -121,8 +121,10 @@ Starter starter(void (*kernel)(ARGUMENTS...)) {
 const std::map<std::string, Starter> KERNELS_BY_NAME = {
     OF_KIND(q4_0), OF_KIND(q8_0), OF_KIND(q4k), OF_KIND(q5k), OF_KIND(q6k), NAMED(casemate_round),
     NAMED(casemate_add_norm), NAMED(casemate_turn), NAMED(casemate_store), NAMED(casemate_gated),
-    NAMED(casemate_soften), NAMED(casemate_attend_32_1), NAMED(casemate_attend_64_4), NAMED(casemate_attend_128_2),
-    NAMED(casemate_join),
+    NAMED(casemate_soften), NAMED(casemate_attend_64_4), NAMED(casemate_join), NAMED(casemate_shrink), NAMED(casemate_widen),
+    NAMED(casemate_product_f16_1), NAMED(casemate_product_f16_2), NAMED(casemate_product_f16_4),
+    NAMED(casemate_product_f16_8), NAMED(casemate_product_bf16_1), NAMED(casemate_product_bf16_2),
+    NAMED(casemate_product_bf16_4), NAMED(casemate_product_bf16_8),
 };
 
 }  // namespace
