@@ -12,6 +12,8 @@ mod body;
 #[path = "tdx_refuse/certificates.rs"]
 mod certificates;
 mod common;
+#[path = "tdx_refuse/der.rs"]
+mod der;
 #[path = "tdx_refuse/documents.rs"]
 mod documents;
 #[path = "tdx_refuse/known.rs"]
@@ -126,10 +128,11 @@ fn every_refusal_has_a_rule_and_a_message_in_lower_case_words() {
 }
 
 /// What is provoked here, as text.
-const PROVOKED: [&str; 6] = [
+const PROVOKED: [&str; 7] = [
     include_str!("tdx_refuse.rs"),
     include_str!("tdx_refuse/body.rs"),
     include_str!("tdx_refuse/certificates.rs"),
+    include_str!("tdx_refuse/der.rs"),
     include_str!("tdx_refuse/documents.rs"),
     include_str!("tdx_refuse/levels.rs"),
     include_str!("tdx_refuse/quote.rs"),

@@ -4,153 +4,64 @@
 use std::collections::HashSet;
 
 use super::background::Background;
-use super::filter::places;
-use super::scaffold::{self, Sealed, Wording};
+use super::candidates::{Candidates, Principals};
+use super::company::Brought;
+use super::family::{Family, MARKS, Marks};
+use super::filter::RoomyFilter;
+use super::scaffold::{Sealed, Wording};
 use super::shingle::Prompt;
 
 /// A shingle is heavy in so many distinct prompts of so many principals.
-const PROMPTS_MIN: u16 = 20;
-const PRINCIPALS_MIN: u32 = 5;
+const PROMPTS_MIN: u8 = 20;
+const PRINCIPALS_MIN: u16 = 5;
 /// Who sends a shingle is noted from this prompt on.
-const NOTED_FROM: u16 = 4;
-/// A prompt belongs to a family that shares so many heavy shingles with it. To found one takes more: common phrases of six or
+const NOTED_FROM: u8 = 4;
+/// Shingles of a prompt, the smallest, of which it is asked what they stand around: twice as many as stand for a family.
+const JUDGED_MAX: usize = 32;
+/// A prompt belongs to a family that shares so many shingles with it. To found one takes more: common phrases of six or
 /// seven words have four or five, and founded nine false families on sixty honest calibration days.
 const SHARED_MIN: usize = 4;
 const FOUNDED_MIN: usize = 6;
-/// Heavy shingles that stand for a family: the smallest hashes.
-const MARKS: usize = 16;
 
 const SECONDS_PER_DAY: u64 = 86_400;
+/// Days for which a family is known after the last one on which its wording was heavy.
+const DAYS_KNOWN: u64 = 7;
 /// Distinct prompts of one day; beyond them the older half is forgotten, so that no flood fills the filter.
 const PROMPTS_PER_AGE: u32 = 500_000;
+/// The same of shingles and who sent them.
+const SENT_PER_AGE: u32 = 500_000;
 
 const ROWS: usize = 4;
 const COLUMNS: usize = 1 << 20;
 const ASKED_WORDS: usize = 1 << 16;
-const SETS: usize = 1024;
-const WAYS: usize = 8;
+const SENT_WORDS: usize = 1 << 16;
 const FAMILIES_MAX: usize = 1024;
 /// Bytes of a shingle's sealed words.
 const WORDING_BYTES_MAX: usize = 128;
 
-/// Which of 512 places principals fall on: enough to tell five from one, and who surely is not in it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Principals([u64; 8]);
-
-impl Principals {
-    fn add(&mut self, principal: u64) {
-        for (word, bit) in places::<8>(principal).take(1) {
-            if let Some(word) = self.0.get_mut(word) {
-                *word |= bit;
-            }
-        }
-    }
-
-    /// Whether this principal may be among them: never wrong when it says no.
-    #[must_use]
-    pub fn may_have(&self, principal: u64) -> bool {
-        places::<8>(principal)
-            .take(1)
-            .all(|(word, bit)| self.0.get(word).is_some_and(|word| word & bit != 0))
-    }
-
-    /// At least so many; fewer than there are when some share a place.
-    #[must_use]
-    pub fn count(&self) -> u32 {
-        self.0.iter().map(|word| word.count_ones()).sum()
-    }
-
-    fn both(self, other: &Self) -> Self {
-        let mut both = self;
-        for (word, other) in both.0.iter_mut().zip(other.0) {
-            *word &= other;
-        }
-        both
-    }
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Candidate {
-    shingle: u64,
+/// What a prompt shares with many others.
+struct Common {
+    /// Shingles that are heavy today, ascending, and in how many prompts each was seen since it is noted; those that stand
+    /// around something new each time, and those that stand for a family.
+    heavy: Vec<u64>,
+    varied: Vec<(u64, u16)>,
+    shared: Vec<u64>,
     principals: Principals,
-    /// Distinct prompts with it since it is noted: never too many, as a sketch's number may be.
-    prompts: u16,
+    least: u8,
 }
 
-/// One template and what came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Family {
-    marks: Vec<u64>,
-    /// For each mark in how many distinct prompts it was seen, at least, and its words once they may be kept.
-    seen: Vec<(u16, Option<Sealed>)>,
-    principals: Principals,
-    prompts: u32,
-    day: u64,
-}
-
-impl Family {
-    /// Distinct prompts with its wording, those before it was found among them.
-    #[must_use]
-    pub const fn prompts(&self) -> u32 {
-        self.prompts
-    }
-
-    /// Heavy shingles that stand for it, at most sixteen.
-    #[must_use]
-    pub fn marks(&self) -> &[u64] {
-        &self.marks
-    }
-
-    /// In how many distinct prompts each of its marks was seen, at least.
-    pub fn seen(&self) -> impl Iterator<Item = u16> {
-        self.seen.iter().map(|(seen, _)| *seen)
-    }
-
-    /// The words that may be opened.
-    pub fn wording(&self) -> impl Iterator<Item = Wording> {
-        let marks = self.marks.iter().zip(&self.seen);
-        let common = marks.filter(|(_, (seen, _))| *seen >= scaffold::PROMPTS_MIN);
-        common.filter_map(|(mark, (_, words))| words.clone().map(|words| (*mark, words)))
-    }
-
-    /// Marks that are common enough for their words to be kept, and have none.
-    fn wordless(&self) -> impl Iterator<Item = u64> {
-        let marks = self.marks.iter().zip(&self.seen);
-        let wordless =
-            marks.filter(|(_, (seen, words))| *seen >= scaffold::PROMPTS_MIN && words.is_none());
-        wordless.map(|(mark, _)| *mark)
-    }
-
-    fn count(&mut self, heavy: &[u64]) {
-        for (mark, (seen, _)) in self.marks.iter().zip(&mut self.seen) {
-            if heavy.binary_search(mark).is_ok() {
-                *seen = seen.saturating_add(1);
-            }
-        }
-    }
-
-    /// Who sent them.
-    #[must_use]
-    pub const fn principals(&self) -> &Principals {
-        &self.principals
-    }
-
-    fn shares(&self, heavy: &[u64]) -> usize {
-        let mine = self.marks.iter();
-        mine.filter(|mark| heavy.binary_search(mark).is_ok())
-            .count()
-    }
-}
-
-/// The wording of an organisation. Counts are quartered each day, families without prompts for a week go.
+/// The wording of an organisation. Counts are quartered each day; a family stays known for a week after the last day on which
+/// its wording was heavy.
 #[derive(Debug)]
 pub struct Families {
     instructions: Background,
-    counts: Vec<u16>,
-    asked: [Vec<u64>; 2],
-    asked_added: u32,
-    candidates: Vec<Candidate>,
+    counts: Vec<u8>,
+    asked: RoomyFilter<ASKED_WORDS>,
+    /// Which shingles came from whom.
+    sent: RoomyFilter<SENT_WORDS>,
+    candidates: Candidates,
     families: Vec<Family>,
+    marks: Marks,
     day: u64,
 }
 
@@ -162,10 +73,11 @@ impl Families {
         Self {
             instructions,
             counts: vec![0; ROWS * COLUMNS],
-            asked: [vec![0; ASKED_WORDS], vec![0; ASKED_WORDS]],
-            asked_added: 0,
-            candidates: vec![Candidate::default(); SETS * WAYS],
+            asked: RoomyFilter::default(),
+            sent: RoomyFilter::default(),
+            candidates: Candidates::new(),
             families: Vec::new(),
+            marks: Marks::of(&[]),
             day: now / SECONDS_PER_DAY,
         }
     }
@@ -176,10 +88,12 @@ impl Families {
         // Three words of a bounded length, and what sealing adds.
         let words = size_of::<(u16, Option<Sealed>)>() + WORDING_BYTES_MAX;
         let families = FAMILIES_MAX * (size_of::<Family>() + MARKS * (size_of::<u64>() + words));
-        ROWS * COLUMNS * size_of::<u16>()
-            + 2 * ASKED_WORDS * size_of::<u64>()
-            + SETS * WAYS * size_of::<Candidate>()
+        ROWS * COLUMNS
+            + RoomyFilter::<ASKED_WORDS>::bytes()
+            + RoomyFilter::<SENT_WORDS>::bytes()
+            + Candidates::bytes()
             + families
+            + Marks::bytes_max(FAMILIES_MAX)
     }
 
     /// The families known now.
@@ -188,7 +102,7 @@ impl Families {
         &self.families
     }
 
-    /// Shingles whose words are to be kept from the next prompt that has them: see [`scaffold`].
+    /// Shingles whose words are to be kept from the next prompt that has them: see [`super::scaffold`].
     #[must_use]
     pub fn wanted(&self) -> HashSet<u64> {
         self.families.iter().flat_map(Family::wordless).collect()
@@ -196,86 +110,85 @@ impl Families {
 
     /// Keeps words of shingles that are common enough, and no others.
     pub fn keep(&mut self, wording: &[Wording]) {
-        for (shingle, words) in wording {
-            for family in &mut self.families {
-                let places = family.marks.iter().zip(&mut family.seen);
-                let of_it = places.filter(|(mark, (seen, kept))| {
-                    *mark == shingle && *seen >= scaffold::PROMPTS_MIN && kept.is_none()
-                });
-                of_it.for_each(|(_, (_, kept))| *kept = Some(words.clone()));
-            }
+        for words in wording {
+            self.families.iter_mut().for_each(|one| one.keep(words));
         }
     }
 
     /// Forgets all words.
     pub fn forget_wording(&mut self) {
-        let all = self.families.iter_mut().flat_map(|family| &mut family.seen);
-        all.for_each(|(_, words)| *words = None);
+        self.families.iter_mut().for_each(Family::forget_wording);
     }
 
     /// Counts a prompt of a principal, which is a keyed hash. The family that it belongs to, if any; what was asked before word
     /// for word, by whomever, is not counted and belongs to none. A clock that goes back ages nothing.
     pub fn observe(&mut self, prompt: &Prompt, principal: u64, now: u64) -> Option<&Family> {
         self.age(now / SECONDS_PER_DAY);
-        if prompt.is_blank() || !self.is_first(prompt.digest()) {
+        if prompt.is_blank() || self.asked.add(prompt.digest()) {
             return None;
         }
-        let (mut heavy, mut seen) = (Vec::new(), Vec::new());
-        let mut common = Principals([u64::MAX; 8]);
-        let mut least = u16::MAX;
+        if self.asked.added() >= PROMPTS_PER_AGE {
+            self.asked.age();
+        }
+        let brought = self.brought(prompt, principal);
+        let common = self.count_all(prompt, principal, &brought);
+        let at = self
+            .join(&common, &brought, principal)
+            .or_else(|| self.found(&common, &brought))?;
+        self.families.get(at)
+    }
+
+    /// What of a prompt its sender had sent before, public wording as well.
+    fn brought(&mut self, prompt: &Prompt, principal: u64) -> Brought {
+        let mut all = Vec::with_capacity(prompt.shingles().len() + prompt.public().len());
+        for shingle in prompt.shingles().iter().chain(prompt.public()) {
+            all.push((*shingle, !self.sent.add(shingle ^ principal)));
+        }
+        if self.sent.added() >= SENT_PER_AGE {
+            self.sent.age();
+        }
+        Brought::new(all)
+    }
+
+    fn count_all(&mut self, prompt: &Prompt, principal: u64, brought: &Brought) -> Common {
+        let mut common = Common {
+            heavy: Vec::new(),
+            varied: Vec::new(),
+            shared: Vec::new(),
+            principals: Principals::ALL,
+            least: u8::MAX,
+        };
+        let mut noted_before = 0;
         for shingle in prompt.shingles() {
             if self.instructions.has(*shingle) {
                 continue;
             }
             let prompts = self.count(*shingle);
-            if prompts < NOTED_FROM {
-                continue;
+            let mut is_heavy = false;
+            let judged = (noted_before < JUDGED_MAX).then_some(brought);
+            noted_before += usize::from(prompts >= NOTED_FROM);
+            if prompts >= NOTED_FROM
+                && let Some(noted) = self.candidates.note(*shingle, principal, judged)
+                && prompts >= PROMPTS_MIN
+                && noted.people >= PRINCIPALS_MIN
+            {
+                is_heavy = true;
+                common.heavy.push(*shingle);
+                if noted.varies() {
+                    common.varied.push((*shingle, noted.prompts));
+                    common.principals = common.principals.both(&noted.principals);
+                    common.least = common.least.min(prompts);
+                }
             }
-            let (principals, noted) = self.note(*shingle, principal);
-            if prompts >= PROMPTS_MIN && principals.count() >= PRINCIPALS_MIN {
-                heavy.push(*shingle);
-                seen.push(noted);
-                common = common.both(&principals);
-                least = least.min(prompts);
-            }
-        }
-        if heavy.len() < SHARED_MIN {
-            return None;
-        }
-        let at = self.join((&heavy, &seen), principal, (common, u32::from(least)))?;
-        self.families.get(at)
-    }
-
-    fn is_first(&mut self, digest: u64) -> bool {
-        let known = |filter: &Vec<u64>| {
-            places::<ASKED_WORDS>(digest)
-                .all(|(word, bit)| filter.get(word).is_some_and(|word| word & bit != 0))
-        };
-        if self.asked.iter().any(known) {
-            return false;
-        }
-        let [young, _] = &mut self.asked;
-        for (word, bit) in places::<ASKED_WORDS>(digest) {
-            if let Some(word) = young.get_mut(word) {
-                *word |= bit;
+            if is_heavy || self.marks.has(*shingle) {
+                common.shared.push(*shingle);
             }
         }
-        self.asked_added = self.asked_added.saturating_add(1);
-        if self.asked_added >= PROMPTS_PER_AGE {
-            self.forget_asked();
-        }
-        true
-    }
-
-    fn forget_asked(&mut self) {
-        let [young, old] = &mut self.asked;
-        std::mem::swap(young, old);
-        young.fill(0);
-        self.asked_added = 0;
+        common
     }
 
     /// A count-min sketch with conservative update; the count with this prompt.
-    fn count(&mut self, shingle: u64) -> u16 {
+    fn count(&mut self, shingle: u64) -> u8 {
         let cells = columns(shingle);
         let before = cells.iter().filter_map(|cell| self.counts.get(*cell));
         let now = before.min().copied().unwrap_or(0).saturating_add(1);
@@ -287,69 +200,50 @@ impl Families {
         now
     }
 
-    /// Notes who sends a shingle. Where there is no room, the wording of the fewest principals gives way: it is somebody's own.
-    fn note(&mut self, shingle: u64, principal: u64) -> (Principals, u16) {
-        let set = usize::try_from(shingle % SETS as u64).unwrap_or(0);
-        let Some(ways) = self.candidates.chunks_exact_mut(WAYS).nth(set) else {
-            return Default::default();
-        };
-        let known = ways.iter().position(|way| way.shingle == shingle);
-        let fewest = || (0..WAYS).min_by_key(|at| ways.get(*at).map(|way| way.principals.count()));
-        let Some(at) = known.or_else(fewest) else {
-            return Default::default();
-        };
-        let Some(way) = ways.get_mut(at) else {
-            return Default::default();
-        };
-        if known.is_none() {
-            *way = Candidate {
-                shingle,
-                ..Candidate::default()
-            };
-        }
-        way.principals.add(principal);
-        way.prompts = way.prompts.saturating_add(1);
-        (way.principals, way.prompts)
-    }
-
-    /// Joins the family that shares most, or founds one with who is known to send all of `heavy`, and how many at least.
-    fn join(
-        &mut self,
-        (heavy, seen): (&[u64], &[u16]),
-        principal: u64,
-        (common, least): (Principals, u32),
-    ) -> Option<usize> {
-        let shared = self.families.iter().map(|family| family.shares(heavy));
-        let (most, at) = shared
-            .zip(0..)
-            .max_by_key(|(shared, _)| *shared)
-            .unwrap_or((0, 0));
-        if most >= SHARED_MIN {
-            let family = self.families.get_mut(at)?;
-            family.principals.add(principal);
-            family.count(heavy);
-            family.prompts = family.prompts.saturating_add(1);
-            family.day = self.day;
-            return Some(at);
-        }
-        if heavy.len() < FOUNDED_MIN {
+    /// Joins the family that shares most. One that is known needs nothing that is heavy today.
+    fn join(&mut self, common: &Common, brought: &Brought, principal: u64) -> Option<usize> {
+        if common.shared.len() < SHARED_MIN {
             return None;
         }
-        let founded = Family {
-            marks: heavy.iter().take(MARKS).copied().collect(),
-            seen: seen.iter().take(MARKS).map(|seen| (*seen, None)).collect(),
-            principals: common,
-            prompts: least,
-            day: self.day,
-        };
-        if self.families.len() < FAMILIES_MAX {
-            self.families.push(founded);
-            return self.families.len().checked_sub(1);
+        let shares = |family: &Family| family.shares(&common.shared);
+        let families = (0..).zip(&self.families);
+        let (most, at) = families
+            .map(|(at, family)| (shares(family), at))
+            .max_by_key(|(most, _)| *most)?;
+        if most < SHARED_MIN {
+            return None;
         }
-        // The smallest family gives way.
-        let smallest = (0..).zip(&self.families);
-        let (at, _) = smallest.min_by_key(|(_, family)| (family.day, family.prompts))?;
-        *self.families.get_mut(at)? = founded;
+        let family = self.families.get_mut(at)?;
+        if family.shares(&common.heavy) >= SHARED_MIN {
+            family.day = self.day;
+        }
+        family
+            .take(&common.shared, brought, principal)
+            .then_some(at)
+    }
+
+    /// Founds a family with who is known to send all of its wording, and how many at least.
+    fn found(&mut self, common: &Common, brought: &Brought) -> Option<usize> {
+        if common.varied.len() < FOUNDED_MIN {
+            return None;
+        }
+        let known = |family: &Family| family.shares(&common.shared) >= SHARED_MIN;
+        if self.families.iter().any(known) {
+            return None;
+        }
+        let of = (common.principals, u32::from(common.least));
+        let founded = Family::of(&common.varied, of, brought, self.day);
+        let at = if self.families.len() < FAMILIES_MAX {
+            self.families.push(founded);
+            self.families.len().checked_sub(1)?
+        } else {
+            // The smallest family gives way.
+            let smallest = (0..).zip(&self.families);
+            let (at, _) = smallest.min_by_key(|(_, family)| (family.day, family.prompts()))?;
+            *self.families.get_mut(at)? = founded;
+            at
+        };
+        self.marks = Marks::of(&self.families);
         Some(at)
     }
 
@@ -360,17 +254,22 @@ impl Families {
         }
         self.day = day;
         // Halved only, counts of ordinary days would double; what is left must not reach the bar by itself.
-        let shift = u32::try_from(days.saturating_mul(2).min(15)).unwrap_or(15);
+        let shift = u32::try_from(days.saturating_mul(2).min(7)).unwrap_or(7);
         for cell in &mut self.counts {
             *cell >>= shift;
         }
-        // Yesterday's exact repeats are still told from new prompts, older ones are not.
+        // Yesterday's exact repeats are still told from new prompts, older ones are not; what a principal sent as well.
         for _ in 0..days.min(2) {
-            self.forget_asked();
+            self.asked.age();
+            self.sent.age();
         }
-        self.candidates.fill(Candidate::default());
+        self.candidates.forget();
+        let before = self.families.len();
         self.families
-            .retain(|family| day.saturating_sub(family.day) < 7);
+            .retain(|family| day.saturating_sub(family.day) < DAYS_KNOWN);
+        if self.families.len() < before {
+            self.marks = Marks::of(&self.families);
+        }
     }
 }
 
@@ -386,7 +285,7 @@ fn columns(shingle: u64) -> [usize; ROWS] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::{Background, GuardKey};
+    use crate::guard::{Background, GuardKey, scaffold};
 
     const TEMPLATE: &str = "explain in many small steps and plain words why";
 
@@ -478,6 +377,80 @@ mod tests {
         assert_eq!(families.families().len(), 1);
         send(&mut families, "something new on day seventeen", 1, 17 * day);
         assert_eq!(families.families(), []);
+    }
+
+    #[test]
+    fn a_known_family_is_told_from_its_first_prompt_of_a_day() {
+        let day = SECONDS_PER_DAY;
+        let mut families = Families::new(Background::default(), 0);
+        assert!(spread(&mut families, 25, 25, 0).is_some());
+        for today in 1..7 {
+            let text = format!("{TEMPLATE} a{today} b{today} c{today} d{today}");
+            let family = send(&mut families, &text, 40, today * day).unwrap();
+            assert_eq!(u64::from(family.prompts()), 25 + today, "on day {today}");
+        }
+        let text = format!("{TEMPLATE} something that is new again");
+        assert_eq!(
+            send(&mut families, &text, 40, 7 * day),
+            None,
+            "a prompt a day does not confirm it"
+        );
+        assert_eq!(families.families(), []);
+        // What twenty prompts confirm begins its week anew.
+        assert!(spread(&mut families, 25, 25, 8 * day).is_some());
+        spread(&mut families, 25, 25, 14 * day);
+        send(&mut families, "something else on day twenty", 1, 20 * day);
+        assert_eq!(families.families().len(), 1);
+    }
+
+    #[test]
+    fn one_question_in_the_wrappers_of_many_is_no_family_and_many_in_one_are() {
+        let question = "why is the harbour of Ghent closed on the second Monday of May";
+        let wrap = |who: u64, text: &str| {
+            format!(
+                "my{who} very{who} own{who} words{who} {text} and{who} now{who} in{who} short{who}"
+            )
+        };
+        let mut families = Families::new(Background::default(), 0);
+        for who in 0..80 {
+            let other = format!("what{who} of{who} this{who} thing{who}");
+            assert_eq!(send(&mut families, &wrap(who, &other), who, 0), None);
+            assert_eq!(
+                send(&mut families, &wrap(who, question), who, 0),
+                None,
+                "{who}"
+            );
+        }
+        let mut last = None;
+        for who in 0..25 {
+            let other = format!("what{who} of{who} that{who} thing{who}");
+            last = send(&mut families, &wrap(1000, &other), who, 0);
+        }
+        assert_eq!(last.unwrap().prompts(), 25);
+    }
+
+    #[test]
+    fn one_text_with_a_word_changed_by_each_is_no_family() {
+        let words =
+            "please find out for me why the lift of the old library stands still so very often";
+        let words: Vec<&str> = words.split(' ').collect();
+        let mut families = Families::new(Background::default(), 0);
+        for who in 0..200_u64 {
+            let at = usize::try_from(who).unwrap() % words.len();
+            let mut changed: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            changed[at] = format!("w{who}");
+            assert_eq!(send(&mut families, &changed.join(" "), who, 0), None);
+        }
+    }
+
+    #[test]
+    fn wording_of_a_family_around_nothing_new_is_none_of_it() {
+        let mut families = Families::new(Background::default(), 0);
+        assert!(spread(&mut families, 25, 25, 0).is_some());
+        let known = format!("{TEMPLATE} x24d0 y24d0 z24d0 again");
+        assert_eq!(send(&mut families, &known, 99, 0), None);
+        let new = format!("{TEMPLATE} the moon is so bright");
+        assert!(send(&mut families, &new, 99, 0).is_some());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 const PROBES: u64 = 3;
 
 /// `WORDS` words of 64 bits in each of two filters.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgingFilter<const WORDS: usize> {
     young: [u64; WORDS],
     old: [u64; WORDS],
@@ -53,6 +53,59 @@ impl<const WORDS: usize> AgingFilter<WORDS> {
     }
 }
 
+/// The same for hundreds of thousands of hashes: all places of a hash are in one word, both fillings of which lie beside each other,
+/// so that a hash costs one look at memory.
+#[derive(Debug, Clone)]
+pub struct RoomyFilter<const WORDS: usize> {
+    young_and_old: Vec<[u64; 2]>,
+    added: u32,
+}
+
+impl<const WORDS: usize> Default for RoomyFilter<WORDS> {
+    fn default() -> Self {
+        Self {
+            young_and_old: vec![[0; 2]; WORDS],
+            added: 0,
+        }
+    }
+}
+
+impl<const WORDS: usize> RoomyFilter<WORDS> {
+    /// Bytes that it takes.
+    #[must_use]
+    pub const fn bytes() -> usize {
+        WORDS * size_of::<[u64; 2]>()
+    }
+
+    /// Adds a hash. Whether it was added before, as far as the filter remembers.
+    pub fn add(&mut self, hash: u64) -> bool {
+        let word = usize::try_from(hash % WORDS as u64).unwrap_or(0);
+        let bits = [32, 40, 48].map(|shift| 1 << ((hash >> shift) % 64));
+        let bits = bits.into_iter().fold(0, |all: u64, bit: u64| all | bit);
+        let Some([young, old]) = self.young_and_old.get_mut(word) else {
+            return false;
+        };
+        let known = *young & bits == bits || *old & bits == bits;
+        *young |= bits;
+        self.added = self.added.saturating_add(1);
+        known
+    }
+
+    /// How many were added since the last aging.
+    #[must_use]
+    pub const fn added(&self) -> u32 {
+        self.added
+    }
+
+    /// Forgets what was added before the last aging.
+    pub fn age(&mut self) {
+        for [young, old] in &mut self.young_and_old {
+            *old = std::mem::take(young);
+        }
+        self.added = 0;
+    }
+}
+
 fn holds<const WORDS: usize>(filter: &[u64; WORDS], hash: u64) -> bool {
     places::<WORDS>(hash).all(|(word, bit)| filter.get(word).is_some_and(|word| word & bit != 0))
 }
@@ -70,6 +123,21 @@ pub(super) fn places<const WORDS: usize>(hash: u64) -> impl Iterator<Item = (usi
 mod tests {
     use super::*;
     use crate::guard::GuardKey;
+
+    #[test]
+    fn a_roomy_filter_remembers_as_long_and_is_rarely_mistaken() {
+        let key = GuardKey::new([2; 16]);
+        let mut filter = RoomyFilter::<1024>::default();
+        let hash = |n: u64| key.hash_words(&[n]);
+        let mistaken = (0..5000).filter(|n| filter.add(hash(*n))).count();
+        assert!(mistaken < 50, "{mistaken} of 5,000, five a word in the end");
+        assert_eq!(filter.added(), 5000);
+        filter.age();
+        assert!(filter.add(hash(0)), "of the filling before");
+        filter.age();
+        assert!(filter.add(hash(0)) && filter.added() == 1);
+        assert!((1..5000).filter(|n| filter.add(hash(*n))).count() < 50);
+    }
 
     #[test]
     fn what_was_added_is_found_until_the_second_aging() {

@@ -9,8 +9,11 @@
 //! What it cannot see stands in docs/GUARD.md.
 
 pub mod background;
+mod candidates;
+mod company;
 pub mod counters;
 pub mod families;
+pub mod family;
 pub mod filter;
 pub mod hash;
 pub mod keep;
@@ -32,8 +35,10 @@ pub mod watch;
 pub mod withheld;
 
 pub use background::Background;
+pub use candidates::Principals;
 pub use counters::Counters;
-pub use families::{Families, Family, Principals};
+pub use families::Families;
+pub use family::Family;
 pub use hash::GuardKey;
 pub use meter::{AccountId, Accounts, Allowance, Holder, Meter, MeterError, Tally, Wants};
 pub use outlet::Outlet;

@@ -1,6 +1,7 @@
 //! The guard as one state: principals, templates that they share, and what follows for one of them from its next prompt.
 
-use super::families::{Families, Family};
+use super::families::Families;
+use super::family::Family;
 use super::hash::GuardKey;
 use super::people::{Note, People, Person};
 use super::shingle::Prompt;

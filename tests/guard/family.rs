@@ -94,3 +94,75 @@ fn g5_honest_weeks_have_no_families() {
     );
     assert!(ever.len() <= 1, "{}", ever.len());
 }
+
+/// A week's days of people who ask few questions often, each in several wrappers of their own with the slot anywhere: harder than
+/// what judges, and of the half that it does not have. The share of new things that a family needs was set here.
+#[test]
+fn g5_honest_calibration_days_with_few_questions_have_no_families() {
+    let Some(traffic) = Traffic::calibration() else {
+        return;
+    };
+    let key = GuardKey::new([9; 16]);
+    let (background, instructions) = public(&key, &traffic);
+    let all: Vec<&String> = traffic.adhoc.iter().chain(&traffic.questions).collect();
+    let few: Vec<&str> = all.into_iter().step_by(2).map(String::as_str).collect();
+    let mut chance = Chance::new(6);
+    let mut ever = BTreeSet::new();
+    for wrappers in [1, 3, 6] {
+        let mut families = Families::new(instructions.clone(), 0);
+        let wrapper = |chance: &mut Chance| {
+            let words = own_wrapper(chance).replace(" {slot}", "");
+            let words: Vec<&str> = words.split(' ').collect();
+            let (before, after) = words.split_at(chance.below(words.len() + 1));
+            format!("{} {{slot}} {}", before.join(" "), after.join(" "))
+        };
+        let people: Vec<(Vec<String>, usize)> = (0..225)
+            .map(|_| {
+                let own = (0..wrappers).map(|_| wrapper(&mut chance)).collect();
+                (own, chance.below(601))
+            })
+            .collect();
+        for day in 0..7 {
+            let sent: Vec<(u64, String)> = (0..18_800)
+                .map(|_| {
+                    let who = chance.below(people.len());
+                    let (own, wrapped) = &people[who];
+                    let text = few[chance.below(few.len())];
+                    let text = match chance.below(1000) < *wrapped {
+                        true => own[chance.below(own.len())].replace("{slot}", text),
+                        false => text.to_owned(),
+                    };
+                    (who as u64, text)
+                })
+                .collect();
+            watch(&mut families, &background, &sent, day * DAY);
+            ever.extend(families.families().iter().map(|one| one.marks().to_vec()));
+        }
+    }
+    println!(
+        "families: {} false ones in 21 harder calibration days",
+        ever.len()
+    );
+    assert!(ever.len() <= 1, "{}", ever.len());
+}
+
+#[test]
+fn s20_g5_a_family_that_is_known_is_gathered_from_its_first_prompt_of_a_day() {
+    let Some(traffic) = Traffic::read() else {
+        return;
+    };
+    let key = GuardKey::new([9; 16]);
+    let (background, instructions) = public(&key, &traffic);
+    let mut chance = Chance::new(8);
+    for scaffold in &traffic.scaffolds {
+        let mut families = Families::new(instructions.clone(), 0);
+        for today in 0..2 {
+            let sent = day(&traffic, Some(scaffold), &mut chance);
+            watch(&mut families, &background, &sent, today * DAY);
+        }
+        let gathered: u32 = families.families().iter().map(|one| one.prompts()).sum();
+        let share = f64::from(gathered) / (2 * CRAWLERS) as f64;
+        println!("families: {share} of two days gathered");
+        assert!(share >= 0.8, "{share}");
+    }
+}

@@ -76,18 +76,18 @@ impl<'a> Crl<'a> {
 }
 
 /// What of a list is judged, as it was read.
-struct Read<'a> {
-    signed: &'a [u8],
+pub(super) struct Read<'a> {
+    pub(super) signed: &'a [u8],
     algorithm: &'a [u8],
     /// With the count of unused bits.
-    signature: &'a [u8],
-    issuer: &'a [u8],
-    from: UnixTime,
-    due: Option<UnixTime>,
-    serials: Vec<&'a [u8]>,
+    pub(super) signature: &'a [u8],
+    pub(super) issuer: &'a [u8],
+    pub(super) from: UnixTime,
+    pub(super) due: Option<UnixTime>,
+    pub(super) serials: Vec<&'a [u8]>,
 }
 
-fn parse(which: TdxCrl, der: &[u8]) -> Result<Read<'_>, TdxRejection> {
+pub(super) fn parse(which: TdxCrl, der: &[u8]) -> Result<Read<'_>, TdxRejection> {
     let malformed = |what| TdxRejection::CrlMalformed { list: which, what };
     if der.is_empty() {
         return Err(TdxRejection::CrlMissing(which));

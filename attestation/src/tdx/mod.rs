@@ -23,6 +23,8 @@ mod second;
 mod signatures;
 mod status;
 mod tcb;
+#[cfg(test)]
+mod twin;
 mod x509;
 
 pub(crate) use appraise::platform_of;

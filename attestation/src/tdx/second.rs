@@ -151,6 +151,7 @@ mod tests {
     use super::super::certificate::{Certificate, chain};
     use super::super::parts::TdxCertificate;
     use super::super::status::TcbStatus;
+    use super::super::twin::shared;
     use super::*;
 
     type Change = fn(&mut QuoteClaims);
@@ -205,20 +206,6 @@ mod tests {
             Report::TD10(report) => report,
             _ => panic!("a body of TDX 1.0"),
         }
-    }
-
-    /// A file of the shared evidence. `None`, said aloud, where it is missing; a failure in continuous integration.
-    fn shared(name: &str) -> Option<Vec<u8>> {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        let read = std::fs::read(folder.join("../../shared/evidence/tdx").join(name));
-        if read.is_err() {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "shared evidence is missing"
-            );
-            println!("SKIP shared evidence is missing");
-        }
-        read.ok()
     }
 
     type Edit = fn(&mut Report);

@@ -11,7 +11,7 @@ const CONSTRAINTS: usize = 0;
 const USAGE: usize = 1;
 
 /// Who issues the certificate of a place.
-fn alter(platform: &mut Platform, place: Place, change: impl FnOnce(&mut Der, &mut Der)) {
+pub fn alter(platform: &mut Platform, place: Place, change: impl FnOnce(&mut Der, &mut Der)) {
     let (issuer, der) = match place {
         Place::Pck => (&platform.authority, &mut platform.pck_der),
         Place::PckAuthority => (&platform.root, &mut platform.authority_der),
@@ -423,7 +423,7 @@ fn t2_the_platform_is_described_once_and_whole() {
     assert_eq!(refused.rule(), "T2");
 }
 
-fn crl_of(which: TdxCrl, platform: &mut Platform, change: impl FnOnce(&mut Der, &mut Der)) {
+pub fn crl_of(which: TdxCrl, platform: &mut Platform, change: impl FnOnce(&mut Der, &mut Der)) {
     let (authority, list) = match which {
         TdxCrl::Root => (&platform.root, &mut platform.root_crl),
         TdxCrl::Pck => (&platform.authority, &mut platform.pck_crl),
