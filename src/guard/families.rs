@@ -142,7 +142,10 @@ impl Families {
     fn brought(&mut self, prompt: &Prompt, principal: u64) -> Brought {
         let mut all = Vec::with_capacity(prompt.shingles().len() + prompt.public().len());
         for shingle in prompt.shingles().iter().chain(prompt.public()) {
-            all.push((*shingle, !self.sent.add(shingle ^ principal)));
+            let from_him = shingle ^ principal;
+            // The same shingle in another place of the filter says that he sent it twice.
+            let is_own = self.sent.add(from_him) && self.sent.add(from_him.rotate_left(21));
+            all.push((*shingle, !is_own));
         }
         if self.sent.added() >= SENT_PER_AGE {
             self.sent.age();
@@ -415,6 +418,8 @@ mod tests {
         for who in 0..80 {
             let other = format!("what{who} of{who} this{who} thing{who}");
             assert_eq!(send(&mut families, &wrap(who, &other), who, 0), None);
+            let another = format!("what{who} else{who}");
+            assert_eq!(send(&mut families, &wrap(who, &another), who, 0), None);
             assert_eq!(
                 send(&mut families, &wrap(who, question), who, 0),
                 None,
@@ -425,6 +430,18 @@ mod tests {
         for who in 0..25 {
             let other = format!("what{who} of{who} that{who} thing{who}");
             last = send(&mut families, &wrap(1000, &other), who, 0);
+        }
+        assert_eq!(last.unwrap().prompts(), 25);
+    }
+
+    #[test]
+    fn asking_once_without_the_template_hides_no_slot() {
+        let mut families = Families::new(Background::default(), 0);
+        let mut last = None;
+        for who in 0..25 {
+            let slot = format!("a{who} b{who} c{who} d{who} e{who} f{who}");
+            assert_eq!(send(&mut families, &slot, who, 0), None);
+            last = send(&mut families, &format!("{TEMPLATE} {slot}"), who, 0);
         }
         assert_eq!(last.unwrap().prompts(), 25);
     }
