@@ -447,17 +447,23 @@ mod tests {
     }
 
     #[test]
-    fn one_text_with_a_word_changed_by_each_is_no_family() {
+    fn one_text_with_an_edge_changed_by_each_is_no_family_and_with_a_word_within_it_is_one() {
         let words =
             "please find out for me why the lift of the old library stands still so very often";
         let words: Vec<&str> = words.split(' ').collect();
-        let mut families = Families::new(Background::default(), 0);
-        for who in 0..200_u64 {
-            let at = usize::try_from(who).unwrap() % words.len();
+        let changed = |at: usize, who: u64| {
             let mut changed: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
             changed[at] = format!("w{who}");
-            assert_eq!(send(&mut families, &changed.join(" "), who, 0), None);
+            changed.join(" ")
+        };
+        let mut families = Families::new(Background::default(), 0);
+        for who in 0..200_u64 {
+            let at = if who % 2 == 0 { 0 } else { words.len() - 1 };
+            assert_eq!(send(&mut families, &changed(at, who), who, 0), None);
         }
+        let mut families = Families::new(Background::default(), 0);
+        let last = (0..200).fold(None, |_, who| send(&mut families, &changed(6, who), who, 0));
+        assert!(last.is_some(), "a slot of one word");
     }
 
     #[test]
