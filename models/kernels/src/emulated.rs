@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-const UNIT: usize = 32;
+use crate::planes::UNIT;
 
 /// The program that runs them; none without a compiler.
 fn program() -> Option<PathBuf> {

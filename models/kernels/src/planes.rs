@@ -19,8 +19,8 @@
 use crate::block::scales_and_minima;
 use crate::format::Kind;
 
-/// Columns of a unit.
-const UNIT: usize = 32;
+/// Columns of a unit, which are rounded together.
+pub const UNIT: usize = 32;
 /// Units of a superblock.
 const UNITS: usize = 8;
 

@@ -11,7 +11,7 @@ use candle_core::{
 use casemate_kernels::cuda::{
     Attended, Decode, Found, HalfView, Heads, PRODUCT_ROWS_MAX, PackedKernels, Rows, Turning, View,
 };
-use casemate_kernels::planes::{PlaneKind, rounded_bytes};
+use casemate_kernels::planes::{PlaneKind, UNIT, rounded_bytes};
 use half::f16;
 use zeroize::Zeroizing;
 
@@ -21,9 +21,6 @@ use super::attention::{Look, Turn};
 use super::input::Input;
 use crate::decoder::config::RopePairs;
 use crate::gguf::TensorType;
-
-/// Columns that are rounded together.
-const UNIT: usize = 32;
 
 /// The kernels of a device.
 pub(super) struct Kernels {

@@ -13,12 +13,10 @@ use half::f16;
 use super::CudaError;
 use super::told::{check, int};
 use crate::planes::plan::{Plan, ROWS};
-use crate::planes::{PlaneKind, rounded_bytes};
+use crate::planes::{PlaneKind, UNIT, rounded_bytes};
 
 const FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/packed.fatbin"));
 
-/// Columns of a unit.
-const UNIT: usize = 32;
 const WARP: usize = 32;
 const THREADS: usize = 128;
 
