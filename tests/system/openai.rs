@@ -64,7 +64,7 @@ fn the_light_client_does_what_connect_does() {
     if !light.exists() {
         let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
         assert!(!ci, "casemate-connect was not built");
-        println!("SKIP light client: build it with cargo build --release --workspace --bins");
+        println!("SKIP light client: build it with cargo build --release -p casemate-client");
         return;
     }
     let place = Place::new();
