@@ -116,3 +116,35 @@ fn boolean(reader: &mut Reader<'_>) -> Option<bool> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A default that is written all the same: Intel's do not, others' tools do.
+    #[test]
+    fn no_may_be_said_aloud() {
+        let bytes = [
+            0x30, 0x0a, 0x06, 3, 0x55, 0x1d, 0x13, 0x01, 1, 0, 0x04, 0, // not critical
+        ];
+        let read = Extension::read(&mut Reader::new(&bytes)).unwrap();
+        assert_eq!((read.id, read.critical), (BASIC_CONSTRAINTS, false));
+        let of = |boolean: &[u8]| {
+            let value = [&[0x30, u8::try_from(boolean.len()).unwrap()], boolean].concat();
+            Constraints::of(&Extension {
+                value: &value,
+                ..read
+            })
+        };
+        let says = |authority| {
+            Some(Constraints {
+                authority,
+                depth: None,
+            })
+        };
+        assert_eq!(of(&[]), says(false));
+        assert_eq!(of(&[0x01, 1, 0]), says(false));
+        assert_eq!(of(&[0x01, 1, 0xff]), says(true));
+        assert_eq!(of(&[0x01, 1, 1]), None, "DER has two booleans");
+    }
+}
