@@ -231,6 +231,9 @@ mod tests {
     fn marked_draws_follow_the_distribution() {
         let few: Vec<f32> = vec![0.0, 1.0, 2.0, f32::NEG_INFINITY, 0.5];
         let many: Vec<f32> = (0..600).map(|at| (at % 30) as f32 / 15.0).collect();
+        // Several parts of shares, one of which is nearly all a candidate's.
+        let mut vast: Vec<f32> = (0..3_000).map(|at| (at * 7 % 400) as f32 / 40.0).collect();
+        vast[2_000] = 15.0;
         let cut = SamplingParams {
             top_p: 0.8,
             presence_penalty: 0.5,
@@ -246,6 +249,7 @@ mod tests {
             (&few, warm),
             (&many, SamplingParams::default()),
             (&many, cut),
+            (&vast, SamplingParams::default()),
         ] {
             let past = Past {
                 tokens: &[1, 2, 2],

@@ -7,6 +7,8 @@
 pub mod dry;
 mod likeliest;
 mod params;
+mod reach;
+mod shares;
 mod typical;
 
 use std::cmp::Ordering;
@@ -16,6 +18,8 @@ use casemate_kernels::{Isa, elementwise};
 
 pub use likeliest::{Likeliest, likeliest};
 pub use params::{SamplingError, SamplingParams, TemperatureOrder};
+use reach::{SORT_ALL_MAX, within_reach};
+use shares::Shares;
 use typical::keep_typical;
 
 /// What stands before the token that is drawn.
@@ -100,50 +104,11 @@ fn draw_from_all(
     temperature: f64,
     point: f64,
 ) -> Result<(u32, f64), SamplingError> {
-    let isa = Isa::detect();
-    let best = match elementwise::largest(isa, logits).and_then(|at| logits.get(at)) {
-        Some(best) if best.is_finite() => *best,
-        _ => {
-            let finite = logits.iter().copied().filter(|logit| logit.is_finite());
-            finite.fold(f32::NEG_INFINITY, f32::max)
-        }
-    };
-    if !best.is_finite() {
-        return Err(SamplingError::NoFiniteLogit);
-    }
-    let heat = (1.0 / temperature) as f32;
-    let sum = |part| f64::from(elementwise::exponential_sum(isa, part, best, heat));
-    let parts = (0..)
-        .step_by(SHARES_SUMMED)
-        .zip(logits.chunks(SHARES_SUMMED));
-    let sums: Vec<((u32, &[f32]), f64)> = parts.map(|one| (one, sum(one.1))).collect();
-    let all = sums.iter().map(|(_, sum)| sum).sum::<f64>();
-    let mut left = point * all;
-    let mut found = None;
-    for ((first, part), sum) in sums.iter().filter(|(_, sum)| *sum > 0.0) {
-        // Rounding may leave a crumb: the last part that may come takes it.
-        found = Some((*first, *part));
-        if left < *sum {
-            break;
-        }
-        left -= sum;
-    }
-    let (first, part) = found.ok_or(SamplingError::NoFiniteLogit)?;
-    let mut shares = part.to_vec();
-    elementwise::exponentials(isa, &mut shares, best, heat);
-    let mut drawn = None;
-    for (token, share) in (first..).zip(&shares).filter(|(_, share)| **share > 0.0) {
-        left -= f64::from(*share);
-        drawn = Some((token, f64::from(*share) / all));
-        if left < 0.0 {
-            break;
-        }
-    }
-    drawn.ok_or(SamplingError::NoFiniteLogit)
+    let shares = Shares::of(logits, temperature)?;
+    let all = shares.total();
+    let (token, share) = shares.at(point * all)?;
+    Ok((token, share / all))
 }
-
-/// Shares that are added up before a draw looks which of these sums it falls into.
-const SHARES_SUMMED: usize = 1024;
 
 /// Tokens that may be drawn, by falling probability, of equals the lower id first.
 #[derive(Clone, PartialEq)]
@@ -163,10 +128,15 @@ impl Distribution {
         params: &SamplingParams,
         past: Past<'_>,
     ) -> Result<Self, SamplingError> {
-        let mut logits: Vec<f64> = logits.iter().map(|logit| f64::from(*logit)).collect();
-        let shifts = penalise(&mut logits, params, past)?;
-        let finite = (0_u32..).zip(logits).filter(|(_, logit)| logit.is_finite());
-        let mut tokens: Vec<(u32, f64)> = finite.collect();
+        let (mut tokens, all, shifts) = match within_reach(logits, params) {
+            Some((tokens, all)) => (tokens, all, Shifts::default()),
+            None => {
+                let mut logits: Vec<f64> = logits.iter().map(|logit| f64::from(*logit)).collect();
+                let shifts = penalise(&mut logits, params, past)?;
+                let finite = (0_u32..).zip(logits).filter(|(_, logit)| logit.is_finite());
+                (finite.collect(), None, shifts)
+            }
+        };
         if params.temperature == 0.0 {
             let best = tokens
                 .iter()
@@ -181,7 +151,7 @@ impl Distribution {
         if params.temperature_order == TemperatureOrder::First {
             scale(&mut tokens, params.temperature);
         }
-        cut(&mut tokens, params);
+        cut(&mut tokens, params, all);
         if params.temperature_order == TemperatureOrder::Last {
             scale(&mut tokens, params.temperature);
         }
@@ -257,8 +227,9 @@ fn scale(tokens: &mut [(u32, f64)], temperature: f64) {
     }
 }
 
-/// Top-k, typical, top-p and min-p. Leaves `tokens` sorted.
-fn cut(tokens: &mut Vec<(u32, f64)>, params: &SamplingParams) {
+/// Top-k, typical, top-p and min-p. Leaves `tokens` sorted. `all` is what those have together that are and are not among them,
+/// where it is known.
+fn cut(tokens: &mut Vec<(u32, f64)>, params: &SamplingParams, all: Option<f64>) {
     if params.top_k > 0 && params.top_k < tokens.len() {
         tokens.select_nth_unstable_by(params.top_k, falling);
         tokens.truncate(params.top_k);
@@ -267,7 +238,7 @@ fn cut(tokens: &mut Vec<(u32, f64)>, params: &SamplingParams) {
         keep_typical(tokens, params.typical_p);
     }
     match params.top_p < 1.0 {
-        true => keep_nucleus(tokens, params.top_p),
+        true => keep_nucleus(tokens, params.top_p, all),
         false => tokens.sort_unstable_by(falling),
     }
     if let Some(best) = tokens
@@ -285,12 +256,13 @@ fn falling(a: &(u32, f64), b: &(u32, f64)) -> Ordering {
 }
 
 /// Top-p: the smallest set of the likeliest tokens that has this part of the probability of all. Leaves it sorted.
-fn keep_nucleus(tokens: &mut Vec<(u32, f64)>, top_p: f64) {
+fn keep_nucleus(tokens: &mut Vec<(u32, f64)>, top_p: f64, all: Option<f64>) {
     let logits = tokens.iter().map(|token| token.1);
     let best = logits.fold(f64::NEG_INFINITY, f64::max);
     let share = |token: &(u32, f64)| (token.1 - best).exp();
-    let all = match tokens.len() > SORT_ALL_MAX {
-        true => {
+    let all = match all {
+        Some(all) => all,
+        None if tokens.len() > SORT_ALL_MAX => {
             let all = shares_of(tokens, best);
             // Tokens this far below the best have together less than half of what top-p leaves over, so none of them is
             // among those that it keeps: they need not be sorted.
@@ -298,7 +270,7 @@ fn keep_nucleus(tokens: &mut Vec<(u32, f64)>, top_p: f64) {
             tokens.retain(|token| token.1 >= floor);
             all
         }
-        false => tokens.iter().map(share).sum(),
+        None => tokens.iter().map(share).sum(),
     };
     tokens.sort_unstable_by(falling);
     let mut left = top_p * all;
@@ -316,9 +288,6 @@ fn shares_of(tokens: &[(u32, f64)], best: f64) -> f64 {
     elementwise::exponentials(Isa::detect(), &mut shares, 0.0, 1.0);
     shares.iter().map(|share| f64::from(*share)).sum()
 }
-
-/// Sorting a larger vocabulary than this costs milliseconds.
-const SORT_ALL_MAX: usize = 2_048;
 
 fn softmax(tokens: &mut [(u32, f64)]) {
     let best = tokens
