@@ -57,7 +57,6 @@ impl Principals {
 /// One shingle of a day.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Candidate {
-    shingle: u64,
     pub(super) principals: Principals,
     /// How many those are, at least.
     pub(super) people: u16,
@@ -81,9 +80,11 @@ impl Candidate {
     }
 }
 
-/// All of them, and what was seen with each.
+/// All of them, and what was seen with each. Shingles lie apart, the eight of a set beside each other, since a prompt looks for
+/// hundreds and finds few.
 #[derive(Debug)]
 pub(super) struct Candidates {
+    shingles: Vec<[u64; WAYS]>,
     all: Vec<Candidate>,
     companies: Vec<Company>,
 }
@@ -91,16 +92,18 @@ pub(super) struct Candidates {
 impl Candidates {
     pub(super) fn new() -> Self {
         Self {
+            shingles: vec![[0; WAYS]; SETS],
             all: vec![Candidate::default(); SETS * WAYS],
             companies: vec![Company::default(); SETS * WAYS],
         }
     }
 
     pub(super) const fn bytes() -> usize {
-        SETS * WAYS * (size_of::<Candidate>() + size_of::<Company>())
+        SETS * WAYS * (size_of::<u64>() + size_of::<Candidate>() + size_of::<Company>())
     }
 
     pub(super) fn forget(&mut self) {
+        self.shingles.fill([0; WAYS]);
         self.all.fill(Candidate::default());
         self.companies.fill(Company::default());
     }
@@ -112,17 +115,17 @@ impl Candidates {
         principal: u64,
         judged: Option<&Brought>,
     ) -> Option<&Candidate> {
-        let first = usize::try_from(shingle % SETS as u64).unwrap_or(0) * WAYS;
+        let set = usize::try_from(shingle % SETS as u64).unwrap_or(0);
+        let (shingles, first) = (self.shingles.get_mut(set)?, set * WAYS);
+        let known = shingles.iter().position(|way| *way == shingle);
         let ways = self.all.get(first..first + WAYS)?;
-        let known = ways.iter().position(|way| way.shingle == shingle);
         let fewest = || (0..WAYS).min_by_key(|at| ways.get(*at).map(|way| way.people));
-        let at = first + known.or_else(fewest)?;
+        let way = known.or_else(fewest)?;
+        let at = first + way;
         let (one, company) = (self.all.get_mut(at)?, self.companies.get_mut(at)?);
         if known.is_none() {
-            *one = Candidate {
-                shingle,
-                ..Candidate::default()
-            };
+            *shingles.get_mut(way)? = shingle;
+            *one = Candidate::default();
             company.forget();
         }
         one.note(principal);

@@ -35,6 +35,8 @@ pub(super) struct Brought {
     all: Vec<(u64, bool)>,
     /// Those words of a company's that the prompt has a place in.
     words: Vec<Word>,
+    /// A company that has met nothing else.
+    alone: Company,
 }
 
 impl Brought {
@@ -49,11 +51,10 @@ impl Brought {
             }
         }
         let words = (0..).zip(words).map(|(at, (fresh, own))| (at, fresh, own));
-        let words = words.filter(|(_, fresh, own)| fresh | own != 0);
-        Self {
-            words: words.collect(),
-            all,
-        }
+        let words: Vec<Word> = words.filter(|(_, fresh, own)| fresh | own != 0).collect();
+        let mut alone = Company::default();
+        alone.enter(&words);
+        Self { all, words, alone }
     }
 }
 
@@ -82,19 +83,18 @@ impl Company {
     /// Takes a prompt. Whether it brings something new; nothing can be said of the first one.
     pub(super) fn meet(&mut self, brought: &Brought) -> Option<bool> {
         let before = self.taken;
-        let (fresh, own) = self.enter(brought);
+        let (fresh, own) = self.enter(&brought.words);
         if before > TAKEN_MAX {
             // What they share is in this prompt too.
-            self.forget();
-            self.enter(brought);
+            *self = brought.alone;
         }
         (before > 0).then(|| is_new(fresh, own))
     }
 
     /// How many new places were of what is new to the sender, and of the rest.
-    fn enter(&mut self, brought: &Brought) -> (u32, u32) {
+    fn enter(&mut self, words: &[Word]) -> (u32, u32) {
         let (mut fresh, mut own) = (0_u32, 0_u32);
-        for (at, new, old) in &brought.words {
+        for (at, new, old) in words {
             if let Some(known) = self.places.get_mut(*at) {
                 fresh = fresh.saturating_add((new & !*known).count_ones());
                 own = own.saturating_add((old & !*known & !new).count_ones());

@@ -162,12 +162,8 @@ impl Families {
             least: u8::MAX,
         };
         let mut noted_before = 0;
-        for shingle in prompt.shingles() {
-            if self.instructions.has(*shingle) {
-                continue;
-            }
-            let prompts = self.count(*shingle);
-            let mut is_heavy = false;
+        for (shingle, prompts) in &self.counted(prompt) {
+            let (mut is_heavy, prompts) = (false, *prompts);
             let judged = (noted_before < JUDGED_MAX).then_some(brought);
             noted_before += usize::from(prompts >= NOTED_FROM);
             if prompts >= NOTED_FROM
@@ -188,6 +184,18 @@ impl Families {
             }
         }
         common
+    }
+
+    /// Shingles of a prompt that are not how anybody asks, and their counts with it. All are counted before anything else is asked
+    /// of one, so that looks at memory do not wait for each other.
+    fn counted(&mut self, prompt: &Prompt) -> Vec<(u64, u8)> {
+        let mut counted = Vec::with_capacity(prompt.shingles().len());
+        for shingle in prompt.shingles() {
+            if !self.instructions.has(*shingle) {
+                counted.push((*shingle, self.count(*shingle)));
+            }
+        }
+        counted
     }
 
     /// A count-min sketch with conservative update; the count with this prompt.

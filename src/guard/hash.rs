@@ -27,12 +27,14 @@ impl GuardKey {
     #[must_use]
     pub fn hash(&self, bytes: &[u8]) -> u64 {
         let mut state = State::new(self.0);
-        let mut words = bytes.chunks_exact(8);
-        for word in words.by_ref() {
-            state.absorb(little_endian(word));
+        let (words, rest) = bytes.as_chunks();
+        for word in words {
+            state.absorb(u64::from_le_bytes(*word));
         }
+        let rest = rest.iter().rev();
+        let last = rest.fold(0, |word, byte| (word << 8) | u64::from(*byte));
         let length = (bytes.len() as u64 & 0xff) << 56;
-        state.absorb(length | little_endian(words.remainder()));
+        state.absorb(length | last);
         state.finish()
     }
 
@@ -55,11 +57,6 @@ impl GuardKey {
 )]
 fn halves(whole: u128) -> [u64; 2] {
     [whole as u64, (whole >> 64) as u64]
-}
-
-fn little_endian(bytes: &[u8]) -> u64 {
-    let each = bytes.iter().take(8).rev();
-    each.fold(0, |word, byte| (word << 8) | u64::from(*byte))
 }
 
 struct State([u64; 4]);

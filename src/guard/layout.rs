@@ -32,13 +32,14 @@ fn of_line(key: &GuardKey, line: &str, marks: &mut Vec<u64>) {
     if let Some(label) = label(line) {
         marks.push(hash(key, LABEL, words(label)));
     }
-    match (words(line).nth(1), words(line).next()) {
-        (Some(second), Some(first)) => {
+    let mut words = words(line);
+    match (words.next(), words.next()) {
+        (Some(first), Some(second)) => {
             marks.push(hash(key, BEGINS, [first, second].into_iter()));
             marks.push(hash(key, ENDS, words_back(line).take(2)));
         }
-        (None, Some(only)) => marks.push(hash(key, WHOLE, std::iter::once(only))),
-        _ => {}
+        (Some(only), None) => marks.push(hash(key, WHOLE, std::iter::once(only))),
+        (None, _) => {}
     }
 }
 
@@ -51,13 +52,17 @@ fn label(line: &str) -> Option<&str> {
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
-    let parts = text.split(|character: char| !character.is_alphanumeric());
-    parts.filter(|word| !word.is_empty())
+    text.split(parts_words).filter(|word| !word.is_empty())
 }
 
 fn words_back(text: &str) -> impl Iterator<Item = &str> {
-    let parts = text.rsplit(|character: char| !character.is_alphanumeric());
-    parts.filter(|word| !word.is_empty())
+    text.rsplit(parts_words).filter(|word| !word.is_empty())
+}
+
+/// Everything but letters and digits. Han, all of which are letters, are told without the table: a line of them is one word, and
+/// is read to its end.
+fn parts_words(character: char) -> bool {
+    !matches!(character, '\u{4e00}'..='\u{9fff}') && !character.is_alphanumeric()
 }
 
 /// The words in their order, in lower case.
@@ -106,6 +111,12 @@ mod tests {
         assert_eq!(shared("- Rome\n- Ghent", "which?\n- Bern"), 1, "a list");
         assert_eq!(shared("Where is the Rhine?", "Who wrote Faust?"), 0);
         assert_eq!(marks(" \n\n ??\n"), [0_u64; 0]);
+    }
+
+    #[test]
+    fn han_are_letters() {
+        assert!(('\u{4e00}'..='\u{9fff}').all(char::is_alphanumeric));
+        assert_eq!(marks("\u{4e00}\u{9fff} b"), marks("\u{4e00}\u{9fff}, b"));
     }
 
     #[test]
