@@ -2,6 +2,7 @@
 //! what is told of a topic, by how many traces, and at what price in bytes and in time (GUARD section 8, G11; S4).
 
 use std::fs;
+use std::iter::repeat_n;
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,7 +21,13 @@ const TICK_MS: f64 = 20.0;
 const FIRST_MS: f64 = 40.0;
 /// Connections at once.
 const READERS: usize = 12;
+/// How often all answers are played under `fixed`, if the environment says it. Played once, with 17 answers on the topic, the area
+/// under the curve has a standard error of 0.08: too much to tell the goal, which 30 rounds can.
+const ROUNDS: &str = "CASEMATE_TOPIC_ROUNDS";
+/// The goal of `fixed` (G11), asked of many rounds.
+const OFF_MAX: f64 = 0.05;
 
+#[derive(Clone)]
 struct Captured {
     on_topic: bool,
     prompt: usize,
@@ -169,10 +176,7 @@ fn ticks_late(one: &Captured, body: &[u8]) -> Vec<i64> {
                 .and_then(|data| serde_json::from_str::<Value>(data).ok());
             let said = event
                 .and_then(|event| Some(event["choices"][0]["delta"]["content"].as_str()?.len()));
-            carried.extend(std::iter::repeat_n(
-                (at / 512) as i64,
-                said.unwrap_or_default(),
-            ));
+            carried.extend(repeat_n((at / 512) as i64, said.unwrap_or_default()));
         }
     }
     let mut end = 0;
@@ -221,12 +225,17 @@ async fn s04_g11_topics_at_the_network_open_bucketed_and_fixed() {
     );
     assert!(at(95) <= 1, "{} ticks", at(95));
 
-    let fixed = eavesdropped(&all, shape("fixed", &[120])).await;
+    let rounds = std::env::var(ROUNDS).map_or(1, |rounds| rounds.parse().unwrap());
+    let often: Vec<Captured> = repeat_n(all, rounds).flatten().collect();
+    let fixed = eavesdropped(&often, shape("fixed", &[120])).await;
     let (fixed, by_size) = told("fixed", &fixed);
     assert_eq!((fixed.distinct, fixed.bits, by_size.auc), (1, 0.0, 0.5));
-    assert!((fixed.auc - 0.5).abs() < 4.0 * fixed.error, "{fixed:?}");
+    // Once, worse than chance is no knowledge: see `eavesdropper`.
+    let better = fixed.auc - 0.5;
+    assert!(better < 4.0 * fixed.error, "{fixed:?}");
+    assert!(rounds == 1 || better.abs() <= OFF_MAX, "{fixed:?}");
     assert!(
-        fixed.bytes <= 2 * open.bytes,
+        fixed.bytes <= 2 * open.bytes * rounds,
         "{} of {}",
         fixed.bytes,
         open.bytes
