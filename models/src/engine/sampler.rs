@@ -18,7 +18,7 @@ use casemate_kernels::{Isa, elementwise};
 
 pub use likeliest::{Likeliest, likeliest};
 pub use params::{SamplingError, SamplingParams, TemperatureOrder};
-use reach::{SORT_ALL_MAX, within_reach};
+use reach::{Reach, SORT_ALL_MAX, within_reach};
 use shares::Shares;
 use typical::keep_typical;
 
@@ -129,7 +129,7 @@ impl Distribution {
         past: Past<'_>,
     ) -> Result<Self, SamplingError> {
         let (mut tokens, all, shifts) = match within_reach(logits, params) {
-            Some((tokens, all)) => (tokens, all, Shifts::default()),
+            Some(Reach { tokens, all }) => (tokens, all, Shifts::default()),
             None => {
                 let mut logits: Vec<f64> = logits.iter().map(|logit| f64::from(*logit)).collect();
                 let shifts = penalise(&mut logits, params, past)?;

@@ -14,12 +14,16 @@ const DEPTH_MAX: f32 = 84.0;
 const ROUNDING: f64 = 1e-5;
 const EDGE: f64 = 1e-2;
 
-/// Tokens among which are all that the cuts leave, with their logits, and what all tokens have together beside the best one's 1,
-/// where a cut asks for it. Nothing where that takes as long as to sort them.
-pub(super) fn within_reach(
-    logits: &[f32],
-    params: &SamplingParams,
-) -> Option<(Vec<(u32, f64)>, Option<f64>)> {
+/// Tokens among which are all that the cuts leave.
+pub(super) struct Reach {
+    /// Ids and logits.
+    pub(super) tokens: Vec<(u32, f64)>,
+    /// What all tokens have together beside the best one's 1, where a cut asks for it.
+    pub(super) all: Option<f64>,
+}
+
+/// Finds them; nothing where that takes as long as to sort all tokens.
+pub(super) fn within_reach(logits: &[f32], params: &SamplingParams) -> Option<Reach> {
     let cuts = params.top_k > 0 || params.top_p < 1.0 || params.min_p > 0.0;
     if logits.len() <= SORT_ALL_MAX
         || !cuts
@@ -47,11 +51,9 @@ pub(super) fn within_reach(
             None => f64::from(depth) > EDGE - params.min_p.ln(),
         };
         if enough {
-            let found = found.into_iter();
-            return Some((
-                found.map(|(id, logit)| (id, f64::from(logit))).collect(),
-                all,
-            ));
+            let logit = |(id, logit)| (id, f64::from(logit));
+            let tokens = found.into_iter().map(logit).collect();
+            return Some(Reach { tokens, all });
         }
         depth += DEEPER;
     }
