@@ -1,14 +1,21 @@
-//! What happens to rows between matrix products: norms, gates, exponentials, rotation. Plain loops, compiled once for each
+//! What happens to rows between matrix products: norms, gates, rotation. Plain loops, compiled once for each
 //! instruction set; sums are made in sixteen lanes, so that every set gives the same.
 
 use crate::isa::Isa;
 
 /// Lanes of every sum.
 pub(crate) const LANES: usize = 16;
+/// Numbers that are compared at once.
+pub(crate) const BLOCK: usize = 64;
 
-/// Compiles a function for each set and picks one at run time.
+/// Compiles a function for each set and picks one at run time. A second one is for where there is no set to pick.
 macro_rules! for_each_set {
-    ($(#[$doc:meta])* $public:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? = $body:ident;) => {
+    ($(#[$doc:meta])* $public:vis fn $name:ident($($args:tt)*) $(-> $out:ty)? = $body:path;) => {
+        $crate::elementwise::for_each_set! {
+            $(#[$doc])* $public fn $name($($args)*) $(-> $out)? = $body, $body;
+        }
+    };
+    ($(#[$doc:meta])* $public:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? = $body:path, $plain:path;) => {
         $(#[$doc])*
         $public fn $name(isa: Isa, $($arg: $ty),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
@@ -32,7 +39,7 @@ macro_rules! for_each_set {
             }
             // NEON is what every AArch64 processor has, and what the compiler uses there anyway.
             let _ = isa;
-            $body($($arg),*)
+            $plain($($arg),*)
         }
     };
 }
@@ -77,17 +84,6 @@ for_each_set! {
 for_each_set! {
     /// The largest value; below all numbers where nothing is one.
     pub fn largest_of(x: &[f32]) -> f32 = largest_value;
-}
-
-for_each_set! {
-    /// `x = e^((x - best) · scale)`; what is no finite number becomes zero.
-    pub fn exponentials(x: &mut [f32], best: f32, scale: f32) = exponentials_row;
-}
-
-for_each_set! {
-    /// The sum of `e^((x - best) · scale)`, in which what is no finite number has no part; `x` stays as it is. In 32 bits:
-    /// who has more than some thousand numbers adds up sums of parts.
-    pub fn exponential_sum(x: &[f32], best: f32, scale: f32) -> f32 = exponential_sum_of;
 }
 
 for_each_set! {
@@ -229,29 +225,14 @@ fn largest_value(x: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn share(x: f32, best: f32, scale: f32) -> f32 {
-    let share = exp((x - best) * scale);
-    // Far below the best the exponential stops at its smallest; infinities and what is no number have no share.
-    let counts = (x - best) * scale > -87.0 && x.is_finite();
-    if counts { share } else { 0.0 }
-}
-
-#[inline(always)]
-fn exponentials_row(x: &mut [f32], best: f32, scale: f32) {
-    for x in x {
-        *x = share(*x, best, scale);
-    }
-}
-
-#[inline(always)]
-fn exponential_sum_of(x: &[f32], best: f32, scale: f32) -> f32 {
-    sum_of(x, |x| share(x, best, scale))
-}
-
-#[inline(always)]
 fn largest_index(x: &[f32]) -> Option<usize> {
     let max = largest_value(x);
-    x.iter().position(|x| *x == max)
+    let mut blocks = (0..).step_by(BLOCK).zip(x.chunks(BLOCK));
+    blocks.find_map(|(first, block)| {
+        let here = block.iter().fold(false, |any, x| any | (*x == max));
+        let at = here.then(|| block.iter().position(|x| *x == max));
+        Some(first + at.flatten()?)
+    })
 }
 
 /// Turns pairs of columns of one head: `turns` are cosine and sine of each pair.
@@ -306,21 +287,6 @@ mod tests {
         }
         let silu = |x: f32, y: f32| x / (1.0 + (-x).exp()) * y;
         assert!((twin[133] - silu(x[0], y[0])).abs() < 1e-6);
-    }
-
-    #[test]
-    fn a_sum_of_exponentials_is_that_of_the_exponentials() {
-        let mut x: Vec<f32> = (0..1000).map(|at| (at as f32 * 0.77).sin() * 9.0).collect();
-        (x[3], x[700], x[999]) = (f32::NAN, f32::NEG_INFINITY, -400.0);
-        let exact: f64 = x
-            .iter()
-            .filter(|x| x.is_finite())
-            .map(|x| (f64::from(x - 9.0) * 0.7).exp())
-            .sum();
-        for isa in Isa::available() {
-            let sum = f64::from(exponential_sum(isa, &x, 9.0, 0.7));
-            assert!((sum - exact).abs() < 1e-5 * exact, "{isa:?}: {sum} {exact}");
-        }
     }
 
     #[test]

@@ -32,12 +32,14 @@ mod format;
 pub mod heap;
 mod isa;
 mod kv;
+pub mod logits;
 mod matmul;
 mod pack;
 mod packed;
 pub mod planes;
 mod pool;
 mod product;
+pub mod siphash;
 mod wide;
 
 pub use activations::Activations;

@@ -7,7 +7,7 @@
 //! other, by a bias, penalties or a grammar, the answer to that question tells up to the logarithm of their number, and is
 //! charged at least that. What it costs beside a draw: one sum over the raw logits, and none at temperature 1 without cuts.
 
-use casemate_kernels::{Isa, elementwise};
+use casemate_kernels::{Isa, elementwise, logits};
 
 use super::sampler::{Outcome, SamplingParams};
 
@@ -21,8 +21,6 @@ const SURPRISE_MILLIBITS_MAX: u32 = 64_000;
 const ANSWERS_MAX: usize = 1024;
 /// A draw whose token was this likely is as good as taken: noise that decides nothing hides nothing.
 const CERTAIN: f64 = 0.999;
-/// Logits that are added up in 32 bits.
-const PART: usize = 1024;
 
 /// What tokens told, thousandths of a bit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -163,9 +161,12 @@ pub fn of_text(raw: &[f32], token: u32) -> u32 {
     };
     // Beside the token's own 1, so that nobody looks for the largest first. Where others are so far above it that their
     // exponentials end at the largest there is, its surprise has passed the most that is charged.
-    let parts = raw.chunks(PART);
-    let sums = parts.map(|part| f64::from(elementwise::exponential_sum(isa, part, *own, 1.0)));
-    surprise(1.0 / sums.sum::<f64>())
+    // A sum to 2e-4 of it is a surprise to a third of a thousandth.
+    let parts = || raw.chunks(logits::GROUP);
+    let rough = |part| f64::from(logits::rough_exponential_sum(isa, part, *own));
+    let sum = Some(parts().map(rough).sum::<f64>()).filter(|sum| sum.is_finite());
+    let exact = |part| f64::from(logits::exponential_sum(isa, part, *own, 1.0));
+    surprise(1.0 / sum.unwrap_or_else(|| parts().map(exact).sum()))
 }
 
 /// `-log2` of a probability in thousandths, within bounds. What is no number is as surprising as can be.

@@ -11,13 +11,15 @@
 
 use std::fmt;
 
+use casemate_kernels::Isa;
+use casemate_kernels::siphash::SipState;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::sampler::{self, Outcome, Past, SamplingError, SamplingParams};
 
 /// Tokens that the noise of a place depends on.
 pub const CONTEXT: usize = 4;
-/// The likeliest tokens that have noise of their own; all others share one.
+/// How many of the likeliest tokens have noise of their own, and at most twice as many; all others share one.
 pub const CANDIDATES: usize = 256;
 /// How many of an answer's last contexts are compared before one is marked.
 const HISTORY: usize = 1024;
@@ -58,57 +60,24 @@ pub struct ContextNoise(SipState);
 impl ContextNoise {
     /// The noise of a token: uniform in (0, 1) for whoever does not know the key.
     pub fn of(&self, token: u32) -> f64 {
-        let mut state = self.0.clone();
-        // SipHash of the 20 bytes of five tokens: the last word has what is left of them and their number.
-        state.absorb(u64::from(token) | ((CONTEXT as u64 + 1) * 4) << 56);
-        ((state.finish() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+        uniform(self.0.finish(last_word(token)))
+    }
+
+    /// That of each of these.
+    fn of_each(&self, tokens: impl Iterator<Item = u32>) -> impl Iterator<Item = f64> {
+        let last: Vec<u64> = tokens.map(last_word).collect();
+        let hashes = self.0.finish_each(Isa::detect(), &last);
+        hashes.into_iter().map(uniform)
     }
 }
 
-/// SipHash-2-4 (Aumasson and Bernstein 2012) over whole words: some 20 ns for a token.
-#[derive(Clone)]
-struct SipState([u64; 4]);
+/// SipHash of the 20 bytes of five tokens: the last word has what is left of them and their number.
+fn last_word(token: u32) -> u64 {
+    u64::from(token) | ((CONTEXT as u64 + 1) * 4) << 56
+}
 
-impl SipState {
-    fn new(key: [u64; 2]) -> Self {
-        let [low, high] = key;
-        Self([
-            low ^ 0x736f_6d65_7073_6575,
-            high ^ 0x646f_7261_6e64_6f6d,
-            low ^ 0x6c79_6765_6e65_7261,
-            high ^ 0x7465_6462_7974_6573,
-        ])
-    }
-
-    fn round(&mut self) {
-        let [mut a, mut b, mut c, mut d] = self.0;
-        a = a.wrapping_add(b);
-        c = c.wrapping_add(d);
-        b = b.rotate_left(13) ^ a;
-        d = d.rotate_left(16) ^ c;
-        a = a.rotate_left(32);
-        c = c.wrapping_add(b);
-        a = a.wrapping_add(d);
-        b = b.rotate_left(17) ^ c;
-        d = d.rotate_left(21) ^ a;
-        c = c.rotate_left(32);
-        self.0 = [a, b, c, d];
-    }
-
-    fn absorb(&mut self, word: u64) {
-        self.0[3] ^= word;
-        self.round();
-        self.round();
-        self.0[0] ^= word;
-    }
-
-    fn finish(mut self) -> u64 {
-        self.0[2] ^= 0xff;
-        for _ in 0..4 {
-            self.round();
-        }
-        self.0.into_iter().fold(0, |all, word| all ^ word)
-    }
+fn uniform(hash: u64) -> f64 {
+    ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
 }
 
 /// What the noise at the end of `answer` depends on: its last tokens, if there are enough of them and they did not stand in
@@ -152,17 +121,11 @@ pub fn draw_outcome(
         return sampler::draw_outcome(logits, params, past, point);
     }
     let likeliest = sampler::likeliest(logits, params, past, CANDIDATES)?;
-    let candidates = likeliest
-        .tokens
-        .iter()
-        .map(|(id, p)| (Some((*id, *p)), *id, *p));
-    let rest = (None, REST, likeliest.rest());
-    let race = candidates.chain([rest]).filter(|(_, _, p)| *p > 0.0);
-    let best = race
-        .map(|(winner, id, p)| (winner, noise.of(id).ln() / p))
-        .max_by(|a, b| a.1.total_cmp(&b.1));
-    let (token, probability) = match best {
-        Some((Some((token, probability)), _)) => (token, Some(probability)),
+    let candidates = likeliest.tokens.iter().copied();
+    let runners: Vec<(u32, f64)> = candidates.chain([(REST, likeliest.rest())]).collect();
+    let noise = noise.of_each(runners.iter().map(|(id, _)| *id));
+    let (token, probability) = match first(runners.iter().copied().zip(noise)) {
+        Some((token, probability)) if token != REST => (token, Some(probability)),
         _ => (likeliest.draw_rest(point)?, None),
     };
     Ok(Outcome {
@@ -170,6 +133,22 @@ pub fn draw_outcome(
         probability,
         shifts: likeliest.shifts,
     })
+}
+
+/// Who arrives first: each takes `-ln(u) / p`. Of equals the last.
+fn first(runners: impl Iterator<Item = ((u32, f64), f64)>) -> Option<(u32, f64)> {
+    let mut won = None;
+    let mut least = f64::INFINITY;
+    for (runner, u) in runners.filter(|((_, p), _)| *p > 0.0) {
+        // Nobody takes less than `(1 - u) / p`: most logarithms need not be known.
+        if 1.0 - u <= least * runner.1 {
+            let takes = -u.ln() / runner.1;
+            if takes <= least {
+                (won, least) = (Some(runner), takes);
+            }
+        }
+    }
+    won
 }
 
 #[cfg(test)]

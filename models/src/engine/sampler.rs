@@ -14,7 +14,7 @@ mod typical;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use casemate_kernels::{Isa, elementwise};
+use casemate_kernels::{Isa, elementwise, logits};
 
 pub use likeliest::{Likeliest, likeliest};
 pub use params::{SamplingError, SamplingParams, TemperatureOrder};
@@ -285,7 +285,7 @@ fn keep_nucleus(tokens: &mut Vec<(u32, f64)>, top_p: f64, all: Option<f64>) {
 /// than all else that a draw does.
 fn shares_of(tokens: &[(u32, f64)], best: f64) -> f64 {
     let mut shares: Vec<f32> = tokens.iter().map(|token| (token.1 - best) as f32).collect();
-    elementwise::exponentials(Isa::detect(), &mut shares, 0.0, 1.0);
+    logits::exponentials(Isa::detect(), &mut shares, 0.0, 1.0);
     shares.iter().map(|share| f64::from(*share)).sum()
 }
 

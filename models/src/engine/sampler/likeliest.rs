@@ -26,7 +26,7 @@ enum Others<'a> {
     All(Shares<'a>),
 }
 
-/// What may follow `past`, with at most `count` tokens by themselves.
+/// What may follow `past`, with some `count` tokens by themselves: at most twice as many.
 ///
 /// # Errors
 /// As [`Distribution::new`].
@@ -54,11 +54,13 @@ pub fn likeliest<'a>(
 /// The same where every token may come: no need to sort them.
 fn of_all(logits: &[f32], temperature: f64, count: usize) -> Result<Likeliest<'_>, SamplingError> {
     let mut shares = Shares::of(logits, temperature)?;
-    let mut tokens = shares.at_least(SHARE_MIN);
-    if tokens.len() > count && count > 0 {
-        tokens.select_nth_unstable_by(count - 1, |a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let mut tokens = shares.at_least(SHARE_MIN, count);
+    if tokens.len() > 2 * count {
+        let by_rank = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        tokens.select_nth_unstable_by(count, by_rank);
+        tokens.truncate(count);
+        tokens.sort_unstable_by_key(|(id, _)| *id);
     }
-    tokens.truncate(count);
     shares.leave_out(&tokens);
     let others_sum = shares.total();
     let sum = others_sum
@@ -105,4 +107,58 @@ fn at(shares: &[(u32, f64)], mut left: f64) -> Result<u32, SamplingError> {
         }
     }
     last.ok_or(SamplingError::NoFiniteLogit)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+mod tests {
+    use super::*;
+
+    const COUNT: usize = 256;
+
+    fn of(logits: &[f32]) -> Likeliest<'_> {
+        let params = SamplingParams::default();
+        likeliest(logits, &params, Past::default(), COUNT).unwrap()
+    }
+
+    #[test]
+    fn the_likeliest_of_a_vocabulary_are_found_and_the_others_keep_their_part() {
+        let mut points = super::super::Draws::new(11);
+        let logits: Vec<f32> = (0..40_000)
+            .map(|_| (-(1.0 - points.next_point()).ln() * 1.4) as f32)
+            .collect();
+        let found = of(&logits);
+        assert!((COUNT..=2 * COUNT).contains(&found.tokens.len()));
+        let mut by_rank: Vec<usize> = (0..logits.len()).collect();
+        by_rank.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+        let all: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+        let mut rest = 1.0;
+        let probability_of = |id: usize| {
+            let own = found.tokens.iter().find(|(other, _)| *other as usize == id);
+            own.map(|(_, probability)| *probability)
+        };
+        for (rank, id) in by_rank.into_iter().enumerate() {
+            let Some(probability) = probability_of(id) else {
+                assert!(rank >= COUNT, "{rank}");
+                continue;
+            };
+            let exact = f64::from(logits[id]).exp() / all;
+            assert!((probability - exact).abs() < 1e-5 * exact, "{rank}");
+            rest -= probability;
+        }
+        assert!((found.rest() - rest).abs() < 1e-5, "{}", found.rest());
+        let own: Vec<u32> = found.tokens.iter().map(|(id, _)| *id).collect();
+        for at in 0..2_000 {
+            let other = found.draw_rest(f64::from(at) / 2_000.0).unwrap();
+            assert!(!own.contains(&other), "{other}");
+        }
+    }
+
+    #[test]
+    fn among_equals_there_is_an_end_to_the_likeliest() {
+        let logits = vec![1.5; 40_000];
+        let found = of(&logits);
+        assert_eq!(found.tokens.len(), COUNT);
+        assert!((found.rest() - (1.0 - 256.0 / 40_000.0)).abs() < 1e-6);
+    }
 }

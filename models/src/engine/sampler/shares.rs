@@ -1,14 +1,14 @@
 //! Shares of a whole vocabulary (exponentials of logits, the best one's is 1), added up in parts and written down nowhere: a draw
 //! looks at one part.
 
-use casemate_kernels::{Isa, elementwise};
+use casemate_kernels::{Isa, logits};
 
 use super::SamplingError;
 
 /// Tokens of a part. More would be added up in 32 bits too coarsely.
-const PART: usize = 1024;
-/// Logits that are compared at once.
-const BLOCK: usize = 16;
+const PART: usize = logits::GROUP;
+/// Where this much of a part was taken out, the rest is added up anew: the difference would be mostly rounding.
+const NEARLY_ALL: f64 = 63.0 / 64.0;
 
 /// What each token may have of the whole.
 pub struct Shares<'a> {
@@ -17,7 +17,9 @@ pub struct Shares<'a> {
     best: f32,
     heat: f32,
     sums: Vec<f64>,
-    /// Tokens that are in no sum.
+    /// The largest logits of each part, by the lanes they lie in.
+    maxima: Vec<f32>,
+    /// Tokens that are in no sum, by their ids.
     without: Vec<u32>,
 }
 
@@ -28,15 +30,17 @@ impl<'a> Shares<'a> {
     /// [`SamplingError::NoFiniteLogit`] where nothing may come.
     pub fn of(logits: &'a [f32], temperature: f64) -> Result<Self, SamplingError> {
         let isa = Isa::detect();
-        let best = best(isa, logits).ok_or(SamplingError::NoFiniteLogit)?;
+        let maxima = logits::maxima(isa, logits);
+        let best = best(logits, &maxima).ok_or(SamplingError::NoFiniteLogit)?;
         let heat = (1.0 / temperature) as f32;
-        let sum = |part| f64::from(elementwise::exponential_sum(isa, part, best, heat));
+        let sum = |part| f64::from(logits::exponential_sum(isa, part, best, heat));
         Ok(Self {
             isa,
             logits,
             best,
             heat,
             sums: logits.chunks(PART).map(sum).collect(),
+            maxima,
             without: Vec::new(),
         })
     }
@@ -46,11 +50,12 @@ impl<'a> Shares<'a> {
         self.sums.iter().sum()
     }
 
-    /// Tokens with at least this share, and their shares, by their ids.
-    pub fn at_least(&self, share: f32) -> Vec<(u32, f32)> {
+    /// Tokens with at least this share, and their shares, by their ids; where they are more than `count`, those of them that
+    /// come before `count` others are among them, and few others.
+    pub fn at_least(&self, share: f32, count: usize) -> Vec<(u32, f32)> {
         // A hair deeper, since the exponential decides.
-        let (ids, logits): (Vec<u32>, Vec<f32>) =
-            self.within(1e-3 - share.ln()).into_iter().unzip();
+        let floor = self.floor(1e-3 - share.ln()).max(self.floor_of(count));
+        let (ids, logits): (Vec<u32>, Vec<f32>) = self.above_floor(floor).into_iter().unzip();
         let found = ids.into_iter().zip(self.of_these(logits));
         found.filter(|(_, found)| *found >= share).collect()
     }
@@ -58,15 +63,29 @@ impl<'a> Shares<'a> {
     /// Tokens whose logits are at most `depth` natural logarithms below the best, after the temperature, and their logits, by
     /// their ids.
     pub fn within(&self, depth: f32) -> Vec<(u32, f32)> {
-        let floor = self.best - depth / self.heat;
+        self.above_floor(self.floor(depth))
+    }
+
+    fn floor(&self, depth: f32) -> f32 {
+        self.best - depth / self.heat
+    }
+
+    /// At least `count` logits are not below this, since each of so many maxima is one. Below all numbers where there are too
+    /// few maxima to tell.
+    fn floor_of(&self, count: usize) -> f32 {
+        let mut maxima = self.maxima.clone();
+        match count.checked_sub(1).filter(|last| *last < maxima.len()) {
+            Some(last) => *maxima.select_nth_unstable_by(last, |a, b| b.total_cmp(a)).1,
+            None => f32::NEG_INFINITY,
+        }
+    }
+
+    fn above_floor(&self, floor: f32) -> Vec<(u32, f32)> {
         let mut found = Vec::new();
-        for (first, block) in (0_u32..).step_by(BLOCK).zip(self.logits.chunks(BLOCK)) {
-            if block
-                .iter()
-                .fold(false, |any, logit| any | (*logit >= floor))
-            {
-                let reaches = |(_, logit): &(u32, f32)| *logit >= floor && logit.is_finite();
-                found.extend((first..).zip(block.iter().copied()).filter(reaches));
+        let parts = (0_u32..).step_by(PART).zip(self.logits.chunks(PART));
+        for ((first, part), maxima) in parts.zip(self.maxima.chunks(logits::MAXIMA)) {
+            if maxima.iter().any(|largest| *largest >= floor) {
+                logits::from_floor(self.isa, part, floor, first, &mut found);
             }
         }
         found
@@ -78,26 +97,23 @@ impl<'a> Shares<'a> {
     }
 
     fn of_these(&self, mut logits: Vec<f32>) -> Vec<f32> {
-        elementwise::exponentials(self.isa, &mut logits, self.best, self.heat);
+        logits::exponentials(self.isa, &mut logits, self.best, self.heat);
         logits
     }
 
-    /// Takes tokens with these shares out of the sums.
+    /// Takes tokens with these shares out of the sums; they stand by their ids.
     pub fn leave_out(&mut self, tokens: &[(u32, f32)]) {
-        let mut taken = vec![0.0; self.sums.len()];
-        for (id, share) in tokens {
-            if let Some(taken) = taken.get_mut(*id as usize / PART) {
-                *taken += f64::from(*share);
-            }
-        }
-        self.without.extend(tokens.iter().map(|(id, _)| *id));
-        for (part, taken) in taken.into_iter().enumerate() {
-            // What is left of a part that was nearly all taken would be its rounding.
+        self.without = tokens.iter().map(|(id, _)| *id).collect();
+        for of_part in tokens.chunk_by(|a, b| part_of(a.0) == part_of(b.0)) {
+            let Some(part) = of_part.first().map(|(id, _)| part_of(*id)) else {
+                continue;
+            };
+            let taken: f64 = of_part.iter().map(|(_, share)| f64::from(*share)).sum();
             let sum = self.sums.get(part).copied().unwrap_or_default();
-            let left = match taken * 2.0 > sum {
+            let left = match taken > sum * NEARLY_ALL {
                 true => {
-                    elementwise::exponential_sum(self.isa, &self.part(part), self.best, self.heat)
-                        .into()
+                    let part = self.part(part);
+                    logits::exponential_sum(self.isa, &part, self.best, self.heat).into()
                 }
                 false => sum - taken,
             };
@@ -116,9 +132,10 @@ impl<'a> Shares<'a> {
             .nth(part)
             .unwrap_or_default()
             .to_vec();
-        for id in &self.without {
-            let at = (*id as usize).checked_sub(first);
-            if let Some(logit) = at.and_then(|at| logits.get_mut(at)) {
+        let of_part = self.without.partition_point(|id| part_of(*id) < part);
+        let without = self.without.iter().skip(of_part);
+        for id in without.take_while(|id| part_of(**id) == part) {
+            if let Some(logit) = logits.get_mut(*id as usize - first) {
                 *logit = f32::NEG_INFINITY;
             }
         }
@@ -154,9 +171,15 @@ impl<'a> Shares<'a> {
     }
 }
 
+fn part_of(id: u32) -> usize {
+    id as usize / PART
+}
+
 /// The largest finite logit.
-fn best(isa: Isa, logits: &[f32]) -> Option<f32> {
+fn best(logits: &[f32], maxima: &[f32]) -> Option<f32> {
+    let best = maxima.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let finite = || logits.iter().copied().filter(|logit| logit.is_finite());
-    let largest = Some(elementwise::largest_of(isa, logits)).filter(|best| best.is_finite());
-    largest.or_else(|| finite().reduce(f32::max))
+    Some(best)
+        .filter(|best| best.is_finite())
+        .or_else(|| finite().reduce(f32::max))
 }

@@ -1,0 +1,440 @@
+//! What a draw asks of the logits of a whole vocabulary, compiled once for each instruction set: exponentials and their sum, and
+//! which tokens are far enough above the others.
+
+use crate::elementwise::{BLOCK, LANES, MAGIC, for_each_set};
+use crate::isa::Isa;
+
+/// Tokens whose largest logits [`maxima`] finds together: one for each lane.
+pub const GROUP: usize = 1024;
+/// Numbers that are added up at once.
+const STEP: usize = 2 * LANES;
+
+/// 2^r on [-1/2, 1/2], to 1.1e-7 of it: the highest power first, and last the one before 1. Found by reweighted least squares.
+#[allow(
+    clippy::approx_constant,
+    reason = "the last is nearly ln 2, and not meant to be"
+)]
+const POWER: [f32; 5] = [
+    1.326_472_7e-3,
+    9.671_513e-3,
+    5.550_733_6e-2,
+    2.402_224_2e-1,
+    6.931_47e-1,
+];
+/// The same to 1.1e-4.
+#[cfg(target_arch = "x86_64")]
+const POWER_NEAR: [f32; 3] = [5.500_893_3e-2, 2.422_109_7e-1, 6.932_829e-1];
+/// Powers of two below the least have no share.
+const LEAST: f32 = -126.0;
+const MOST: f32 = 127.0;
+
+/// `x = e^((x - best) · scale)`; what is no finite number, and what would be below the smallest that 32 bits hold, becomes zero.
+pub fn exponentials(isa: Isa, x: &mut [f32], best: f32, scale: f32) {
+    powers(isa, x, best, of_two(scale));
+}
+
+/// The sum of `e^((x - best) · scale)`, in which what is no finite number has no part; `x` stays as it is. In 32 bits: who has
+/// more than some thousand numbers adds up sums of parts.
+pub fn exponential_sum(isa: Isa, x: &[f32], best: f32, scale: f32) -> f32 {
+    let scale = of_two(scale);
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 {
+        // SAFETY: only `Isa::detect` and `Isa::available` make this value, where the set is there.
+        // JUSTIFICATION: a vocabulary's sum is in the way of every token; two instructions of this set do what takes eight, and
+        // it takes two thirds of the time.
+        return unsafe { avx512::power_sum(x, best, scale) };
+    }
+    power_sum(isa, x, best, scale)
+}
+
+/// The sum of `e^(x - best)`, to 2e-4 of it, for who asks for no more: in 60 hundredths of the time where there is a set that
+/// can. What is no finite number either has no part in it or makes it none.
+pub fn rough_exponential_sum(isa: Isa, x: &[f32], best: f32) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 {
+        // SAFETY: as in `exponential_sum`.
+        // JUSTIFICATION: this sum is asked for beside every token that is drawn, and is all that it takes.
+        return unsafe { avx512::rough_sum(x, best) };
+    }
+    exponential_sum(isa, x, best, 1.0)
+}
+
+for_each_set! {
+    fn powers(x: &mut [f32], best: f32, scale: Factor) = powers_of::<true>, powers_of::<ALWAYS_FUSED>;
+}
+
+for_each_set! {
+    fn power_sum(x: &[f32], best: f32, scale: Factor) -> f32 = power_sum_of::<true>, power_sum_of::<ALWAYS_FUSED>;
+}
+
+for_each_set! {
+    /// The largest logits of each [`GROUP`], one for each of its [`LANES`](MAXIMA): every sixteenth number of it. Below all
+    /// numbers where nothing is one.
+    pub fn maxima(x: &[f32]) -> Vec<f32> = maxima_of;
+}
+
+/// Numbers from `floor` on, and their places, counted from `first`. What is no finite number is not among them.
+pub fn from_floor(isa: Isa, x: &[f32], floor: f32, first: u32, found: &mut Vec<(u32, f32)>) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 {
+        // SAFETY: as in `exponential_sum`.
+        // JUSTIFICATION: comparisons are bits with this set; where many numbers are found it takes a third of the time.
+        return unsafe { avx512::from_floor(x, floor, first, found) };
+    }
+    any_from_floor(isa, x, floor, first, found);
+}
+
+for_each_set! {
+    fn any_from_floor(x: &[f32], floor: f32, first: u32, found: &mut Vec<(u32, f32)>) = any_from_floor_of;
+}
+
+/// Maxima of a group.
+pub const MAXIMA: usize = LANES;
+
+/// Whether products and sums are rounded once without a set's being chosen. Where they are not, it would take a function call.
+const ALWAYS_FUSED: bool = cfg!(target_arch = "aarch64");
+
+/// `a · b + c`.
+#[inline(always)]
+fn fused<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    match FUSED {
+        true => a.mul_add(b, c),
+        false => a * b + c,
+    }
+}
+
+/// A factor in 32 bits, and what they leave of it.
+type Factor = (f32, f32);
+
+/// The factor of powers of two for that of powers of e.
+fn of_two(scale: f32) -> Factor {
+    let exact = f64::from(scale) * std::f64::consts::LOG2_E;
+    let near = exact as f32;
+    (near, (exact - f64::from(near)) as f32)
+}
+
+/// `2^((x - best) · scale)`.
+#[inline(always)]
+fn power<const FUSED: bool>(x: f32, best: f32, scale: Factor) -> f32 {
+    let (least, most) = (LEAST / scale.0, MOST / scale.0);
+    let far = x - best;
+    let counts = far > least && x < f32::INFINITY;
+    let far = if far > least { far } else { least };
+    let far = if far < most { far } else { most };
+    let shifted = far * scale.0 + MAGIC;
+    let n = shifted - MAGIC;
+    let r = fused::<FUSED>(far, scale.0, -n);
+    let r = fused::<FUSED>(far, scale.1, r);
+    let [highest, lower @ ..] = POWER;
+    let p = lower
+        .iter()
+        .fold(highest, |p, factor| fused::<FUSED>(p, r, *factor));
+    let p = fused::<FUSED>(p, r, 1.0);
+    let shift = shifted.to_bits().wrapping_shl(23);
+    let power = f32::from_bits(p.to_bits().wrapping_add(shift));
+    if counts { power } else { 0.0 }
+}
+
+#[inline(always)]
+fn powers_of<const FUSED: bool>(x: &mut [f32], best: f32, scale: Factor) {
+    for x in x {
+        *x = power::<FUSED>(*x, best, scale);
+    }
+}
+
+#[inline(always)]
+fn power_sum_of<const FUSED: bool>(x: &[f32], best: f32, scale: Factor) -> f32 {
+    let mut sums = [0.0_f32; STEP];
+    let (steps, rest) = x.as_chunks::<STEP>();
+    for step in steps {
+        for (sum, x) in sums.iter_mut().zip(step) {
+            *sum += power::<FUSED>(*x, best, scale);
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *sum += power::<FUSED>(*x, best, scale);
+    }
+    sums.iter().sum()
+}
+
+#[inline(always)]
+fn maxima_of(x: &[f32]) -> Vec<f32> {
+    let mut all = vec![f32::NEG_INFINITY; x.len().div_ceil(GROUP) * MAXIMA];
+    let (maxima, _) = all.as_chunks_mut::<MAXIMA>();
+    for (maxima, group) in maxima.iter_mut().zip(x.chunks(GROUP)) {
+        let (rows, rest) = group.as_chunks::<MAXIMA>();
+        let mut largest = *maxima;
+        for row in rows {
+            for (largest, x) in largest.iter_mut().zip(row) {
+                *largest = if *x > *largest { *x } else { *largest };
+            }
+        }
+        for (largest, x) in largest.iter_mut().zip(rest) {
+            *largest = if *x > *largest { *x } else { *largest };
+        }
+        *maxima = largest;
+    }
+    all
+}
+
+#[inline(always)]
+fn any_from_floor_of(x: &[f32], floor: f32, first: u32, found: &mut Vec<(u32, f32)>) {
+    from_floor_of(x, first, found, |block| {
+        let mut reach = 0;
+        for (at, part) in (0..).step_by(LANES).zip(block.as_chunks::<LANES>().0) {
+            if part.iter().fold(false, |any, x| any | (*x >= floor)) {
+                for (at, x) in (at..).zip(part) {
+                    reach |= u64::from(*x >= floor) << at;
+                }
+            }
+        }
+        reach
+    });
+}
+
+/// `reach` says of a block's numbers, bit by bit, which of them are from the floor on.
+#[inline(always)]
+fn from_floor_of(
+    x: &[f32],
+    first: u32,
+    found: &mut Vec<(u32, f32)>,
+    reach: impl Fn(&[f32; BLOCK]) -> u64,
+) {
+    let (blocks, rest) = x.as_chunks::<BLOCK>();
+    let mut last = [f32::NEG_INFINITY; BLOCK];
+    for (last, x) in last.iter_mut().zip(rest) {
+        *last = *x;
+    }
+    for (first, block) in (first..).step_by(BLOCK).zip(blocks.iter().chain([&last])) {
+        let mut reach = reach(block);
+        while reach != 0 {
+            let at = reach.trailing_zeros();
+            reach &= reach - 1;
+            let number = block[at as usize % BLOCK];
+            if number.is_finite() {
+                found.push((first + at, number));
+            }
+        }
+    }
+}
+
+/// The same with this set's own instructions for fractions, powers and comparisons.
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{Factor, LEAST, POWER, POWER_NEAR, STEP, from_floor_of};
+    use crate::elementwise::{BLOCK, LANES};
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    pub(super) fn power_sum(x: &[f32], best: f32, scale: Factor) -> f32 {
+        sum(x, |x| power(x, best, scale))
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    pub(super) fn rough_sum(x: &[f32], best: f32) -> f32 {
+        let scale = std::f32::consts::LOG2_E;
+        let start = -best * scale;
+        sum(x, |x| rough_power(x, start, scale))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn sum(x: &[f32], f: impl Fn(__m512) -> __m512) -> f32 {
+        let mut sums = [_mm512_setzero_ps(); 2];
+        let (steps, rest) = x.as_chunks::<STEP>();
+        let mut last = [f32::NEG_INFINITY; STEP];
+        for (last, x) in last.iter_mut().zip(rest) {
+            *last = *x;
+        }
+        for step in steps.iter().chain([&last]) {
+            for (sum, x) in sums.iter_mut().zip(step.as_chunks::<LANES>().0) {
+                *sum = _mm512_add_ps(*sum, f(load(x)));
+            }
+        }
+        let mut all = [0.0_f32; STEP];
+        for (all, sum) in all.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
+            // SAFETY: sixteen numbers are written to an array of them.
+            // JUSTIFICATION: there is no other way from a register to an array.
+            unsafe { _mm512_storeu_ps(all.as_mut_ptr(), sum) };
+        }
+        all.iter().sum()
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    pub(super) fn from_floor(x: &[f32], floor: f32, first: u32, found: &mut Vec<(u32, f32)>) {
+        from_floor_of(x, first, found, |block: &[f32; BLOCK]| {
+            let mut reach = 0;
+            for (at, part) in (0..).step_by(LANES).zip(block.as_chunks::<LANES>().0) {
+                let from = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(load(part), _mm512_set1_ps(floor));
+                reach |= u64::from(from) << at;
+            }
+            reach
+        });
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load(x: &[f32; LANES]) -> __m512 {
+        // SAFETY: sixteen numbers are read from an array of them, wherever it lies.
+        // JUSTIFICATION: there is no other way from an array to a register.
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+
+    /// `2^(x · scale + start)`.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    fn rough_power(x: __m512, start: f32, scale: f32) -> __m512 {
+        let power = _mm512_fmadd_ps(x, _mm512_set1_ps(scale), _mm512_set1_ps(start));
+        // Holds for what is no number, which makes the sum none.
+        let counts = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(power, _mm512_set1_ps(LEAST));
+        let r = _mm512_reduce_ps::<0>(power);
+        let [highest, lower @ ..] = POWER_NEAR;
+        let mut p = _mm512_set1_ps(highest);
+        for factor in lower {
+            p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(factor));
+        }
+        let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0));
+        _mm512_maskz_scalef_ps(counts, p, _mm512_sub_ps(power, r))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    fn power(x: __m512, best: f32, scale: Factor) -> __m512 {
+        let [near, left] = [scale.0, scale.1].map(|scale| _mm512_set1_ps(scale));
+        let far = _mm512_sub_ps(x, _mm512_set1_ps(best));
+        // Neither holds for what is no number.
+        let counts = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(far, _mm512_set1_ps(LEAST / scale.0));
+        let counts =
+            _mm512_mask_cmp_ps_mask::<_CMP_LT_OQ>(counts, x, _mm512_set1_ps(f32::INFINITY));
+        let n = _mm512_roundscale_ps::<0>(_mm512_mul_ps(far, near));
+        let r = _mm512_fmsub_ps(far, near, n);
+        let r = _mm512_fmadd_ps(far, left, r);
+        let [highest, lower @ ..] = POWER;
+        let mut p = _mm512_set1_ps(highest);
+        for factor in lower {
+            p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(factor));
+        }
+        let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0));
+        _mm512_maskz_scalef_ps(counts, p, n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some() -> Vec<f32> {
+        let mut x: Vec<f32> = (0..3001).map(|at| (at as f32 * 0.77).sin() * 9.0).collect();
+        (x[3], x[700], x[999], x[2000]) = (f32::NAN, f32::NEG_INFINITY, -400.0, f32::INFINITY);
+        x
+    }
+
+    #[test]
+    fn exponentials_are_close_and_have_an_end() {
+        for isa in Isa::available() {
+            for step in 0..8_700 {
+                let x = step as f32 / -100.0;
+                let mut one = [x];
+                exponentials(isa, &mut one, 0.0, 1.0);
+                let exact = f64::from(x).exp();
+                // Where sums are not fused the power is rounded to 32 bits before its fraction is taken.
+                let rounded = if isa == Isa::Portable && !ALWAYS_FUSED {
+                    f64::from(-x) * 2e-7
+                } else {
+                    0.0
+                };
+                let bound = 3e-7 + rounded;
+                let error = (f64::from(one[0]) - exact).abs() / exact;
+                assert!(error < bound, "{isa:?}, {x}: {error}");
+                assert_eq!(exponential_sum(isa, &[x], 0.0, 1.0), one[0], "{isa:?}, {x}");
+            }
+            let mut none = [-88.0, -1e30, f32::NEG_INFINITY, f32::INFINITY, f32::NAN];
+            exponentials(isa, &mut none, 0.0, 1.0);
+            assert_eq!(none, [0.0; 5], "{isa:?}");
+            let mut same = [3.25];
+            exponentials(isa, &mut same, 3.25, 1e3);
+            assert_eq!(same, [1.0], "{isa:?}");
+            let far = exponential_sum(isa, &[500.0, 1.0], 1.0, 1.0);
+            assert!(far > 1e38, "{isa:?}: {far}");
+        }
+    }
+
+    #[test]
+    fn a_sum_of_exponentials_is_that_of_the_exponentials() {
+        let x = some();
+        let finite = x.iter().filter(|x| x.is_finite());
+        let exact: f64 = finite.map(|x| (f64::from(x - 9.0) * 0.7).exp()).sum();
+        for isa in Isa::available() {
+            let sum = exponential_sum(isa, &x, 9.0, 0.7);
+            assert!(
+                (f64::from(sum) - exact).abs() < 1e-5 * exact,
+                "{isa:?}: {sum} {exact}"
+            );
+            let one_by_one = exponential_sum(isa, &x[..32], 9.0, 0.7);
+            let mut powers = x[..32].to_vec();
+            exponentials(isa, &mut powers, 9.0, 0.7);
+            assert_eq!(powers.iter().sum::<f32>(), one_by_one, "{isa:?}");
+        }
+        let fused: Vec<f32> = Isa::available()
+            .into_iter()
+            .filter(|isa| *isa != Isa::Portable)
+            .map(|isa| exponential_sum(isa, &x, 9.0, 0.7))
+            .collect();
+        assert!(fused.iter().all(|sum| *sum == fused[0]), "{fused:?}");
+    }
+
+    #[test]
+    fn a_rough_sum_is_near_the_exact_one_or_is_none() {
+        let x: Vec<f32> = some().into_iter().filter(|x| x.is_finite()).collect();
+        for isa in Isa::available() {
+            for (best, len) in [(9.0, 2997), (-3.0, 1000), (2.5, 1), (0.0, 0)] {
+                let exact = exponential_sum(isa, &x[..len], best, 1.0);
+                let rough = rough_exponential_sum(isa, &x[..len], best);
+                assert!(
+                    (rough - exact).abs() <= 2e-4 * exact,
+                    "{isa:?}: {rough} {exact}"
+                );
+            }
+            let far = [-1e30, f32::NEG_INFINITY, -90.0];
+            assert_eq!(rough_exponential_sum(isa, &far, 0.0), 0.0, "{isa:?}");
+            // Where a set makes no difference, what is no number is left out of the exact sum.
+            for none in [f32::NAN, f32::INFINITY] {
+                let sum = rough_exponential_sum(isa, &[1.0, none], 1.0);
+                assert!(!sum.is_finite() || sum == 1.0, "{isa:?}: {sum}");
+            }
+        }
+    }
+
+    #[test]
+    fn maxima_are_those_of_every_sixteenth_of_a_group() {
+        let x = some();
+        for isa in Isa::available() {
+            let maxima = maxima(isa, &x);
+            assert_eq!(maxima.len(), 3 * MAXIMA);
+            for (at, found) in maxima.iter().enumerate() {
+                let group = x.chunks(GROUP).nth(at / MAXIMA).unwrap_or_default();
+                let own = group.iter().skip(at % MAXIMA).step_by(MAXIMA).copied();
+                let largest = own
+                    .filter(|x| !x.is_nan())
+                    .fold(f32::NEG_INFINITY, f32::max);
+                assert_eq!(*found, largest, "{isa:?}, {at}");
+            }
+        }
+        assert!(maxima(Isa::detect(), &[]).is_empty());
+    }
+
+    #[test]
+    fn what_is_from_the_floor_on_is_found() {
+        let x = some();
+        for isa in Isa::available() {
+            for floor in [-1e9, -9.0, 0.0, 8.9, 10.0] {
+                let mut found = Vec::new();
+                from_floor(isa, &x, floor, 7, &mut found);
+                let reaches = |(_, x): &(u32, f32)| *x >= floor && x.is_finite();
+                let all: Vec<(u32, f32)> = (7..).zip(x.clone()).filter(reaches).collect();
+                assert_eq!(found, all, "{isa:?}, {floor}");
+            }
+        }
+    }
+}
