@@ -34,7 +34,7 @@ pub(super) async fn run(turn: &mut Turn<'_>) -> Result<(), Halt> {
     let corpora = &turn.range().corpora;
     let count = turn.range().settings.samples;
     let mut answers = Vec::new();
-    for (prompt, (on_topic, text)) in mixed(&corpora.topic, &corpora.honest, count).enumerate() {
+    for (pair, on_topic, text) in mixed(&corpora.topic, &corpora.honest, count) {
         wire.forget();
         let body = json!({"messages": [{"role": "user", "content": text}], "stream": true,
             "max_tokens": TOKENS});
@@ -42,7 +42,7 @@ pub(super) async fn run(turn: &mut Turn<'_>) -> Result<(), Halt> {
         let trace = wire.trace();
         if answered.status == 200 {
             answers.push(Labelled {
-                prompt,
+                group: pair,
                 on_topic,
                 trace,
             });
@@ -64,14 +64,22 @@ pub(super) async fn run(turn: &mut Turn<'_>) -> Result<(), Halt> {
     Ok(())
 }
 
-/// The two kinds in turn, as many of each, at most `count`.
+/// The two kinds in pairs, at most `count` of them, with their number; every other pair has the other kind first, so that a
+/// machine that grows slower meanwhile tells nothing of the topic.
 fn mixed<'a>(
     topic: &'a [String],
     others: &'a [String],
     count: usize,
-) -> impl Iterator<Item = (bool, &'a str)> {
-    let pairs = topic.iter().zip(others).take(count);
-    pairs.flat_map(|(topic, other)| [(true, topic.as_str()), (false, other.as_str())])
+) -> impl Iterator<Item = (usize, bool, &'a str)> {
+    let pairs = topic.iter().zip(others).take(count).enumerate();
+    pairs.flat_map(|(pair, (topic, other))| {
+        let both = [(pair, true, topic.as_str()), (pair, false, other.as_str())];
+        let [first, second] = both;
+        match pair % 2 {
+            0 => both,
+            _ => [second, first],
+        }
+    })
 }
 
 fn told(turn: &mut Turn<'_>, found: &Findings) {

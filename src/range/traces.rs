@@ -1,5 +1,5 @@
 //! What sizes and times of an encrypted answer tell: a small classifier of topics, cross-validated with the answers to one
-//! prompt never in both halves, and how many answers look like no other.
+//! prompt never in both parts, and how many answers look like no other.
 //!
 //! The classifier is a logistic regression on totals, spreads and the first records, as in Whisper Leak (2511.03675), smaller.
 //! It finds less than a forest or a network would: what it finds is there, and what it does not find may be there all the same.
@@ -27,8 +27,9 @@ pub struct Trace {
 /// An answer of known topic.
 #[derive(Debug, Clone)]
 pub struct Labelled {
-    /// Which prompt it answers: answers to one prompt are not learned from and judged.
-    pub prompt: usize,
+    /// Answers to one prompt, and answers that were asked for together: those of a group are not learned from and judged. A group
+    /// that has both kinds keeps what changes with time from being taken for the topic.
+    pub group: usize,
     /// Whether it is of the topic.
     pub on_topic: bool,
     /// How it crossed the network.
@@ -112,7 +113,7 @@ impl Findings {
     }
 }
 
-/// Scores of answers by a classifier that has seen none of their prompts: whether each is of the topic, and its score.
+/// Scores of answers by a classifier that has seen none of their groups: whether each is of the topic, and its score.
 type Scored = Vec<(bool, f64)>;
 
 /// The scores of each fifth. Those of one are not compared with another's: they come from different classifiers.
@@ -120,7 +121,7 @@ fn cross_validated(all: &[Labelled]) -> Option<Vec<Scored>> {
     let features: Vec<Vec<f64>> = all.iter().map(|one| one.trace.features()).collect();
     let mut folds = Vec::with_capacity(FOLDS);
     for fold in 0..FOLDS {
-        let held = |one: &Labelled| one.prompt % FOLDS == fold;
+        let held = |one: &Labelled| one.group % FOLDS == fold;
         let rows = || all.iter().zip(&features);
         let learned: Vec<(&[f64], bool)> = rows()
             .filter(|(one, _)| !held(one))
@@ -248,7 +249,7 @@ mod tests {
     fn answers(trace: impl Fn(usize, bool) -> Trace) -> Vec<Labelled> {
         (0..80)
             .map(|prompt| Labelled {
-                prompt,
+                group: prompt,
                 on_topic: prompt % 3 == 0,
                 trace: trace(prompt, prompt % 3 == 0),
             })
@@ -296,6 +297,27 @@ mod tests {
         one_kind.retain(|one| one.on_topic);
         assert_eq!(Findings::of(&one_kind), None);
         assert_eq!(Findings::of(&[]), None);
+    }
+
+    /// Pairs of both kinds, and each answer slower than the one before.
+    #[test]
+    fn a_machine_that_grows_slower_tells_no_topic() {
+        let slower: Vec<Labelled> = (0..80)
+            .map(|at| {
+                let (group, second) = (at / 2, at % 2 == 1);
+                let mut trace = records(vec![550; 30]);
+                for (_, gap) in &mut trace.records {
+                    *gap *= 1.0 + at as f64 / 80.0;
+                }
+                Labelled {
+                    group,
+                    on_topic: second == (group % 2 == 0),
+                    trace,
+                }
+            })
+            .collect();
+        let found = Findings::of(&slower).unwrap();
+        assert!((found.auc - 0.5).abs() < 2.0 * found.error, "{found:?}");
     }
 
     #[test]

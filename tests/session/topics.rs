@@ -124,7 +124,7 @@ async fn eavesdropped(all: &[Captured], guard: Value) -> Vec<(Labelled, Vec<u8>)
             seen.push((
                 number,
                 Labelled {
-                    prompt,
+                    group: prompt,
                     on_topic,
                     trace,
                 },
