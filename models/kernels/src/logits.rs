@@ -4,7 +4,7 @@
 use crate::elementwise::{BLOCK, LANES, MAGIC, for_each_set};
 use crate::isa::Isa;
 
-/// Tokens whose largest logits [`maxima`] finds together: one for each lane.
+/// Tokens whose largest logits [`maxima`] finds together.
 pub const GROUP: usize = 1024;
 /// Numbers that are added up at once.
 const STEP: usize = 2 * LANES;
@@ -68,8 +68,8 @@ for_each_set! {
 }
 
 for_each_set! {
-    /// The largest logits of each [`GROUP`], one for each of its [`LANES`](MAXIMA): every sixteenth number of it. Below all
-    /// numbers where nothing is one.
+    /// The largest logits of each [`GROUP`], [`MAXIMA`] of them: each of every sixteenth number. Below all numbers where nothing
+    /// is one.
     pub fn maxima(x: &[f32]) -> Vec<f32> = maxima_of;
 }
 
@@ -88,7 +88,7 @@ for_each_set! {
     fn any_from_floor(x: &[f32], floor: f32, first: u32, found: &mut Vec<(u32, f32)>) = any_from_floor_of;
 }
 
-/// Maxima of a group.
+/// Maxima of a group, each of as many numbers.
 pub const MAXIMA: usize = LANES;
 
 /// Whether products and sums are rounded once without a set's being chosen. Where they are not, it would take a function call.
