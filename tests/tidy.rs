@@ -543,3 +543,24 @@ fn the_map_in_the_readme_exists() {
         assert!(Path::new(&root()).join(path).exists(), "{path} is missing");
     }
 }
+
+/// `cargo run` without a program's name fails where several members have one each and no package, or more than one, says which.
+#[test]
+fn the_readmes_first_command_runs_the_product() {
+    assert!(read("README.md").contains("\n    cargo run --release -- demo "));
+    let metadata = Command::new(env!("CARGO"))
+        .args(["metadata", "--locked", "--offline", "--no-deps"])
+        .args(["--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .expect("cargo metadata runs");
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&metadata.stdout).expect("cargo metadata writes JSON");
+    let members = metadata["workspace_default_members"].as_array().unwrap();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    let named: Vec<&str> = packages
+        .filter(|package| members.contains(&package["id"]))
+        .filter_map(|package| package["default_run"].as_str())
+        .collect();
+    assert_eq!(named, ["casemate"]);
+}
