@@ -47,7 +47,7 @@ pub fn exponential_sum(isa: Isa, x: &[f32], best: f32, scale: f32) -> f32 {
     power_sum(isa, x, best, scale)
 }
 
-/// The sum of `e^(x - best)`, to 2e-4 of it, for who asks for no more: in 60 hundredths of the time where there is a set that
+/// The sum of `e^(x - best)`, to 2e-4 of it, for who asks for no more: in three fifths of the time where there is a set that
 /// can. What is no finite number either has no part in it or makes it none.
 pub fn rough_exponential_sum(isa: Isa, x: &[f32], best: f32) -> f32 {
     #[cfg(target_arch = "x86_64")]
