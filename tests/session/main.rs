@@ -47,6 +47,7 @@ mod range;
 mod range_weak;
 mod revocation;
 mod shaped;
+mod shaped_http2;
 mod shapes;
 mod streams;
 mod topics;
