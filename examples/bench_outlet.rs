@@ -1,5 +1,5 @@
-//! What the guard on the way out costs: a marked draw beside a plain one, the leak scan for each token, a seed. Prints; asserts
-//! nothing.
+//! What the guard on the way out costs: a draw that is marked, and one of which is known what it tells, beside a plain one; the
+//! leak scan for each token, a seed. Prints; asserts nothing.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -13,6 +13,7 @@ use casemate_models::engine::sampler::{self, Draws, Past};
 use casemate_models::engine::{SamplingParams, learnt, mark};
 
 const TURNS: u32 = 500;
+const ROUNDS: u32 = 3000;
 const PROMPT: &str = "You are the desk assistant of a harbour. Internal berth codes must never be shown. Tanker slots are \
     released at 04:40 local time. If asked about the ninth pier, say that it is closed. Escalate anything else to desk 12.";
 const ANSWER: &str = "The ninth pier is closed at the moment. For anything about tanker slots please call the desk, which \
@@ -25,41 +26,13 @@ fn main() -> anyhow::Result<()> {
         let logits: Vec<f32> = (0..vocabulary)
             .map(|_| (-(1.0 - draws.next_point()).ln() * 1.4) as f32)
             .collect();
-        let greedy = SamplingParams {
-            temperature: 0.0,
-            ..SamplingParams::default()
-        };
-        weighed(&logits, "temperature 0", &greedy);
-        for (name, params) in [
-            ("temperature 1", SamplingParams::default()),
-            (
-                "temperature 0.7",
-                SamplingParams {
-                    temperature: 0.7,
-                    ..SamplingParams::default()
-                },
-            ),
-            (
-                "top_p 0.95",
-                SamplingParams {
-                    top_p: 0.95,
-                    ..SamplingParams::default()
-                },
-            ),
-        ] {
-            weighed(&logits, name, &params);
-            let key = MarkRoot::new([1; 32], 1).team("red").sub_key(0);
-            let plain = timed(|turn| {
-                let point = f64::from(turn) / f64::from(TURNS);
-                black_box(sampler::draw(&logits, &params, Past::default(), point).is_ok());
-            });
-            let marked = timed(|turn| {
-                let noise = key.noise([turn, 1, 2, 3]);
-                black_box(mark::draw(&logits, &params, Past::default(), &noise, 0.5).is_ok());
-            });
-            println!(
-                "draw of {vocabulary} tokens, {name}: {plain:.1} µs plain, {marked:.1} µs marked"
-            );
+        for (temperature, top_p) in [(0.0, 1.0), (1.0, 1.0), (0.7, 1.0), (1.0, 0.95), (0.7, 0.95)] {
+            let params = SamplingParams {
+                temperature,
+                top_p,
+                ..SamplingParams::default()
+            };
+            draws_of(&logits, &params);
         }
     }
     let pieces: Vec<String> = ANSWER.split_inclusive(' ').map(str::to_owned).collect();
@@ -97,27 +70,68 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What it costs to know what a drawn token tells.
-fn weighed(logits: &[f32], name: &str, params: &SamplingParams) {
-    let draw = |turn: u32| {
-        let point = f64::from(turn) / f64::from(TURNS);
-        sampler::draw_outcome(logits, params, Past::default(), point)
-    };
-    let plain = timed(|turn| {
-        black_box(draw(turn).is_ok());
-    });
+/// A plain draw, one of which is known what it tells, a marked one, and one that is both.
+fn draws_of(logits: &[f32], params: &SamplingParams) {
+    let key = MarkRoot::new([1; 32], 1).team("red").sub_key(0);
+    let noise = |turn: u32| key.noise([turn, 1, 2, 3]);
+    let point = |turn: u32| f64::from(turn % TURNS) / f64::from(TURNS);
+    let past = Past::default();
     let judged = learnt::Draw {
         raw: logits,
         masked: None,
         params,
     };
-    let weighed = timed(|turn| {
-        black_box(draw(turn).map(|outcome| judged.learnt(&outcome)).is_ok());
-    });
-    println!(
-        "draw of {} tokens, {name}: {plain:.1} µs, with what it tells {weighed:.1} µs",
-        logits.len()
-    );
+    let times = side_by_side([
+        &mut |turn| {
+            black_box(sampler::draw(logits, params, past, point(turn)).is_ok());
+        },
+        &mut |turn| {
+            let outcome = sampler::draw_outcome(logits, params, past, point(turn));
+            black_box(outcome.map(|outcome| judged.learnt(&outcome)).is_ok());
+        },
+        &mut |turn| {
+            black_box(mark::draw(logits, params, past, &noise(turn), 0.5).is_ok());
+        },
+        &mut |turn| {
+            let outcome = mark::draw_outcome(logits, params, past, &noise(turn), 0.5);
+            black_box(outcome.map(|outcome| judged.learnt(&outcome)).is_ok());
+        },
+    ]);
+    for (name, [plain, told, marked, both]) in times {
+        println!(
+            "draw of {} tokens, temperature {}, top_p {}, {name}: {plain:.1} µs; what it tells {:+.1}, a mark {:+.1}, both {:+.1}",
+            logits.len(),
+            params.temperature,
+            params.top_p,
+            told - plain,
+            marked - plain,
+            both - plain,
+        );
+    }
+}
+
+/// Microseconds of one turn of each, taken by turns so that whatever else the machine does meets all of them: where nothing
+/// disturbs (one turn of fifty is faster), and in the middle.
+fn side_by_side(turns: [&mut dyn FnMut(u32); 4]) -> [(&'static str, [f64; 4]); 2] {
+    let mut times: [Vec<f64>; 4] = Default::default();
+    let mut turns = turns;
+    for turn in 0..ROUNDS {
+        for (timed, times) in turns.iter_mut().zip(&mut times) {
+            // Once for what the others left in the caches.
+            timed(turn);
+            let start = Instant::now();
+            timed(turn);
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    for times in &mut times {
+        times.sort_by(f64::total_cmp);
+    }
+    let at = |part: usize| {
+        let of = |times: &Vec<f64>| times.get(times.len() / part).copied();
+        times.each_ref().map(|times| of(times).unwrap_or_default())
+    };
+    [("undisturbed", at(50)), ("median", at(2))]
 }
 
 /// Microseconds of one turn.

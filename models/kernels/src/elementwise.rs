@@ -83,7 +83,7 @@ for_each_set! {
 
 for_each_set! {
     /// The largest value; below all numbers where nothing is one.
-    pub(crate) fn largest_of(x: &[f32]) -> f32 = largest_value;
+    pub fn largest_of(x: &[f32]) -> f32 = largest_value;
 }
 
 for_each_set! {

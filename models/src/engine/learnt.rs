@@ -5,7 +5,7 @@
 //! temperature 1, whatever temperature or cut it was drawn with. So no option makes text cheaper: without a temperature a token
 //! has probability 1 where it is drawn, and is as telling as before. Where a caller arranges which tokens stand against each
 //! other, by a bias, penalties or a grammar, the answer to that question tells up to the logarithm of their number, and is
-//! charged at least that. What it costs beside a draw: one sum over the raw logits, and none at temperature 1 without cuts.
+//! charged at least that. What it costs beside a draw: a sum over the raw logits that is had by the way of the draw's own.
 
 use casemate_kernels::{Isa, elementwise, logits};
 
@@ -17,6 +17,8 @@ pub const TOKEN_MILLIBITS_MIN: u32 = 50;
 pub const TOKEN_MILLIBITS_UNKNOWN: u32 = 1000;
 /// What a token's surprise costs at most: one that is less likely than 2^-64 was hardly drawn.
 const SURPRISE_MILLIBITS_MAX: u32 = 64_000;
+/// Exponentials that are added up in 32 bits.
+const PART: usize = 1024;
 /// A grammar that leaves more tokens than this, the model's own likeliest among them, asks no question: it leaves text.
 const ANSWERS_MAX: usize = 1024;
 /// A draw whose token was this likely is as good as taken: noise that decides nothing hides nothing.
@@ -75,7 +77,7 @@ impl Draw<'_> {
     pub fn learnt(&self, outcome: &Outcome) -> Learnt {
         let leaves = self.masked.is_none() && self.params.leaves_logits();
         if leaves {
-            let known = outcome.probability.filter(|_| self.draws_raw());
+            let known = outcome.raw_probability;
             let millibits = known.map_or_else(|| of_text(self.raw, outcome.token), surprise);
             return Learnt {
                 millibits: millibits.into(),
@@ -83,11 +85,6 @@ impl Draw<'_> {
             };
         }
         self.arranged(outcome)
-    }
-
-    /// Whether a token's probability where it is drawn is that of the raw logits.
-    fn draws_raw(&self) -> bool {
-        self.params.temperature == 1.0 && self.params.keeps_all()
     }
 
     fn arranged(&self, outcome: &Outcome) -> Learnt {
@@ -161,12 +158,8 @@ pub fn of_text(raw: &[f32], token: u32) -> u32 {
     };
     // Beside the token's own 1, so that nobody looks for the largest first. Where others are so far above it that their
     // exponentials end at the largest there is, its surprise has passed the most that is charged.
-    // A sum to 2e-4 of it is a surprise to a third of a thousandth.
-    let parts = || raw.chunks(logits::GROUP);
-    let rough = |part| f64::from(logits::rough_exponential_sum(isa, part, *own));
-    let sum = Some(parts().map(rough).sum::<f64>()).filter(|sum| sum.is_finite());
-    let exact = |part| f64::from(logits::exponential_sum(isa, part, *own, 1.0));
-    surprise(1.0 / sum.unwrap_or_else(|| parts().map(exact).sum()))
+    let sum = |part| f64::from(logits::exponential_sum(isa, part, *own, 1.0));
+    surprise(1.0 / raw.chunks(PART).map(sum).sum::<f64>())
 }
 
 /// `-log2` of a probability in thousandths, within bounds. What is no number is as surprising as can be.

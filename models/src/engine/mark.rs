@@ -103,7 +103,10 @@ pub fn draw(
     noise: &ContextNoise,
     point: f64,
 ) -> Result<u32, SamplingError> {
-    draw_outcome(logits, params, past, noise, point).map(|outcome| outcome.token)
+    if params.temperature == 0.0 {
+        return sampler::draw(logits, params, past, point);
+    }
+    drawn(logits, params, past, noise, point, false).map(|outcome| outcome.token)
 }
 
 /// As [`draw`], with what the draw knows of its token.
@@ -120,17 +123,30 @@ pub fn draw_outcome(
     if params.temperature == 0.0 {
         return sampler::draw_outcome(logits, params, past, point);
     }
-    let likeliest = sampler::likeliest(logits, params, past, CANDIDATES)?;
+    drawn(logits, params, past, noise, point, true)
+}
+
+fn drawn(
+    logits: &[f32],
+    params: &SamplingParams,
+    past: Past<'_>,
+    noise: &ContextNoise,
+    point: f64,
+    told: bool,
+) -> Result<Outcome, SamplingError> {
+    let likeliest = sampler::likeliest(logits, params, past, CANDIDATES, told)?;
     let candidates = likeliest.tokens.iter().copied();
-    let runners: Vec<(u32, f64)> = candidates.chain([(REST, likeliest.rest())]).collect();
-    let noise = noise.of_each(runners.iter().map(|(id, _)| *id));
-    let (token, probability) = match first(runners.iter().copied().zip(noise)) {
+    let runners = candidates.chain([(REST, likeliest.rest())]);
+    let noise = noise.of_each(runners.clone().map(|(id, _)| id));
+    let (token, probability) = match first(runners.zip(noise)) {
         Some((token, probability)) if token != REST => (token, Some(probability)),
         _ => (likeliest.draw_rest(point)?, None),
     };
+    let raw = likeliest.raw;
     Ok(Outcome {
         token,
         probability,
+        raw_probability: raw.and_then(|raw| raw.probability(logits, token)),
         shifts: likeliest.shifts,
     })
 }

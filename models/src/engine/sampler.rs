@@ -7,6 +7,7 @@
 pub mod dry;
 mod likeliest;
 mod params;
+mod raw;
 mod reach;
 mod shares;
 mod typical;
@@ -14,10 +15,11 @@ mod typical;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use casemate_kernels::{Isa, elementwise, logits};
+use casemate_kernels::{Isa, logits};
 
 pub use likeliest::{Likeliest, likeliest};
 pub use params::{SamplingError, SamplingParams, TemperatureOrder};
+use raw::Raw;
 use reach::{Reach, SORT_ALL_MAX, within_reach};
 use shares::Shares;
 use typical::keep_typical;
@@ -38,6 +40,9 @@ pub struct Outcome {
     pub token: u32,
     /// Its probability in the distribution that it was drawn from; nothing where that would take a further look at all logits.
     pub probability: Option<f64>,
+    /// Its probability in the logits as they were given, at temperature 1, nearly; nothing where that would take a further
+    /// look at all logits.
+    pub raw_probability: Option<f64>,
     /// Whose logits penalties moved before.
     pub shifts: Shifts,
 }
@@ -61,7 +66,7 @@ pub fn draw(
     past: Past<'_>,
     point: f64,
 ) -> Result<u32, SamplingError> {
-    draw_outcome(logits, params, past, point).map(|outcome| outcome.token)
+    drawn(logits, params, past, point, false).map(|outcome| outcome.token)
 }
 
 /// As [`draw`], with what the draw knows of its token.
@@ -74,27 +79,38 @@ pub fn draw_outcome(
     past: Past<'_>,
     point: f64,
 ) -> Result<Outcome, SamplingError> {
-    let plain = |token, probability| Outcome {
-        token,
-        probability: Some(probability),
-        shifts: Shifts::default(),
-    };
-    if params.temperature == 0.0 && params.leaves_logits() {
-        let best = elementwise::largest(Isa::detect(), logits);
-        let finite = best.filter(|best| logits.get(*best).is_some_and(|logit| logit.is_finite()));
-        if let Some(best) = finite {
-            return Ok(plain(best as u32, 1.0));
-        }
+    drawn(logits, params, past, point, true)
+}
+
+fn drawn(
+    logits: &[f32],
+    params: &SamplingParams,
+    past: Past<'_>,
+    point: f64,
+    told: bool,
+) -> Result<Outcome, SamplingError> {
+    if params.temperature == 0.0
+        && params.leaves_logits()
+        && let Some((token, raw)) = Raw::of_first(logits, told)
+    {
+        return Ok(Outcome {
+            token,
+            probability: Some(1.0),
+            raw_probability: raw.and_then(|raw| raw.probability(logits, token)),
+            shifts: Shifts::default(),
+        });
     }
     if params.temperature > 0.0 && params.leaves_logits() && params.keeps_all() {
-        let (token, probability) = draw_from_all(logits, params.temperature, point)?;
-        return Ok(plain(token, probability));
+        return draw_from_all(logits, params.temperature, point, told);
     }
-    let distribution = Distribution::new(logits, params, past)?;
-    let drawn = distribution.at(point).ok_or(SamplingError::NoFiniteLogit)?;
+    let distribution = Distribution::of(logits, params, past, told)?;
+    let (token, probability) = distribution.at(point).ok_or(SamplingError::NoFiniteLogit)?;
+    let raw = distribution.raw;
     Ok(Outcome {
+        token,
+        probability: Some(probability),
+        raw_probability: raw.and_then(|raw| raw.probability(logits, token)),
         shifts: distribution.shifts,
-        ..plain(drawn.0, drawn.1)
     })
 }
 
@@ -103,11 +119,18 @@ fn draw_from_all(
     logits: &[f32],
     temperature: f64,
     point: f64,
-) -> Result<(u32, f64), SamplingError> {
-    let shares = Shares::of(logits, temperature)?;
+    told: bool,
+) -> Result<Outcome, SamplingError> {
+    let shares = Shares::of(logits, temperature, told)?;
     let all = shares.total();
     let (token, share) = shares.at(point * all)?;
-    Ok((token, share / all))
+    let raw = shares.raw();
+    Ok(Outcome {
+        token,
+        probability: Some(share / all),
+        raw_probability: raw.and_then(|raw| raw.probability(logits, token)),
+        shifts: Shifts::default(),
+    })
 }
 
 /// Tokens that may be drawn, by falling probability, of equals the lower id first.
@@ -116,6 +139,7 @@ pub struct Distribution {
     /// Token ids and probabilities that add up to one.
     pub tokens: Vec<(u32, f64)>,
     shifts: Shifts,
+    raw: Option<Raw>,
 }
 
 impl Distribution {
@@ -128,13 +152,22 @@ impl Distribution {
         params: &SamplingParams,
         past: Past<'_>,
     ) -> Result<Self, SamplingError> {
-        let (mut tokens, all, shifts) = match within_reach(logits, params) {
-            Some(Reach { tokens, all }) => (tokens, all, Shifts::default()),
+        Self::of(logits, params, past, false)
+    }
+
+    fn of(
+        logits: &[f32],
+        params: &SamplingParams,
+        past: Past<'_>,
+        told: bool,
+    ) -> Result<Self, SamplingError> {
+        let (mut tokens, all, raw, shifts) = match within_reach(logits, params, told) {
+            Some(Reach { tokens, all, raw }) => (tokens, all, raw, Shifts::default()),
             None => {
                 let mut logits: Vec<f64> = logits.iter().map(|logit| f64::from(*logit)).collect();
                 let shifts = penalise(&mut logits, params, past)?;
                 let finite = (0_u32..).zip(logits).filter(|(_, logit)| logit.is_finite());
-                (finite.collect(), None, shifts)
+                (finite.collect(), None, None, shifts)
             }
         };
         if params.temperature == 0.0 {
@@ -146,6 +179,7 @@ impl Distribution {
             return Ok(Self {
                 tokens: vec![(best, 1.0)],
                 shifts,
+                raw,
             });
         }
         if params.temperature_order == TemperatureOrder::First {
@@ -159,7 +193,11 @@ impl Distribution {
         if tokens.is_empty() {
             Err(SamplingError::NoFiniteLogit)
         } else {
-            Ok(Self { tokens, shifts })
+            Ok(Self {
+                tokens,
+                shifts,
+                raw,
+            })
         }
     }
 

@@ -1,6 +1,7 @@
 //! The likeliest tokens with their probabilities, and all others as one: what a mark chooses among. Nothing is cut off: who
 //! draws the others' part draws one of them.
 
+use super::raw::Raw;
 use super::shares::Shares;
 use super::{Distribution, Past, SamplingError, SamplingParams, Shifts};
 
@@ -13,6 +14,8 @@ pub struct Likeliest<'a> {
     pub tokens: Vec<(u32, f64)>,
     /// Whose logits penalties moved before.
     pub shifts: Shifts,
+    /// What all tokens have at temperature 1, if somebody asked and it was on the way.
+    pub(crate) raw: Option<Raw>,
     others: Others<'a>,
     /// Sum of the others' shares, and of all shares.
     others_sum: f64,
@@ -26,7 +29,8 @@ enum Others<'a> {
     All(Shares<'a>),
 }
 
-/// What may follow `past`, with some `count` tokens by themselves: at most twice as many.
+/// What may follow `past`, with some `count` tokens by themselves: at most twice as many. What they have under the model itself
+/// is `told` where that is on the way.
 ///
 /// # Errors
 /// As [`Distribution::new`].
@@ -35,16 +39,22 @@ pub fn likeliest<'a>(
     params: &SamplingParams,
     past: Past<'_>,
     count: usize,
+    told: bool,
 ) -> Result<Likeliest<'a>, SamplingError> {
     if params.temperature > 0.0 && params.leaves_logits() && params.keeps_all() {
-        return of_all(logits, params.temperature, count);
+        return of_all(logits, params.temperature, count, told);
     }
-    let Distribution { mut tokens, shifts } = Distribution::new(logits, params, past)?;
+    let Distribution {
+        mut tokens,
+        shifts,
+        raw,
+    } = Distribution::of(logits, params, past, told)?;
     let others = tokens.split_off(tokens.len().min(count));
     let others_sum = others.iter().map(|(_, share)| share).sum();
     Ok(Likeliest {
         tokens,
         shifts,
+        raw,
         others: Others::Listed(others),
         others_sum,
         sum: 1.0,
@@ -52,8 +62,13 @@ pub fn likeliest<'a>(
 }
 
 /// The same where every token may come: no need to sort them.
-fn of_all(logits: &[f32], temperature: f64, count: usize) -> Result<Likeliest<'_>, SamplingError> {
-    let mut shares = Shares::of(logits, temperature)?;
+fn of_all(
+    logits: &[f32],
+    temperature: f64,
+    count: usize,
+    told: bool,
+) -> Result<Likeliest<'_>, SamplingError> {
+    let mut shares = Shares::of(logits, temperature, told)?;
     let mut tokens = shares.at_least(SHARE_MIN, count);
     if tokens.len() > 2 * count {
         let by_rank = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
@@ -61,6 +76,7 @@ fn of_all(logits: &[f32], temperature: f64, count: usize) -> Result<Likeliest<'_
         tokens.truncate(count);
         tokens.sort_unstable_by_key(|(id, _)| *id);
     }
+    let raw = shares.raw_beside(&tokens, SHARE_MIN);
     shares.leave_out(&tokens);
     let others_sum = shares.total();
     let sum = others_sum
@@ -72,6 +88,7 @@ fn of_all(logits: &[f32], temperature: f64, count: usize) -> Result<Likeliest<'_
     Ok(Likeliest {
         tokens: tokens.into_iter().map(probability).collect(),
         shifts: Shifts::default(),
+        raw,
         others: Others::All(shares),
         others_sum,
         sum,
@@ -118,7 +135,7 @@ mod tests {
 
     fn of(logits: &[f32]) -> Likeliest<'_> {
         let params = SamplingParams::default();
-        likeliest(logits, &params, Past::default(), COUNT).unwrap()
+        likeliest(logits, &params, Past::default(), COUNT, false).unwrap()
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Which tokens of a large vocabulary top-k, top-p or min-p may leave, so that not all of them are sorted.
 
+use super::raw::Raw;
 use super::shares::Shares;
 use super::{SamplingParams, TemperatureOrder};
 
@@ -20,10 +21,12 @@ pub(super) struct Reach {
     pub(super) tokens: Vec<(u32, f64)>,
     /// What all tokens have together beside the best one's 1, where a cut asks for it.
     pub(super) all: Option<f64>,
+    /// What they have at temperature 1, if somebody asked.
+    pub(super) raw: Option<Raw>,
 }
 
 /// Finds them; nothing where that takes as long as to sort all tokens.
-pub(super) fn within_reach(logits: &[f32], params: &SamplingParams) -> Option<Reach> {
+pub(super) fn within_reach(logits: &[f32], params: &SamplingParams, told: bool) -> Option<Reach> {
     let cuts = params.top_k > 0 || params.top_p < 1.0 || params.min_p > 0.0;
     if logits.len() <= SORT_ALL_MAX
         || !cuts
@@ -37,7 +40,7 @@ pub(super) fn within_reach(logits: &[f32], params: &SamplingParams) -> Option<Re
         TemperatureOrder::First => params.temperature,
         TemperatureOrder::Last => 1.0,
     };
-    let shares = Shares::of(logits, temperature).ok()?;
+    let shares = Shares::of(logits, temperature, told).ok()?;
     let all = (params.top_k == 0 && params.top_p < 1.0).then(|| shares.total());
     let mut depth = DEPTH;
     while depth <= DEPTH_MAX {
@@ -53,7 +56,8 @@ pub(super) fn within_reach(logits: &[f32], params: &SamplingParams) -> Option<Re
         if enough {
             let logit = |(id, logit)| (id, f64::from(logit));
             let tokens = found.into_iter().map(logit).collect();
-            return Some(Reach { tokens, all });
+            let raw = shares.raw();
+            return Some(Reach { tokens, all, raw });
         }
         depth += DEEPER;
     }
@@ -128,8 +132,8 @@ mod tests {
                     assert_eq!(id, other, "{spread}, {params:?}");
                     assert!((p - q).abs() <= 1e-12, "{p} and {q}, {spread}, {params:?}");
                 }
-                assert!(within_reach(&logits, &sorted).is_none());
-                reached += u32::from(within_reach(&logits, &params).is_some());
+                assert!(within_reach(&logits, &sorted, false).is_none());
+                reached += u32::from(within_reach(&logits, &params, true).is_some());
             }
         }
         assert!(reached > 150, "{reached} of 198");

@@ -4,11 +4,10 @@
 use casemate_kernels::{Isa, logits};
 
 use super::SamplingError;
+use super::raw::{LIKELY, Looked, PART, Raw};
 
-/// Tokens of a part. More would be added up in 32 bits too coarsely.
-const PART: usize = logits::GROUP;
 /// Where this much of a part was taken out, the rest is added up anew: the difference would be mostly rounding.
-const NEARLY_ALL: f64 = 63.0 / 64.0;
+const NEARLY_ALL: f64 = 1023.0 / 1024.0;
 
 /// What each token may have of the whole.
 pub struct Shares<'a> {
@@ -17,31 +16,61 @@ pub struct Shares<'a> {
     best: f32,
     heat: f32,
     sums: Vec<f64>,
-    /// The largest logits of each part, by the lanes they lie in.
-    maxima: Vec<f32>,
+    looked: Looked<'a>,
+    /// Whether somebody asks what all have at temperature 1.
+    told: bool,
     /// Tokens that are in no sum, by their ids.
     without: Vec<u32>,
 }
 
 impl<'a> Shares<'a> {
-    /// Those of logits that are divided by `temperature`, which is above 0.
+    /// Those of logits that are divided by `temperature`, which is above 0; and what all have at temperature 1, where that is
+    /// to be `told`.
     ///
     /// # Errors
     /// [`SamplingError::NoFiniteLogit`] where nothing may come.
-    pub fn of(logits: &'a [f32], temperature: f64) -> Result<Self, SamplingError> {
+    pub fn of(logits: &'a [f32], temperature: f64, told: bool) -> Result<Self, SamplingError> {
         let isa = Isa::detect();
-        let maxima = logits::maxima(isa, logits);
-        let best = best(logits, &maxima).ok_or(SamplingError::NoFiniteLogit)?;
         let heat = (1.0 / temperature) as f32;
+        let looked = Looked::at(logits, told && heat != 1.0);
+        let best = looked.best().ok_or(SamplingError::NoFiniteLogit)?;
         let sum = |part| f64::from(logits::exponential_sum(isa, part, best, heat));
+        let sums: Vec<f64> = logits.chunks(PART).map(sum).collect();
         Ok(Self {
             isa,
             logits,
             best,
             heat,
-            sums: logits.chunks(PART).map(sum).collect(),
-            maxima,
+            sums,
+            looked,
+            told,
             without: Vec::new(),
+        })
+    }
+
+    /// What all tokens have at temperature 1, if it is to be told. Of the sums nothing may have been left out.
+    pub fn raw(&self) -> Option<Raw> {
+        self.raw_by(|| self.looked.likely(self.best))
+    }
+
+    /// The same where [`Self::at_least`] found `tokens` that have `share`: these are the likeliest, and all or so many that no
+    /// other has much, unless a low temperature leaves out what is likely without it.
+    pub fn raw_beside(&self, tokens: &[(u32, f32)], share: f32) -> Option<Raw> {
+        if -share.ln() < LIKELY * self.heat {
+            return self.raw();
+        }
+        let with_logit = |(id, _): &(u32, f32)| Some((*id, *self.logits.get(*id as usize)?));
+        self.raw_by(|| tokens.iter().filter_map(with_logit).collect())
+    }
+
+    fn raw_by(&self, likely: impl FnOnce() -> Vec<(u32, f32)>) -> Option<Raw> {
+        let Self { best, heat, .. } = *self;
+        self.told.then(|| match heat == 1.0 {
+            true => Raw {
+                best,
+                sum: self.total(),
+            },
+            false => self.looked.raw(best, &likely()),
         })
     }
 
@@ -55,9 +84,13 @@ impl<'a> Shares<'a> {
     pub fn at_least(&self, share: f32, count: usize) -> Vec<(u32, f32)> {
         // A hair deeper, since the exponential decides.
         let floor = self.floor(1e-3 - share.ln()).max(self.floor_of(count));
-        let (ids, logits): (Vec<u32>, Vec<f32>) = self.above_floor(floor).into_iter().unzip();
-        let found = ids.into_iter().zip(self.of_these(logits));
-        found.filter(|(_, found)| *found >= share).collect()
+        let mut found = self.above_floor(floor);
+        let shares = self.of_these(found.iter().map(|(_, logit)| *logit).collect());
+        for ((_, found), share) in found.iter_mut().zip(shares) {
+            *found = share;
+        }
+        found.retain(|(_, found)| *found >= share);
+        found
     }
 
     /// Tokens whose logits are at most `depth` natural logarithms below the best, after the temperature, and their logits, by
@@ -70,10 +103,19 @@ impl<'a> Shares<'a> {
         self.best - depth / self.heat
     }
 
-    /// At least `count` logits are not below this, since each of so many maxima is one. Below all numbers where there are too
-    /// few maxima to tell.
+    /// At least `count` logits are not below this, since each of so many maxima is one: those of four blocks together where they
+    /// are enough to be near it, of each where they are not. Below all numbers where these are too few.
     fn floor_of(&self, count: usize) -> f32 {
-        let mut maxima = self.maxima.clone();
+        let maxima = &self.looked.maxima;
+        let larger = |a: f32, b: f32| if a > b { a } else { b };
+        let (fours, _) = maxima.as_chunks();
+        let mut maxima: Vec<f32> = match fours.len() >= 2 * count {
+            true => fours
+                .iter()
+                .map(|[a, b, c, d]| larger(larger(*a, *b), larger(*c, *d)))
+                .collect(),
+            false => maxima.clone(),
+        };
         match count.checked_sub(1).filter(|last| *last < maxima.len()) {
             Some(last) => *maxima.select_nth_unstable_by(last, |a, b| b.total_cmp(a)).1,
             None => f32::NEG_INFINITY,
@@ -81,14 +123,7 @@ impl<'a> Shares<'a> {
     }
 
     fn above_floor(&self, floor: f32) -> Vec<(u32, f32)> {
-        let mut found = Vec::new();
-        let parts = (0_u32..).step_by(PART).zip(self.logits.chunks(PART));
-        for ((first, part), maxima) in parts.zip(self.maxima.chunks(logits::MAXIMA)) {
-            if maxima.iter().any(|largest| *largest >= floor) {
-                logits::from_floor(self.isa, part, floor, first, &mut found);
-            }
-        }
-        found
+        logits::from_floor(self.isa, self.logits, &self.looked.maxima, floor)
     }
 
     /// What tokens with these logits have together.
@@ -173,13 +208,4 @@ impl<'a> Shares<'a> {
 
 fn part_of(id: u32) -> usize {
     id as usize / PART
-}
-
-/// The largest finite logit.
-fn best(logits: &[f32], maxima: &[f32]) -> Option<f32> {
-    let best = maxima.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let finite = || logits.iter().copied().filter(|logit| logit.is_finite());
-    Some(best)
-        .filter(|best| best.is_finite())
-        .or_else(|| finite().reduce(f32::max))
 }
