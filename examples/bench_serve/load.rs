@@ -30,6 +30,7 @@ pub struct Load {
     prompts: Vec<String>,
     clients: usize,
     answer: usize,
+    temperature: f64,
 }
 
 /// An answer.
@@ -81,7 +82,14 @@ impl Load {
             prompts,
             clients,
             answer: options.answer,
+            temperature: 0.0,
         }
+    }
+
+    /// The same drawn at another temperature.
+    pub fn at_temperature(mut self, temperature: f64) -> Self {
+        self.temperature = temperature;
+        self
     }
 
     /// The same with answers of so many tokens.
@@ -131,7 +139,7 @@ impl Load {
     }
 
     fn body(&self, prompt: &str, target: &Target) -> Bytes {
-        let mut body = json!({"model": "default", "prompt": prompt, "stream": true, "temperature": 0,
+        let mut body = json!({"model": "default", "prompt": prompt, "stream": true, "temperature": self.temperature,
             "max_tokens": self.answer, "stream_options": {"include_usage": true}});
         if let (Some(body), Some(extras)) = (body.as_object_mut(), target.extras.as_object()) {
             body.extend(extras.clone());

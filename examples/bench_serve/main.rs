@@ -81,8 +81,10 @@ async fn bench(options: &Options) -> anyhow::Result<Vec<Row>> {
         measured.push((RowKind::Guess, guess_rounds(&place, options).await?));
     }
     drop(place);
-    if options.rows.contains(&RowKind::Guard) {
-        measured.push((RowKind::Guard, guard_rounds(options).await?));
+    for kind in [RowKind::Guard, RowKind::Marks] {
+        if options.rows.contains(&kind) {
+            measured.push((kind, guard_rounds(kind, options).await?));
+        }
     }
     let rows = measured
         .iter()
@@ -227,11 +229,15 @@ const GUARD_ON: &str = "[guard]\nmode = \"on\"\n\n\
     expires = 4000000000\n\
     template = \"0000000000000001000000000000000200000000000000030000000000000004\"\n";
 const GUARD_OFF: &str = "[guard]\nmode = \"off\"\n";
+/// What changes the tokens that are drawn, or holds some back.
+const MARKED: &str = "[team.load.output]\nmark = \"on\"\nleak = \"on\"\n\n";
 
 /// The same requests with the guard and without, in two organisations that differ in nothing else.
-async fn guard_rounds(options: &Options) -> anyhow::Result<Vec<Measured>> {
+async fn guard_rounds(kind: RowKind, options: &Options) -> anyhow::Result<Vec<Measured>> {
+    let marked = kind == RowKind::Marks;
+    let on = if marked { MARKED } else { "" };
     let (guarded, free) = (
-        Place::guarded(options, GUARD_ON)
+        Place::guarded(options, &format!("{on}{GUARD_ON}"))
             .await
             .context("the guarded organisation")?,
         Place::guarded(options, GUARD_OFF)
@@ -245,11 +251,13 @@ async fn guard_rounds(options: &Options) -> anyhow::Result<Vec<Measured>> {
     for round in 0..options.rounds {
         let prompts = words.prompts(options.clients * options.requests, Length::Asked);
         let load = Load::new(prompts, options.clients, options);
+        let load = load.at_temperature(if marked { 1.0 } else { 0.0 });
         let other = without.target();
         let turns = take_turns(round, &with, &Other::Without(&other), &load).await?;
-        eprintln!("guard, round {} of {}: {turns}", round + 1, options.rounds);
-        if !turns.same_text() {
-            bail!("the guard changed an answer");
+        let name = kind.name();
+        eprintln!("{name}, round {} of {}: {turns}", round + 1, options.rounds);
+        if turns.same_text() == marked {
+            bail!("answers are not changed by the guard but by marks");
         }
         rounds.push(turns);
     }

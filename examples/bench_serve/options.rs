@@ -17,7 +17,7 @@ usage: bench-serve --model FILE.gguf [options]
   --threads N          threads of both engines (2)
   --rounds N           rounds in which both take turns (3)
   --peer-first         the other side begins the first round
-  --rows A,B,...       clients, one, cost, guess, guard (all but guard)
+  --rows A,B,...       clients, one, cost, guess, guard, marks (all but guard and marks)
   --guess-model FILE   a model whose answers repeat, for the row guess (the model with layers that add nothing)
   --json               rows for machines
 Exit code 1 when a bar is missed.";
@@ -44,15 +44,18 @@ pub enum RowKind {
     Guess,
     /// Many clients with everything of the guard on, and with it off.
     Guard,
+    /// The same where answers are drawn at temperature 1, and marked and looked through where the guard is on.
+    Marks,
 }
 
 impl RowKind {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Clients,
         Self::One,
         Self::Cost,
         Self::Guess,
         Self::Guard,
+        Self::Marks,
     ];
     /// What is measured unless rows are named.
     const USUAL: [Self; 4] = [Self::Clients, Self::One, Self::Cost, Self::Guess];
@@ -65,6 +68,7 @@ impl RowKind {
             Self::Cost => "cost",
             Self::Guess => "guess",
             Self::Guard => "guard",
+            Self::Marks => "marks",
         }
     }
 

@@ -144,8 +144,11 @@ pub fn of(kind: RowKind, rounds: &[Measured], options: &Options) -> Vec<Row> {
                 ),
             ]
         }
-        RowKind::Guard => vec![row(
-            &format!("{} clients, guard on (peer: off)", options.clients),
+        RowKind::Guard | RowKind::Marks => vec![row(
+            &match kind {
+                RowKind::Marks => format!("{} clients, marked (peer: off)", options.clients),
+                _ => format!("{} clients, guard on (peer: off)", options.clients),
+            },
             "tok/s",
             vec![Bar::RatioAtLeast(0.98)],
             speeds(),
