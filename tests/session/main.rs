@@ -43,6 +43,7 @@ mod kept;
 mod logprobs;
 mod mutual;
 mod oracles;
+mod outside;
 mod range;
 mod range_weak;
 mod revocation;
