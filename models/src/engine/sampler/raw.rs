@@ -11,6 +11,8 @@ const ABOVE_MAX: f32 = 80.0;
 
 /// Logits that are not as far below the largest count exactly: others have a thousandth of its share at most.
 pub(super) const LIKELY: f32 = 7.0;
+/// But no more than about so many: where there are more, no other has much.
+const LIKELY_MAX: usize = 256;
 
 /// The largest logits of a vocabulary, and nearly what its exponentials are together, if somebody asked.
 pub(super) struct Looked<'a> {
@@ -77,7 +79,31 @@ impl<'a> Looked<'a> {
 
     /// The likely tokens and their logits.
     pub(super) fn likely(&self, best: f32) -> Vec<(u32, f32)> {
-        logits::from_floor(self.isa, self.logits, &self.maxima, best - LIKELY)
+        let floor = best - LIKELY;
+        let blocks = self.maxima.iter().filter(|largest| **largest >= floor);
+        let floor = match blocks.count() > LIKELY_MAX {
+            true => floor.max(self.floor_of(LIKELY_MAX)),
+            false => floor,
+        };
+        logits::from_floor(self.isa, self.logits, &self.maxima, floor)
+    }
+
+    /// At least `count` logits are not below this, since each of so many maxima is one: those of four blocks together where they
+    /// are enough to be near it, of each where they are not. Below all numbers where these are too few.
+    pub(super) fn floor_of(&self, count: usize) -> f32 {
+        let larger = |a: f32, b: f32| if a > b { a } else { b };
+        let (fours, _) = self.maxima.as_chunks();
+        let mut maxima: Vec<f32> = match fours.len() >= 2 * count {
+            true => fours
+                .iter()
+                .map(|[a, b, c, d]| larger(larger(*a, *b), larger(*c, *d)))
+                .collect(),
+            false => self.maxima.clone(),
+        };
+        match count.checked_sub(1).filter(|last| *last < maxima.len()) {
+            Some(last) => *maxima.select_nth_unstable_by(last, |a, b| b.total_cmp(a)).1,
+            None => f32::NEG_INFINITY,
+        }
     }
 }
 
@@ -163,6 +189,26 @@ mod tests {
     }
 
     /// The worst there is: all of a tail are off in the same way.
+    /// As a model of random weights has them: all are likely, and not all are listed.
+    #[test]
+    fn where_everything_is_likely_a_few_hundred_count_exactly() {
+        let mut points = Draws::new(4);
+        let logits: Vec<f32> = (0..100_000)
+            .map(|_| (points.next_point() * 6.0) as f32)
+            .collect();
+        let looked = Looked::at(&logits, true);
+        let best = looked.best().unwrap();
+        let likely = looked.likely(best);
+        assert!(
+            (LIKELY_MAX..=2 * LIKELY_MAX).contains(&likely.len()),
+            "{}",
+            likely.len()
+        );
+        let raw = looked.raw(best, &likely);
+        let off = raw.probability(&logits, 77).unwrap() / exact(&logits, 77) - 1.0;
+        assert!(off.abs() < 2.5e-3, "{off}");
+    }
+
     #[test]
     fn neighbours_that_are_likely_count_exactly() {
         let mut logits: Vec<f32> = (0..9_000).map(|at| (at * 37 % 101) as f32 / 50.0).collect();

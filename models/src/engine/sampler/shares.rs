@@ -83,7 +83,9 @@ impl<'a> Shares<'a> {
     /// come before `count` others are among them, and few others.
     pub fn at_least(&self, share: f32, count: usize) -> Vec<(u32, f32)> {
         // A hair deeper, since the exponential decides.
-        let floor = self.floor(1e-3 - share.ln()).max(self.floor_of(count));
+        let floor = self
+            .floor(1e-3 - share.ln())
+            .max(self.looked.floor_of(count));
         let mut found = self.above_floor(floor);
         let shares = self.of_these(found.iter().map(|(_, logit)| *logit).collect());
         for ((_, found), share) in found.iter_mut().zip(shares) {
@@ -101,25 +103,6 @@ impl<'a> Shares<'a> {
 
     fn floor(&self, depth: f32) -> f32 {
         self.best - depth / self.heat
-    }
-
-    /// At least `count` logits are not below this, since each of so many maxima is one: those of four blocks together where they
-    /// are enough to be near it, of each where they are not. Below all numbers where these are too few.
-    fn floor_of(&self, count: usize) -> f32 {
-        let maxima = &self.looked.maxima;
-        let larger = |a: f32, b: f32| if a > b { a } else { b };
-        let (fours, _) = maxima.as_chunks();
-        let mut maxima: Vec<f32> = match fours.len() >= 2 * count {
-            true => fours
-                .iter()
-                .map(|[a, b, c, d]| larger(larger(*a, *b), larger(*c, *d)))
-                .collect(),
-            false => maxima.clone(),
-        };
-        match count.checked_sub(1).filter(|last| *last < maxima.len()) {
-            Some(last) => *maxima.select_nth_unstable_by(last, |a, b| b.total_cmp(a)).1,
-            None => f32::NEG_INFINITY,
-        }
     }
 
     fn above_floor(&self, floor: f32) -> Vec<(u32, f32)> {
