@@ -97,9 +97,16 @@ fn told(count: usize, tokens: usize, scale: f64) -> (usize, f64) {
     (told, simulated.mean_bits())
 }
 
+/// How many times as many answers are judged as on every run: `CASEMATE_MARK_ROUNDS`, for a night.
+fn rounds() -> usize {
+    let asked = std::env::var("CASEMATE_MARK_ROUNDS");
+    asked.map_or(1, |rounds| rounds.parse().unwrap())
+}
+
 #[test]
 fn marked_answers_are_told_at_the_length_that_is_said_to_be_needed() {
     for (count, tokens, scale, bits) in [(100, 300, 4.3, 1.0), (20, 2500, 11.0, 0.30)] {
+        let count = count * rounds();
         let (found, mean) = told(count, tokens, scale);
         println!(
             "{tokens} tokens of {mean:.2} bits: {found} of {count} told, {} needed",
@@ -115,11 +122,11 @@ fn without_a_mark_nobody_is_named_and_p_values_are_uniform() {
     let teams = teams();
     let mut simulated = Simulated::new(9, 4.3);
     let mut all = Vec::new();
-    for at in 0..40 {
+    for at in 0..40 * rounds() {
         let answer = simulated.answer(300, None);
         let report = look(std::slice::from_ref(&answer), &teams, 2.0);
         assert_eq!(report.verdict, Verdict::NotMarked);
-        all.extend(p_values(&[answer], &[teams[at].sub_key(0)]));
+        all.extend(p_values(&[answer], &[teams[at % teams.len()].sub_key(0)]));
     }
     assert!(uniform_p(&all) > 0.01, "{}", uniform_p(&all));
 }
