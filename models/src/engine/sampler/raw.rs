@@ -188,7 +188,6 @@ mod tests {
         }
     }
 
-    /// The worst there is: all of a tail are off in the same way.
     /// As a model of random weights has them: all are likely, and not all are listed.
     #[test]
     fn where_everything_is_likely_a_few_hundred_count_exactly() {
@@ -221,6 +220,7 @@ mod tests {
         assert!(off.abs() < 1e-5, "{off}");
     }
 
+    /// All of a tail are off in the same way.
     #[test]
     fn a_tail_of_equals_is_told_to_a_four_hundredth() {
         for below in 0..100 {
