@@ -257,7 +257,11 @@ async fn guard_rounds(kind: RowKind, options: &Options) -> anyhow::Result<Vec<Me
         let name = kind.name();
         eprintln!("{name}, round {} of {}: {turns}", round + 1, options.rounds);
         if turns.same_text() == marked {
-            bail!("answers are not changed by the guard but by marks");
+            bail!(match marked {
+                true =>
+                    "marks changed no answer: does policy mark, and does the model have a choice?",
+                false => "the guard changed an answer",
+            });
         }
         rounds.push(turns);
     }
