@@ -6,6 +6,7 @@
 
 pub mod dry;
 mod likeliest;
+mod looked;
 mod params;
 mod raw;
 mod reach;
@@ -91,7 +92,7 @@ fn drawn(
 ) -> Result<Outcome, SamplingError> {
     if params.temperature == 0.0
         && params.leaves_logits()
-        && let Some((token, raw)) = Raw::of_first(logits, told)
+        && let Some((token, raw)) = looked::first_token(logits, told)
     {
         return Ok(Outcome {
             token,

@@ -4,7 +4,8 @@
 use casemate_kernels::{Isa, logits};
 
 use super::SamplingError;
-use super::raw::{LIKELY, Looked, PART, Raw};
+use super::looked::{LIKELY, Looked, PART};
+use super::raw::Raw;
 
 /// Where this much of a part was taken out, the rest is added up anew: the difference would be mostly rounding.
 const NEARLY_ALL: f64 = 1023.0 / 1024.0;
