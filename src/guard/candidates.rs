@@ -1,6 +1,8 @@
 //! Wording that may become a template's: who sends each shingle that several prompts of a day have, and whether it stands around
 //! something new each time. Bounded: where there is no room, the wording of the fewest people gives way.
 
+use std::mem;
+
 use super::company::{Brought, Company};
 use super::filter::places;
 
@@ -65,6 +67,8 @@ pub(super) struct Candidate {
     /// Prompts of which it was asked whether they brought something new, and those that did.
     judged: u16,
     varied: u16,
+    /// Whether its company is its own: what stood there before is forgotten only when the place is needed.
+    has_company: bool,
 }
 
 impl Candidate {
@@ -105,7 +109,6 @@ impl Candidates {
     pub(super) fn forget(&mut self) {
         self.shingles.fill([0; WAYS]);
         self.all.fill(Candidate::default());
-        self.companies.fill(Company::default());
     }
 
     /// Notes who sends a shingle and, if it is to be `judged`, around what.
@@ -126,9 +129,11 @@ impl Candidates {
         if known.is_none() {
             *shingles.get_mut(way)? = shingle;
             *one = Candidate::default();
-            company.forget();
         }
         one.note(principal);
+        if judged.is_some() && !mem::replace(&mut one.has_company, true) {
+            company.forget();
+        }
         if let Some(varied) = judged.and_then(|brought| company.meet(brought)) {
             one.judged = one.judged.saturating_add(1);
             one.varied = one.varied.saturating_add(varied.into());

@@ -3,7 +3,7 @@
 //! A template that is sent for its answers holds another slot each time, and each is new to its sender. A question that many ask
 //! is the same each time; what differs is how each of them wraps it, and that its sender had sent before.
 
-use super::filter::{AgingFilter, places};
+use super::filter::{RoomyFilter, places};
 
 /// A word that was changed at an edge is in a shingle, and in the mark of its line's edge. One within is in three: the smallest
 /// slot.
@@ -26,42 +26,40 @@ const fn is_new(fresh: u32, own: u32) -> bool {
     fresh > if own == 0 { AN_EDGE } else { TWO_SEAMS }
 }
 
-/// A word of places: where it stands, places of what is new to the sender, and of the rest.
-type Word = (usize, u64, u64);
-
 /// What a prompt brings: its shingles, public ones too, and which of them are new to its sender.
 #[derive(Debug)]
 pub(super) struct Brought {
     all: Vec<(u64, bool)>,
-    /// Those words of a company's that the prompt has a place in.
-    words: Vec<Word>,
-    /// A company that has met nothing else.
-    alone: Company,
+    /// Places of what is new to the sender, and of the rest where nothing new falls.
+    fresh: Places,
+    own: Places,
 }
+
+type Places = [u64; COMPANY_WORDS];
 
 impl Brought {
     /// `all` says of each shingle whether it is new to the sender.
     pub(super) fn new(all: Vec<(u64, bool)>) -> Self {
-        let mut words = [(0, 0); COMPANY_WORDS];
+        let (mut fresh, mut own) = ([0; COMPANY_WORDS], [0; COMPANY_WORDS]);
         for (shingle, is_fresh) in &all {
+            let of = if *is_fresh { &mut fresh } else { &mut own };
             for (word, bit) in places::<COMPANY_WORDS>(*shingle).take(1) {
-                if let Some((fresh, own)) = words.get_mut(word) {
-                    *(if *is_fresh { fresh } else { own }) |= bit;
+                if let Some(word) = of.get_mut(word) {
+                    *word |= bit;
                 }
             }
         }
-        let words = (0..).zip(words).map(|(at, (fresh, own))| (at, fresh, own));
-        let words: Vec<Word> = words.filter(|(_, fresh, own)| fresh | own != 0).collect();
-        let mut alone = Company::default();
-        alone.enter(&words);
-        Self { all, words, alone }
+        for (own, fresh) in own.iter_mut().zip(fresh) {
+            *own &= !fresh;
+        }
+        Self { all, fresh, own }
     }
 }
 
 /// What was seen with one shingle, on 3,072 places: nearly exact for short prompts, and a prompt is compared in nanoseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Company {
-    places: [u64; COMPANY_WORDS],
+    places: Places,
     taken: u32,
 }
 
@@ -83,23 +81,24 @@ impl Company {
     /// Takes a prompt. Whether it brings something new; nothing can be said of the first one.
     pub(super) fn meet(&mut self, brought: &Brought) -> Option<bool> {
         let before = self.taken;
-        let (fresh, own) = self.enter(&brought.words);
+        let (fresh, own) = self.enter(brought);
         if before > TAKEN_MAX {
             // What they share is in this prompt too.
-            *self = brought.alone;
+            self.forget();
+            self.enter(brought);
         }
         (before > 0).then(|| is_new(fresh, own))
     }
 
     /// How many new places were of what is new to the sender, and of the rest.
-    fn enter(&mut self, words: &[Word]) -> (u32, u32) {
+    fn enter(&mut self, brought: &Brought) -> (u32, u32) {
         let (mut fresh, mut own) = (0_u32, 0_u32);
-        for (at, new, old) in words {
-            if let Some(known) = self.places.get_mut(*at) {
-                fresh = fresh.saturating_add((new & !*known).count_ones());
-                own = own.saturating_add((old & !*known & !new).count_ones());
-                *known |= new | old;
-            }
+        let of = brought.fresh.iter().zip(&brought.own);
+        for (known, (new, old)) in self.places.iter_mut().zip(of) {
+            // There are 3,072 places: nothing wraps, and unchecked it is done for several words at once.
+            fresh = fresh.wrapping_add((new & !*known).count_ones());
+            own = own.wrapping_add((old & !*known).count_ones());
+            *known |= new | old;
         }
         self.taken = self.taken.saturating_add(fresh).saturating_add(own);
         (fresh, own)
@@ -108,9 +107,13 @@ impl Company {
 
 /// What was seen with a family: larger, because one prompt is judged by it and not the sum of twenty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Acquaintance(AgingFilter<ACQUAINTANCE_WORDS>);
+pub(super) struct Acquaintance(RoomyFilter<ACQUAINTANCE_WORDS>);
 
 impl Acquaintance {
+    pub(super) const fn bytes() -> usize {
+        RoomyFilter::<ACQUAINTANCE_WORDS>::bytes()
+    }
+
     /// Knows one prompt.
     pub(super) fn of(brought: &Brought) -> Self {
         let mut known = Self::default();
@@ -122,8 +125,7 @@ impl Acquaintance {
     pub(super) fn meet(&mut self, brought: &Brought) -> bool {
         let (mut fresh, mut own) = (0_u32, 0_u32);
         for (shingle, is_fresh) in &brought.all {
-            if !self.0.has(*shingle) {
-                self.0.add(*shingle);
+            if !self.0.add(*shingle) {
                 let of = if *is_fresh { &mut fresh } else { &mut own };
                 *of = of.saturating_add(1);
             }

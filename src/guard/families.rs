@@ -5,7 +5,8 @@ use std::collections::HashSet;
 
 use super::background::Background;
 use super::candidates::{Candidates, Principals};
-use super::company::Brought;
+use super::company::{Acquaintance, Brought};
+use super::counts::Counts;
 use super::family::{Family, MARKS, Marks};
 use super::filter::RoomyFilter;
 use super::scaffold::{Sealed, Wording};
@@ -16,7 +17,9 @@ const PROMPTS_MIN: u8 = 20;
 const PRINCIPALS_MIN: u16 = 5;
 /// Who sends a shingle is noted from this prompt on.
 const NOTED_FROM: u8 = 4;
-/// Shingles of a prompt, the smallest, of which it is asked what they stand around: twice as many as stand for a family.
+/// Shingles of a prompt, the smallest, for which this is done at most, beside those that stand for a family.
+const NOTED_MAX: usize = 128;
+/// Of how many it is asked what they stand around: twice as many as stand for a family.
 const JUDGED_MAX: usize = 32;
 /// A prompt belongs to a family that shares so many shingles with it. To found one takes more: common phrases of six or
 /// seven words have four or five, and founded nine false families on sixty honest calibration days.
@@ -31,8 +34,6 @@ const PROMPTS_PER_AGE: u32 = 500_000;
 /// The same of shingles and who sent them.
 const SENT_PER_AGE: u32 = 500_000;
 
-const ROWS: usize = 4;
-const COLUMNS: usize = 1 << 20;
 const ASKED_WORDS: usize = 1 << 16;
 const SENT_WORDS: usize = 1 << 16;
 const FAMILIES_MAX: usize = 1024;
@@ -55,7 +56,7 @@ struct Common {
 #[derive(Debug)]
 pub struct Families {
     instructions: Background,
-    counts: Vec<u8>,
+    counts: Counts,
     asked: RoomyFilter<ASKED_WORDS>,
     /// Which shingles came from whom.
     sent: RoomyFilter<SENT_WORDS>,
@@ -72,7 +73,7 @@ impl Families {
     pub fn new(instructions: Background, now: u64) -> Self {
         Self {
             instructions,
-            counts: vec![0; ROWS * COLUMNS],
+            counts: Counts::new(),
             asked: RoomyFilter::default(),
             sent: RoomyFilter::default(),
             candidates: Candidates::new(),
@@ -87,8 +88,9 @@ impl Families {
     pub const fn bytes_max() -> usize {
         // Three words of a bounded length, and what sealing adds.
         let words = size_of::<(u16, Option<Sealed>)>() + WORDING_BYTES_MAX;
-        let families = FAMILIES_MAX * (size_of::<Family>() + MARKS * (size_of::<u64>() + words));
-        ROWS * COLUMNS
+        let families = FAMILIES_MAX
+            * (size_of::<Family>() + MARKS * (size_of::<u64>() + words) + Acquaintance::bytes());
+        Counts::bytes()
             + RoomyFilter::<ASKED_WORDS>::bytes()
             + RoomyFilter::<SENT_WORDS>::bytes()
             + Candidates::bytes()
@@ -132,20 +134,26 @@ impl Families {
         }
         let brought = self.brought(prompt, principal);
         let common = self.count_all(prompt, principal, &brought);
-        let at = self
-            .join(&common, &brought, principal)
-            .or_else(|| self.found(&common, &brought))?;
+        let at = match self.marks.nearest(&common.shared) {
+            Some((shared, at)) if shared >= SHARED_MIN => {
+                self.join(at, &common, &brought, principal)?
+            }
+            _ => self.found(&common, &brought)?,
+        };
         self.families.get(at)
     }
 
     /// What of a prompt its sender had sent before, public wording as well.
     fn brought(&mut self, prompt: &Prompt, principal: u64) -> Brought {
         let mut all = Vec::with_capacity(prompt.shingles().len() + prompt.public().len());
+        // All are looked for before any is looked for again, so that one look at memory does not wait for another.
         for shingle in prompt.shingles().iter().chain(prompt.public()) {
-            let from_him = shingle ^ principal;
+            all.push((*shingle, !self.sent.add(shingle ^ principal)));
+        }
+        for (shingle, is_fresh) in &mut all {
             // The same shingle in another place of the filter says that he sent it twice.
-            let is_own = self.sent.add(from_him) && self.sent.add(from_him.rotate_left(21));
-            all.push((*shingle, !is_own));
+            let again = (*shingle ^ principal).rotate_left(21);
+            *is_fresh = *is_fresh || !self.sent.add(again);
         }
         if self.sent.added() >= SENT_PER_AGE {
             self.sent.age();
@@ -162,68 +170,40 @@ impl Families {
             least: u8::MAX,
         };
         let mut noted_before = 0;
-        for (shingle, prompts) in &self.counted(prompt) {
-            let (mut is_heavy, prompts) = (false, *prompts);
+        for (shingle, prompts) in self.counts.add(prompt.shingles()) {
+            let is_mark = self.marks.has(shingle);
+            if is_mark {
+                common.shared.push(shingle);
+            }
+            let is_noted = prompts >= NOTED_FROM && (noted_before < NOTED_MAX || is_mark);
+            if !is_noted || self.instructions.has(shingle) {
+                continue;
+            }
             let judged = (noted_before < JUDGED_MAX).then_some(brought);
-            noted_before += usize::from(prompts >= NOTED_FROM);
-            if prompts >= NOTED_FROM
-                && let Some(noted) = self.candidates.note(*shingle, principal, judged)
+            noted_before += 1;
+            if let Some(noted) = self.candidates.note(shingle, principal, judged)
                 && prompts >= PROMPTS_MIN
                 && noted.people >= PRINCIPALS_MIN
             {
-                is_heavy = true;
-                common.heavy.push(*shingle);
+                common.heavy.push(shingle);
                 if noted.varies() {
-                    common.varied.push((*shingle, noted.prompts));
+                    common.varied.push((shingle, noted.prompts));
                     common.principals = common.principals.both(&noted.principals);
                     common.least = common.least.min(prompts);
                 }
-            }
-            if is_heavy || self.marks.has(*shingle) {
-                common.shared.push(*shingle);
             }
         }
         common
     }
 
-    /// Shingles of a prompt that are not how anybody asks, and their counts with it. All are counted before anything else is asked
-    /// of one, so that looks at memory do not wait for each other.
-    fn counted(&mut self, prompt: &Prompt) -> Vec<(u64, u8)> {
-        let mut counted = Vec::with_capacity(prompt.shingles().len());
-        for shingle in prompt.shingles() {
-            if !self.instructions.has(*shingle) {
-                counted.push((*shingle, self.count(*shingle)));
-            }
-        }
-        counted
-    }
-
-    /// A count-min sketch with conservative update; the count with this prompt.
-    fn count(&mut self, shingle: u64) -> u8 {
-        let cells = columns(shingle);
-        let before = cells.iter().filter_map(|cell| self.counts.get(*cell));
-        let now = before.min().copied().unwrap_or(0).saturating_add(1);
-        for cell in cells {
-            if let Some(cell) = self.counts.get_mut(cell) {
-                *cell = (*cell).max(now);
-            }
-        }
-        now
-    }
-
-    /// Joins the family that shares most. One that is known needs nothing that is heavy today.
-    fn join(&mut self, common: &Common, brought: &Brought, principal: u64) -> Option<usize> {
-        if common.shared.len() < SHARED_MIN {
-            return None;
-        }
-        let shares = |family: &Family| family.shares(&common.shared);
-        let families = (0..).zip(&self.families);
-        let (most, at) = families
-            .map(|(at, family)| (shares(family), at))
-            .max_by_key(|(most, _)| *most)?;
-        if most < SHARED_MIN {
-            return None;
-        }
+    /// Joins the family that shares most, unless nothing is new. One that is known needs nothing that is heavy today.
+    fn join(
+        &mut self,
+        at: usize,
+        common: &Common,
+        brought: &Brought,
+        principal: u64,
+    ) -> Option<usize> {
         let family = self.families.get_mut(at)?;
         if family.shares(&common.heavy) >= SHARED_MIN {
             family.day = self.day;
@@ -236,10 +216,6 @@ impl Families {
     /// Founds a family with who is known to send all of its wording, and how many at least.
     fn found(&mut self, common: &Common, brought: &Brought) -> Option<usize> {
         if common.varied.len() < FOUNDED_MIN {
-            return None;
-        }
-        let known = |family: &Family| family.shares(&common.shared) >= SHARED_MIN;
-        if self.families.iter().any(known) {
             return None;
         }
         let of = (common.principals, u32::from(common.least));
@@ -265,10 +241,8 @@ impl Families {
         }
         self.day = day;
         // Halved only, counts of ordinary days would double; what is left must not reach the bar by itself.
-        let shift = u32::try_from(days.saturating_mul(2).min(7)).unwrap_or(7);
-        for cell in &mut self.counts {
-            *cell >>= shift;
-        }
+        let times = u32::try_from(days.saturating_mul(2)).unwrap_or(u32::MAX);
+        self.counts.halve(times);
         // Yesterday's exact repeats are still told from new prompts, older ones are not; what a principal sent as well.
         for _ in 0..days.min(2) {
             self.asked.age();
@@ -282,15 +256,6 @@ impl Families {
             self.marks = Marks::of(&self.families);
         }
     }
-}
-
-fn columns(shingle: u64) -> [usize; ROWS] {
-    let mut row = 0;
-    [0, 14, 28, 44].map(|shift| {
-        let column = usize::try_from((shingle >> shift) % COLUMNS as u64).unwrap_or(0);
-        row += COLUMNS;
-        row - COLUMNS + column
-    })
 }
 
 #[cfg(test)]

@@ -118,7 +118,9 @@ impl Family {
 pub(super) struct Marks {
     /// Most shingles are no mark, and one bit says so.
     maybe: Vec<u64>,
+    /// All of them, ascending, and the place of the family that has each.
     all: Vec<u64>,
+    families: Vec<u16>,
 }
 
 /// Words of 64 bits: one place in eight is taken by as many marks as there can be.
@@ -126,27 +128,57 @@ const MAYBE_WORDS: usize = 2048;
 
 impl Marks {
     pub(super) fn of(families: &[Family]) -> Self {
-        let mut all: Vec<u64> = families.iter().flat_map(|one| one.marks.clone()).collect();
+        let mut all: Vec<(u64, u16)> = Vec::new();
+        for (at, family) in (0..).zip(families) {
+            all.extend(family.marks.iter().map(|mark| (*mark, at)));
+        }
         all.sort_unstable();
-        all.dedup();
         let mut maybe = vec![0; MAYBE_WORDS];
+        let (all, families): (Vec<u64>, Vec<u16>) = all.into_iter().unzip();
         for mark in &all {
             let (word, bit) = place(*mark);
             if let Some(word) = maybe.get_mut(word) {
                 *word |= bit;
             }
         }
-        Self { maybe, all }
+        Self {
+            maybe,
+            all,
+            families,
+        }
     }
 
     pub(super) fn has(&self, shingle: u64) -> bool {
+        self.may_have(shingle) && self.families_of(shingle).next().is_some()
+    }
+
+    /// The place of the family that shares most of these shingles, and how many. However many families there are, only those that
+    /// share one are looked at.
+    pub(super) fn nearest(&self, shingles: &[u64]) -> Option<(usize, usize)> {
+        let marks = shingles.iter().filter(|one| self.may_have(**one));
+        let shared = marks.flat_map(|one| self.families_of(*one));
+        let mut shared: Vec<u16> = shared.collect();
+        shared.sort_unstable();
+        let families = shared.chunk_by(|one, next| one == next);
+        let families = families.filter_map(|one| Some((one.len(), usize::from(*one.first()?))));
+        families.max()
+    }
+
+    fn may_have(&self, shingle: u64) -> bool {
         let (word, bit) = place(shingle);
         self.maybe.get(word).is_some_and(|word| word & bit != 0)
-            && self.all.binary_search(&shingle).is_ok()
+    }
+
+    fn families_of(&self, shingle: u64) -> impl Iterator<Item = u16> {
+        let from = self.all.partition_point(|mark| *mark < shingle);
+        let families = self.all.iter().zip(&self.families).skip(from);
+        let of_it = families.take_while(move |(mark, _)| **mark == shingle);
+        of_it.map(|(_, family)| *family)
     }
 
     pub(super) const fn bytes_max(families: usize) -> usize {
-        (MAYBE_WORDS + families * MARKS) * size_of::<u64>()
+        let marks = families * MARKS * (size_of::<u64>() + size_of::<u16>());
+        MAYBE_WORDS * size_of::<u64>() + marks
     }
 }
 

@@ -12,6 +12,7 @@ pub mod background;
 mod candidates;
 mod company;
 pub mod counters;
+mod counts;
 pub mod families;
 pub mod family;
 pub mod filter;
