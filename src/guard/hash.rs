@@ -31,10 +31,8 @@ impl GuardKey {
         for word in words {
             state.absorb(u64::from_le_bytes(*word));
         }
-        let rest = rest.iter().rev();
-        let last = rest.fold(0, |word, byte| (word << 8) | u64::from(*byte));
         let length = (bytes.len() as u64 & 0xff) << 56;
-        state.absorb(length | last);
+        state.absorb(length | word_of(rest));
         state.finish()
     }
 
@@ -48,6 +46,16 @@ impl GuardKey {
         state.absorb((words.len() as u64).wrapping_mul(8) << 56);
         state.finish()
     }
+}
+
+/// Fewer than eight bytes as a little-endian number. Those of short words, four and more, are two numbers that overlap.
+fn word_of(bytes: &[u8]) -> u64 {
+    if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let [first, last] = [first, last].map(|four| u64::from(u32::from_le_bytes(*four)));
+        return first | (last << ((bytes.len() - 4) * 8));
+    }
+    let bytes = bytes.iter().rev();
+    bytes.fold(0, |word, byte| (word << 8) | u64::from(*byte))
 }
 
 /// The low and the high half.

@@ -3,8 +3,8 @@
 
 use super::hash::GuardKey;
 
-/// Lines that are read, and words of a label before its colon.
-const LINES: usize = 128;
+/// Lines that are read at each end of a prompt, and words of a label before its colon.
+const END_LINES: usize = 32;
 const LABEL_WORDS: usize = 3;
 /// Bytes of a word that count: a line of Han is one word here.
 const WORD_BYTES: usize = 64;
@@ -16,10 +16,14 @@ const WHOLE: u64 = 3;
 const LABEL: u64 = 4;
 const LIST: u64 = 5;
 
-/// Adds the marks of `text`: at most four a line, of at most 128 lines.
-pub(super) fn gather(key: &GuardKey, text: &str, marks: &mut Vec<u64>) {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    for line in lines.take(LINES) {
+/// Adds the marks of a prompt's beginning and end: at most four a line, of the first and the last 32 lines.
+pub(super) fn gather(key: &GuardKey, (head, tail): (&str, &str), marks: &mut Vec<u64>) {
+    let lines = head.lines().chain(tail.lines()).map(str::trim);
+    let mut lines = lines.filter(|line| !line.is_empty());
+    for line in lines.by_ref().take(END_LINES) {
+        of_line(key, line, marks);
+    }
+    for line in lines.rev().take(END_LINES) {
         of_line(key, line, marks);
     }
 }
@@ -30,16 +34,15 @@ fn of_line(key: &GuardKey, line: &str, marks: &mut Vec<u64>) {
         marks.push(key.hash_words(&[LIST, u64::from(u32::from(first))]));
     }
     if let Some(label) = label(line) {
-        marks.push(hash(key, LABEL, words(label)));
+        marks.push(mark(key, LABEL, words(label)));
     }
-    let mut words = words(line);
-    match (words.next(), words.next()) {
-        (Some(first), Some(second)) => {
-            marks.push(hash(key, BEGINS, [first, second].into_iter()));
-            marks.push(hash(key, ENDS, words_back(line).take(2)));
+    match words(line).take(2).count() {
+        0 => {}
+        1 => marks.push(mark(key, WHOLE, words(line))),
+        _ => {
+            marks.push(mark(key, BEGINS, words(line).take(2)));
+            marks.push(mark(key, ENDS, words_back(line).take(2)));
         }
-        (Some(only), None) => marks.push(hash(key, WHOLE, std::iter::once(only))),
-        (None, _) => {}
     }
 }
 
@@ -65,14 +68,26 @@ fn parts_words(character: char) -> bool {
     !matches!(character, '\u{4e00}'..='\u{9fff}') && !character.is_alphanumeric()
 }
 
-/// The words in their order, in lower case.
-fn hash<'a>(key: &GuardKey, kind: u64, words: impl Iterator<Item = &'a str>) -> u64 {
-    let start = key.hash_words(&[kind]);
-    words.take(LABEL_WORDS).fold(start, |so_far, word| {
-        let end = word.floor_char_boundary(WORD_BYTES);
-        let word = word.get(..end).unwrap_or_default().to_lowercase();
-        key.hash_words(&[so_far, key.hash(word.as_bytes())])
-    })
+/// Of a kind and the words in their order, three at most.
+fn mark<'a>(key: &GuardKey, kind: u64, words: impl Iterator<Item = &'a str>) -> u64 {
+    let mut all = [kind; 1 + LABEL_WORDS];
+    let mut many = 1;
+    for (place, word) in all.iter_mut().skip(1).zip(words) {
+        *place = hash(key, word);
+        many += 1;
+    }
+    key.hash_words(all.get(..many).unwrap_or_default())
+}
+
+/// Of a word in lower case.
+fn hash(key: &GuardKey, word: &str) -> u64 {
+    let end = word.floor_char_boundary(WORD_BYTES);
+    let word = word.get(..end).unwrap_or_default();
+    let is_lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    if word.bytes().all(is_lower) {
+        return key.hash(word.as_bytes());
+    }
+    key.hash(word.to_lowercase().as_bytes())
 }
 
 #[cfg(test)]
@@ -81,7 +96,7 @@ mod tests {
 
     fn marks(text: &str) -> Vec<u64> {
         let mut marks = Vec::new();
-        gather(&GuardKey::new([6; 16]), text, &mut marks);
+        gather(&GuardKey::new([6; 16]), (text, ""), &mut marks);
         marks.sort_unstable();
         marks.dedup();
         marks
@@ -122,6 +137,14 @@ mod tests {
     #[test]
     fn a_text_of_lines_alone_costs_a_bounded_number_of_marks() {
         let text: String = (0..5000).map(|n| format!("- a{n}: b{n} c{n}\n")).collect();
-        assert!(marks(&text).len() <= LINES * 4);
+        let all = marks(&text);
+        assert_eq!(all.len(), 2 * END_LINES * 3 + 1);
+        let many = |from: usize, lines: usize| {
+            let part: String = text.split_inclusive('\n').skip(from).take(lines).collect();
+            marks(&part).iter().filter(|one| all.contains(one)).count()
+        };
+        assert_eq!(many(0, END_LINES), END_LINES * 3 + 1);
+        assert_eq!(many(5000 - END_LINES, END_LINES), END_LINES * 3 + 1);
+        assert_eq!(many(END_LINES, 1000), 1, "a list, and none of its lines");
     }
 }

@@ -7,10 +7,14 @@ use super::layout;
 
 /// Bytes at the beginning and at the end of a prompt that are read. Templates stand at the ends; work per prompt is bounded.
 const END_BYTES: usize = 2048;
-/// Shingles at each end: 2 KiB have some 350 in English, and 680 in Han. As many as keep the price of any prompt (G16).
-const END_SHINGLES: usize = 256;
 /// Words of one shingle.
 pub(super) const WORDS: usize = 3;
+/// Shingles at each end: 2 KiB have some 350 in English, and 680 in Han. As many as keep the price of any prompt (G16).
+const END_SHINGLES: usize = 256;
+const END_WORDS: usize = END_SHINGLES + WORDS - 1;
+/// Shingles and marks that are kept. Only long prompts of short lines have more: the smallest hashes are kept then, because
+/// they are the same in prompts that are alike (Broder, On the resemblance and containment of documents, 1997).
+const KEPT_MAX: usize = 2 * END_SHINGLES + 64;
 
 /// What the guard takes from the last turn of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,20 +31,23 @@ impl Prompt {
     #[must_use]
     pub fn read(key: &GuardKey, background: &Background, text: &str) -> Self {
         let (head, tail) = ends(text);
-        let (head_words, tail_words) = (words(key, head), words(key, tail));
-        let all = || head_words.windows(WORDS).chain(tail_words.windows(WORDS));
-        let tail_from = all().count().saturating_sub(END_SHINGLES);
-        let kept = (0..).zip(all());
-        let kept = kept.filter(|(at, _)| *at < END_SHINGLES || *at >= tail_from);
-        let mut shingles: Vec<u64> = kept.map(|(_, words)| key.hash_words(words)).collect();
+        let (first, last) = end_words(key, head, tail);
+        let mut shingles = Vec::with_capacity(first.len() + last.len());
+        let all = first.windows(WORDS).chain(last.windows(WORDS));
+        shingles.extend(all.map(shingle));
         let blank = shingles.is_empty();
         if !blank {
-            layout::gather(key, head, &mut shingles);
-            layout::gather(key, tail, &mut shingles);
+            layout::gather(key, (head, tail), &mut shingles);
         }
         shingles.sort_unstable();
         shingles.dedup();
-        let (public, shingles) = shingles.into_iter().partition(|one| background.has(*one));
+        shingles.truncate(KEPT_MAX);
+        let mut public = Vec::new();
+        shingles.retain(|one| {
+            let is_public = background.has(*one);
+            public.extend(is_public.then_some(*one));
+            !is_public
+        });
         Self {
             digest: key.hash(text.as_bytes()),
             shingles,
@@ -74,6 +81,13 @@ impl Prompt {
     }
 }
 
+/// One shingle of the hashes of its words, which nobody knows who has no key: a sum tells different ones apart as well as a second
+/// keyed hash would.
+pub(super) fn shingle(words: &[u64]) -> u64 {
+    let sum = |sum: u64, word: &u64| sum.rotate_left(21).wrapping_add(*word);
+    words.iter().fold(0, sum)
+}
+
 /// Beginning and end, which do not overlap.
 pub(super) fn ends(text: &str) -> (&str, &str) {
     if text.len() <= END_BYTES * 2 {
@@ -92,26 +106,107 @@ pub(super) fn words(key: &GuardKey, text: &str) -> Vec<u64> {
     hashes
 }
 
+/// Hashes of the first and of the last words; all together if nothing is between them.
+fn end_words(key: &GuardKey, head: &str, tail: &str) -> (Vec<u64>, Vec<u64>) {
+    let mut first = Vec::with_capacity(END_WORDS);
+    let mut take = |word: &str| {
+        first.push(key.hash(word.as_bytes()));
+        first.len() < END_WORDS
+    };
+    let rest = words_while(head, &mut take);
+    if !tail.is_empty() {
+        return (first, words(key, last_words(tail).unwrap_or(tail)));
+    }
+    if let Some(last) = last_words(rest) {
+        return (first, words(key, last));
+    }
+    first.extend(words(key, rest));
+    (first, Vec::new())
+}
+
+/// The last words, if there are more before them.
+fn last_words(text: &str) -> Option<&str> {
+    let (mut words, mut in_word, mut rest) = (0, false, text);
+    while let Some(last) = rest.bytes().next_back() {
+        let end = rest.len();
+        let (alone, part);
+        if last.is_ascii() {
+            rest = rest.get(..end - 1)?;
+            (alone, part) = (false, last.is_ascii_alphanumeric());
+        } else {
+            let mut characters = rest.chars();
+            let character = characters.next_back()?;
+            rest = characters.as_str();
+            alone = stands_alone(character);
+            part = !alone && character.is_alphanumeric();
+        }
+        if alone || part && !in_word {
+            if words == END_WORDS {
+                return text.get(end..);
+            }
+            words += 1;
+        }
+        in_word = part;
+    }
+    None
+}
+
 /// Hands each word on, in their order.
 pub(super) fn each_word(text: &str, mut take: impl FnMut(&str)) {
+    words_while(text, |word| {
+        take(word);
+        true
+    });
+}
+
+/// Hands words on as long as more are wanted. What was not read.
+fn words_while(text: &str, mut take: impl FnMut(&str) -> bool) -> &str {
     let mut word = String::new();
-    for character in text.chars() {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (plain, after) = rest.split_at(plain_bytes(rest));
+        if word.is_empty() && ends_word(after) {
+            // Most words are in the text as they are taken.
+            rest = after.get(1..).unwrap_or_default();
+            if !plain.is_empty() && !take(plain) {
+                return rest;
+            }
+            continue;
+        }
+        word.push_str(plain);
+        let mut characters = after.chars();
+        let character = characters.next().unwrap_or(' ');
         let alone = stands_alone(character);
         if (alone || !character.is_alphanumeric()) && !word.is_empty() {
-            take(&word);
+            if !take(&word) {
+                return after;
+            }
             word.clear();
         }
-        if alone {
-            take(character.encode_utf8(&mut [0; 4]));
-        } else if character.is_ascii_alphanumeric() {
-            word.push(character.to_ascii_lowercase());
-        } else if character.is_alphanumeric() {
+        rest = characters.as_str();
+        if alone && !take(character.encode_utf8(&mut [0; 4])) {
+            return rest;
+        }
+        if !alone && character.is_alphanumeric() {
             word.extend(character.to_lowercase());
         }
     }
     if !word.is_empty() {
         take(&word);
     }
+    rest
+}
+
+/// Bytes at the beginning that are lower-case letters and digits of ASCII.
+fn plain_bytes(text: &str) -> usize {
+    let is_other = |byte: u8| !byte.is_ascii_lowercase() && !byte.is_ascii_digit();
+    text.bytes().position(is_other).unwrap_or(text.len())
+}
+
+/// Whether no word goes on here, as far as one byte tells.
+fn ends_word(after: &str) -> bool {
+    let next = after.bytes().next();
+    next.is_none_or(|byte| byte.is_ascii() && !byte.is_ascii_alphanumeric())
 }
 
 /// Scripts that put no space between words: Thai to Khmer, kana, Han.
@@ -156,11 +251,39 @@ mod tests {
     }
 
     #[test]
+    fn words_are_the_same_wherever_they_are_read_from() {
+        let words = |text: &str| {
+            let mut words = Vec::new();
+            each_word(text, |word| words.push(word.to_owned()));
+            words
+        };
+        let text = "plain w0rds, Big ONES; naïve élan-vital x何y ẞtrasse. İt ends";
+        let expected = [
+            "plain",
+            "w0rds",
+            "big",
+            "ones",
+            "naïve",
+            "élan",
+            "vital",
+            "x",
+            "何",
+            "y",
+            "ßtrasse",
+            "i\u{307}t",
+            "ends",
+        ];
+        assert_eq!(words(text), expected);
+        assert_eq!(words(" - "), [""; 0]);
+        assert_eq!(words("one"), ["one"]);
+    }
+
+    #[test]
     fn dense_text_costs_no_more_and_both_its_ends_count() {
         let han = |from: u32| -> String { (from..from + 650).filter_map(char::from_u32).collect() };
         let dense = format!("{}{}", han(0x4e00), han(0x6e00));
         let seen = shingles(&dense);
-        assert!(seen.len() <= 2 * END_SHINGLES + 4, "{}", seen.len());
+        assert!(seen.len() <= 2 * END_WORDS, "{}", seen.len());
         let known = |part: &str| {
             shingles(part)
                 .iter()
@@ -175,6 +298,18 @@ mod tests {
     }
 
     #[test]
+    fn a_long_list_keeps_what_lists_like_it_keep() {
+        let list = |from: usize| -> String {
+            let lines = (from..from + 400).map(|n| format!("- a{n}: b{n} c{n}\n"));
+            lines.collect()
+        };
+        let (one, next) = (shingles(&list(0)), shingles(&list(3)));
+        assert_eq!((one.len(), next.len()), (KEPT_MAX, KEPT_MAX));
+        let both = one.iter().filter(|one| next.contains(one)).count();
+        assert!(both > KEPT_MAX * 9 / 10, "{both}");
+    }
+
+    #[test]
     fn a_long_prompt_costs_no_more_than_its_ends() {
         let words = |from: usize| {
             (from..from + 500)
@@ -185,7 +320,7 @@ mod tests {
         let long = format!("{head}{}{tail}", "é".repeat(1_000_000));
         let seen = shingles(&long);
         assert!(
-            seen.len() > 500 && seen.len() <= 2 * END_SHINGLES + 8,
+            seen.len() > 500 && seen.len() <= 2 * END_WORDS + 8,
             "{}",
             seen.len()
         );
