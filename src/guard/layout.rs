@@ -2,14 +2,14 @@
 //! own, and puts them at the edge of a line, as labels or behind list marks. Public wording at such edges is background too.
 
 use super::hash::GuardKey;
+use super::shingle::shingle;
 
-/// Lines that are read at each end of a prompt, and words of a label before its colon.
+/// Lines that are read at each end of a prompt.
 const END_LINES: usize = 32;
-const LABEL_WORDS: usize = 3;
 /// Bytes of a word that count: a line of Han is one word here.
 const WORD_BYTES: usize = 64;
 
-/// What a mark says, so that marks of different kinds never meet, nor any shingle.
+/// What a mark says: the first hash of a shingle that is it, so that marks of different kinds do not meet, nor any other shingle.
 const BEGINS: u64 = 1;
 const ENDS: u64 = 2;
 const WHOLE: u64 = 3;
@@ -31,27 +31,37 @@ pub(super) fn gather(key: &GuardKey, (head, tail): (&str, &str), marks: &mut Vec
 fn of_line(key: &GuardKey, line: &str, marks: &mut Vec<u64>) {
     let first = line.chars().next().unwrap_or_default();
     if matches!(first, '-' | '*' | '•' | '#') {
-        marks.push(key.hash_words(&[LIST, u64::from(u32::from(first))]));
+        let sign = key.hash_words(&[u64::from(u32::from(first))]);
+        marks.push(shingle(&[LIST, sign]));
     }
-    if let Some(label) = label(line) {
-        marks.push(mark(key, LABEL, words(label)));
-    }
-    match words(line).take(2).count() {
-        0 => {}
-        1 => marks.push(mark(key, WHOLE, words(line))),
-        _ => {
-            marks.push(mark(key, BEGINS, words(line).take(2)));
-            marks.push(mark(key, ENDS, words_back(line).take(2)));
+    let mut ahead = words(line).map(|word| hash(key, word));
+    let Some(one) = ahead.next() else {
+        return;
+    };
+    let two = ahead.next();
+    match (label_words(line), two) {
+        (1, _) => marks.push(shingle(&[LABEL, one])),
+        (2, Some(two)) => marks.push(shingle(&[LABEL, one, two])),
+        (3, Some(two)) => {
+            let three = ahead.next();
+            marks.extend(three.map(|three| shingle(&[LABEL, one, two, three])));
         }
+        _ => {}
+    }
+    let Some(two) = two else {
+        return marks.push(shingle(&[WHOLE, one]));
+    };
+    marks.push(shingle(&[BEGINS, one, two]));
+    let mut back = words_back(line).map(|word| hash(key, word));
+    if let (Some(last), Some(before)) = (back.next(), back.next()) {
+        marks.push(shingle(&[ENDS, last, before]));
     }
 }
 
-/// What stands before the first colon, if it is short enough to be a label.
-fn label(line: &str) -> Option<&str> {
-    let (before, _) = line.split_once(':')?;
-    (1..=LABEL_WORDS)
-        .contains(&words(before).take(LABEL_WORDS + 1).count())
-        .then_some(before)
+/// How many words stand before the first colon: three at most are a label, and no more than four are counted.
+fn label_words(line: &str) -> usize {
+    let label = line.split_once(':').map(|(label, _)| label);
+    words(label.unwrap_or_default()).take(4).count()
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
@@ -66,17 +76,6 @@ fn words_back(text: &str) -> impl Iterator<Item = &str> {
 /// is read to its end.
 fn parts_words(character: char) -> bool {
     !matches!(character, '\u{4e00}'..='\u{9fff}') && !character.is_alphanumeric()
-}
-
-/// Of a kind and the words in their order, three at most.
-fn mark<'a>(key: &GuardKey, kind: u64, words: impl Iterator<Item = &'a str>) -> u64 {
-    let mut all = [kind; 1 + LABEL_WORDS];
-    let mut many = 1;
-    for (place, word) in all.iter_mut().skip(1).zip(words) {
-        *place = hash(key, word);
-        many += 1;
-    }
-    key.hash_words(all.get(..many).unwrap_or_default())
 }
 
 /// Of a word in lower case.
