@@ -1,7 +1,9 @@
 //! What the extraction guard costs: processor time per prompt of the thread that judges, and memory per principal. Run by
 //! `scripts/bench-guard`, which adds the throughput of a server with the guard on and off (G16).
 //!
-//! Prompts are made up here: every one is a template around words that never come again, the dearest case for the sketches.
+//! Prompts are made up here: each is a template around words that never come again, and three kinds are dearer than those: Han,
+//! each character of which is a word, source code, the lines of which tell something too, and long lists of which all but a line
+//! was sent before, so that many know every bit of them.
 
 use std::alloc::System;
 use std::fs;
@@ -10,7 +12,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use casemate::guard::{
-    Background, Families, GuardKey, Honest, Pace, People, Prompt, Sighting, Step, Terms, Watch,
+    Background, Families, GuardKey, Honest, Pace, People, Prompt, Sighting, Step, Template, Terms,
+    Watch, Wording,
 };
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -38,6 +41,9 @@ Exit code 1 when a bar is missed.";
 const PRINCIPALS: usize = 256;
 const PRINCIPALS_KEPT: usize = 10_000;
 const PROMPTS: usize = 4096;
+/// Some 600,000 shingles, and the most workloads that a policy declares.
+const BACKGROUND_LINES: usize = 60_000;
+const DECLARED: usize = 256;
 const ROUNDS: usize = 9;
 const MICROSECONDS_MAX: f64 = 100.0;
 const BYTES_MAX: f64 = 24.0 * 1024.0;
@@ -65,41 +71,83 @@ fn spent() -> f64 {
     time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }
 
-/// Text of Han characters, each a word: the most shingles that so many bytes hold in ordinary use.
-const DENSE: usize = 0;
+/// Prompts that cost differently.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Words(usize),
+    Han,
+    Code,
+    List,
+}
+
+const KINDS: [Kind; 7] = [
+    Kind::Words(20),
+    Kind::Words(100),
+    Kind::Words(400),
+    Kind::Words(2000),
+    Kind::Han,
+    Kind::Code,
+    Kind::List,
+];
+
+impl Kind {
+    fn name(self) -> String {
+        match self {
+            Self::Words(words) => format!("{words} words"),
+            Self::Han => "2,048 characters of Han".to_owned(),
+            Self::Code => "source code of 120 lines".to_owned(),
+            Self::List => "a list of 400 lines, 399 of them known".to_owned(),
+        }
+    }
+
+    /// The prompt `n` of this kind.
+    fn prompt(self, n: usize) -> String {
+        let lines = |many: usize| n..n + many;
+        match self {
+            Self::Words(words) => {
+                let slot: Vec<String> = (0..words).map(|word| format!("w{n}x{word}")).collect();
+                format!(
+                    "Explain in many small steps and plain words why: {}",
+                    slot.join(" ")
+                )
+            }
+            Self::Han => lines(2048).filter_map(han).collect(),
+            Self::Code => (0..120)
+                .map(|at| format!("        let v{n}_{at} = self.f{at}(a{n}, &b)?;\n"))
+                .collect(),
+            Self::List => lines(400).map(|at| format!("- a: b{at} c\n")).collect(),
+        }
+    }
+}
 
 fn han(at: usize) -> Option<char> {
     char::from_u32(0x4e00 + u32::try_from(at * at % 20_000).ok()?)
 }
 
-fn prompt(n: usize, words: usize) -> String {
-    if words == DENSE {
-        let letters = (n..n + 2048).map(han);
-        return letters.flatten().collect();
-    }
-    let slot: Vec<String> = (0..words).map(|word| format!("w{n}x{word}")).collect();
-    format!(
-        "Explain in many small steps and plain words why: {}",
-        slot.join(" ")
-    )
+/// Public wording, as much of it as is told from other wording.
+fn background(key: &GuardKey) -> Background {
+    let line = |n: usize| format!("what is the thing {n} of a{n} and b{n} in c{n} to d{n}");
+    let lines: Vec<String> = (0..BACKGROUND_LINES).map(line).collect();
+    Background::of_lines(key, lines.iter().map(String::as_str))
 }
 
-fn watch(people: usize) -> (Watch, GuardKey, Background) {
-    let key = GuardKey::new([1; 16]);
-    let background = Background::of_lines(&key, ["what is the capital of France"]);
-    let families = Families::new(Background::default(), 0);
-    let watch = Watch::new(key.clone(), People::new(people), families);
-    (watch, key, background)
+fn watch(key: &GuardKey, people: usize, instructions: &Background) -> Watch {
+    let families = Families::new(instructions.clone(), 0);
+    Watch::new(key.clone(), People::new(people), families)
 }
 
-/// Microseconds per prompt: read, scored, bet on and counted for the organisation.
+/// Microseconds per prompt: compared with what is declared, read, scored, bet on and counted for the organisation.
 #[expect(clippy::cast_precision_loss, reason = "a few thousand prompts")]
-fn round(texts: &[String]) -> f64 {
-    let (mut watch, key, background) = watch(PRINCIPALS);
+fn round(texts: &[String], key: &GuardKey, background: &Background, declared: &[Template]) -> f64 {
+    let mut watch = watch(key, PRINCIPALS, background);
     let names: Vec<String> = (0..PRINCIPALS).map(name).collect();
     let begin = spent();
     for (text, principal) in texts.iter().zip(names.iter().cycle()) {
-        let prompt = Prompt::read(&key, &background, text);
+        if !declared.is_empty() {
+            let wording = Wording::of(text);
+            black_box(declared.iter().any(|one| one.is_in(&wording)));
+        }
+        let prompt = Prompt::read(key, background, text);
         let sighting = Sighting {
             principal,
             prompt: &prompt,
@@ -125,13 +173,14 @@ fn resident() -> Option<f64> {
 }
 
 /// Bytes per principal with as many of them as a server keeps, each with prompts of its own.
-fn memory() -> Option<f64> {
-    let (mut watch, key, background) = watch(PRINCIPALS_KEPT);
+fn memory(key: &GuardKey, background: &Background) -> Option<f64> {
+    let mut watch = watch(key, PRINCIPALS_KEPT, background);
     let before = resident()?;
     for n in 0..PRINCIPALS_KEPT {
         let principal = name(n);
         for of_them in 0..2 {
-            let prompt = Prompt::read(&key, &background, &prompt(2 * n + of_them, 20));
+            let text = Kind::Words(20).prompt(2 * n + of_them);
+            let prompt = Prompt::read(key, background, &text);
             let sighting = Sighting {
                 principal: &principal,
                 prompt: &prompt,
@@ -149,24 +198,32 @@ fn memory() -> Option<f64> {
     Some((after - before) / f64::from(people))
 }
 
-fn rows() -> Vec<Row> {
+fn rows() -> anyhow::Result<Vec<Row>> {
+    let key = GuardKey::new([1; 16]);
+    let background = background(&key);
+    let template = |n: usize| {
+        format!("Translate the paragraph {n} of book b{n} and keep its style c{n}: {{{{text}}}}")
+    };
+    let declared = (0..DECLARED).map(|n| Template::of_text(&template(n)));
+    let declared: Vec<Template> = declared.collect::<Result<_, _>>()?;
     let mut rows = Vec::new();
-    for words in [20, 100, 400, 2000, DENSE] {
-        let texts: Vec<String> = (0..PROMPTS).map(|n| prompt(n, words)).collect();
-        let rounds = (0..ROUNDS).map(|_| (Some(round(&texts)), None)).collect();
-        let what = match words {
-            DENSE => "2,048 characters of Han".to_owned(),
-            words => format!("{words} words"),
-        };
-        let bars = vec![Bar::AtMost(MICROSECONDS_MAX)];
+    let mut of_kind = |kind: Kind, what: &str, declared: &[Template]| {
+        let texts: Vec<String> = (0..PROMPTS).map(|n| kind.prompt(n)).collect();
+        let round = |_| (Some(round(&texts, &key, &background, declared)), None);
+        let rounds = (0..ROUNDS).map(round).collect();
         rows.push(Row::new(
             "guard",
-            &format!("processor time per prompt, {what}"),
+            &format!("processor time per prompt, {}{what}", kind.name()),
             "us",
-            bars,
+            vec![Bar::AtMost(MICROSECONDS_MAX)],
             rounds,
         ));
+    };
+    for kind in KINDS {
+        of_kind(kind, "", &[]);
     }
+    let what = format!(", beside {DECLARED} declared workloads");
+    of_kind(Kind::Words(400), &what, &declared);
     let name = "memory per principal, 10,000 of them";
     let bars = vec![Bar::AtMost(BYTES_MAX)];
     rows.push(Row::new(
@@ -174,9 +231,9 @@ fn rows() -> Vec<Row> {
         name,
         "bytes",
         bars,
-        vec![(memory(), None)],
+        vec![(memory(&key, &background), None)],
     ));
-    rows
+    Ok(rows)
 }
 
 fn main() -> ExitCode {
@@ -211,7 +268,7 @@ fn run() -> anyhow::Result<()> {
             serde_json::from_value(rows.unwrap_or_default())?
         }
     };
-    let rows = rows();
+    let rows = rows()?;
     if for_machines {
         let own = rows.iter().map(Row::json);
         let all: Vec<Value> = others.iter().cloned().chain(own).collect();
