@@ -1,9 +1,9 @@
 //! What the extraction guard costs: processor time per prompt of the thread that judges, and memory per principal. Run by
 //! `scripts/bench-guard`, which adds the throughput of a server with the guard on and off (G16).
 //!
-//! Prompts are made up here: each is a template around words that never come again, and three kinds are dearer than those: Han,
+//! Prompts are made up here: each is a template around words that never come again, and four kinds are dearer than those: Han,
 //! each character of which is a word, source code, the lines of which tell something too, and long lists of which all but a line
-//! was sent before, so that many know every bit of them.
+//! was sent before, so that many know every bit of them, also of words that have to be read in lower case.
 
 use std::alloc::System;
 use std::fs;
@@ -78,9 +78,10 @@ enum Kind {
     Han,
     Code,
     List,
+    Names,
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind::Words(20),
     Kind::Words(100),
     Kind::Words(400),
@@ -88,6 +89,7 @@ const KINDS: [Kind; 7] = [
     Kind::Han,
     Kind::Code,
     Kind::List,
+    Kind::Names,
 ];
 
 impl Kind {
@@ -97,6 +99,7 @@ impl Kind {
             Self::Han => "2,048 characters of Han".to_owned(),
             Self::Code => "source code of 120 lines".to_owned(),
             Self::List => "a list of 400 lines, 399 of them known".to_owned(),
+            Self::Names => "200 lines of Cyrillic names, 199 of them known".to_owned(),
         }
     }
 
@@ -116,6 +119,9 @@ impl Kind {
                 .map(|at| format!("        let v{n}_{at} = self.f{at}(a{n}, &b)?;\n"))
                 .collect(),
             Self::List => lines(400).map(|at| format!("- a: b{at} c\n")).collect(),
+            Self::Names => lines(200)
+                .map(|at| format!("Имя: Слово{at} Дела\n"))
+                .collect(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! own, and puts them at the edge of a line, as labels or behind list marks. Public wording at such edges is background too.
 
 use super::hash::GuardKey;
+use super::letters::{Letter, Letters};
 use super::shingle::shingle;
 
 /// Lines that are read at each end of a prompt.
@@ -72,10 +73,9 @@ fn words_back(text: &str) -> impl Iterator<Item = &str> {
     text.rsplit(parts_words).filter(|word| !word.is_empty())
 }
 
-/// Everything but letters and digits. Han, all of which are letters, are told without the table: a line of them is one word, and
-/// is read to its end.
+/// Here a line of Han is one word, and is read to its end.
 fn parts_words(character: char) -> bool {
-    !matches!(character, '\u{4e00}'..='\u{9fff}') && !character.is_alphanumeric()
+    Letters::get().of(character) == Letter::Gap
 }
 
 /// Of a word in lower case.
@@ -86,7 +86,15 @@ fn hash(key: &GuardKey, word: &str) -> u64 {
     if word.bytes().all(is_lower) {
         return key.hash(word.as_bytes());
     }
-    key.hash(word.to_lowercase().as_bytes())
+    let letters = Letters::get();
+    let mut lower = String::with_capacity(WORD_BYTES);
+    for character in word.chars() {
+        match letters.of(character) {
+            Letter::Part(one) => lower.push(one),
+            _ => lower.extend(character.to_lowercase()),
+        }
+    }
+    key.hash(lower.as_bytes())
 }
 
 #[cfg(test)]

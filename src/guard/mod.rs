@@ -19,6 +19,7 @@ pub mod filter;
 pub mod hash;
 pub mod keep;
 mod layout;
+mod letters;
 pub mod mark;
 pub mod meter;
 pub mod noise;

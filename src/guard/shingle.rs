@@ -4,6 +4,7 @@
 use super::background::Background;
 use super::hash::GuardKey;
 use super::layout;
+use super::letters::{Letter, Letters};
 
 /// Bytes at the beginning and at the end of a prompt that are read. Templates stand at the ends; work per prompt is bounded.
 const END_BYTES: usize = 2048;
@@ -126,29 +127,21 @@ fn end_words(key: &GuardKey, head: &str, tail: &str) -> (Vec<u64>, Vec<u64>) {
 
 /// The last words, if there are more before them.
 fn last_words(text: &str) -> Option<&str> {
-    let (mut words, mut in_word, mut rest) = (0, false, text);
-    while let Some(last) = rest.bytes().next_back() {
-        let end = rest.len();
-        let (alone, part);
-        if last.is_ascii() {
-            rest = rest.get(..end - 1)?;
-            (alone, part) = (false, last.is_ascii_alphanumeric());
-        } else {
-            let mut characters = rest.chars();
-            let character = characters.next_back()?;
-            rest = characters.as_str();
-            alone = stands_alone(character);
-            part = !alone && character.is_alphanumeric();
-        }
-        if alone || part && !in_word {
+    let letters = Letters::get();
+    let (mut words, mut in_word) = (0, false);
+    let mut before = text.chars();
+    loop {
+        let end = before.as_str().len();
+        let letter = letters.of(before.next_back()?);
+        let is_part = matches!(letter, Letter::Part(_) | Letter::Parts);
+        if letter == Letter::Alone || is_part && !in_word {
             if words == END_WORDS {
                 return text.get(end..);
             }
             words += 1;
         }
-        in_word = part;
+        in_word = is_part;
     }
-    None
 }
 
 /// Hands each word on, in their order.
@@ -161,40 +154,45 @@ pub(super) fn each_word(text: &str, mut take: impl FnMut(&str)) {
 
 /// Hands words on as long as more are wanted. What was not read.
 fn words_while(text: &str, mut take: impl FnMut(&str) -> bool) -> &str {
+    let letters = Letters::get();
     let mut word = String::new();
     let mut rest = text;
-    while !rest.is_empty() {
-        let (plain, after) = rest.split_at(plain_bytes(rest));
-        if word.is_empty() && ends_word(after) {
-            // Most words are in the text as they are taken.
-            rest = after.get(1..).unwrap_or_default();
-            if !plain.is_empty() && !take(plain) {
-                return rest;
+    loop {
+        if word.is_empty() {
+            let (plain, after) = rest.split_at(plain_bytes(rest));
+            if ends_word(after) {
+                // Most words are in the text as they are taken.
+                rest = after.get(1..).unwrap_or_default();
+                let goes_on = plain.is_empty() || take(plain);
+                if !goes_on || rest.is_empty() {
+                    return rest;
+                }
+                continue;
             }
-            continue;
+            word.push_str(plain);
+            rest = after;
         }
-        word.push_str(plain);
-        let mut characters = after.chars();
-        let character = characters.next().unwrap_or(' ');
-        let alone = stands_alone(character);
-        if (alone || !character.is_alphanumeric()) && !word.is_empty() {
-            if !take(&word) {
-                return after;
+        let mut characters = rest.chars();
+        let letter = characters.next().map(|next| (next, letters.of(next)));
+        match letter {
+            Some((_, Letter::Part(lower))) => word.push(lower),
+            Some((several, Letter::Parts)) => word.extend(several.to_lowercase()),
+            // What ends a word is looked at again, without one.
+            _ if !word.is_empty() => {
+                if !take(&word) {
+                    return rest;
+                }
+                word.clear();
+                continue;
             }
-            word.clear();
+            Some((alone, Letter::Alone)) if !take(alone.encode_utf8(&mut [0; 4])) => {
+                return characters.as_str();
+            }
+            Some(_) => {}
+            None => return rest,
         }
         rest = characters.as_str();
-        if alone && !take(character.encode_utf8(&mut [0; 4])) {
-            return rest;
-        }
-        if !alone && character.is_alphanumeric() {
-            word.extend(character.to_lowercase());
-        }
     }
-    if !word.is_empty() {
-        take(&word);
-    }
-    rest
 }
 
 /// Bytes at the beginning that are lower-case letters and digits of ASCII.
@@ -207,13 +205,6 @@ fn plain_bytes(text: &str) -> usize {
 fn ends_word(after: &str) -> bool {
     let next = after.bytes().next();
     next.is_none_or(|byte| byte.is_ascii() && !byte.is_ascii_alphanumeric())
-}
-
-/// Scripts that put no space between words: Thai to Khmer, kana, Han.
-const fn stands_alone(character: char) -> bool {
-    matches!(character,
-        '\u{e00}'..='\u{eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}' | '\u{3040}'..='\u{30ff}'
-        | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}')
 }
 
 #[cfg(test)]
