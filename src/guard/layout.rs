@@ -6,7 +6,7 @@ use super::letters::{Letter, Letters};
 use super::shingle::shingle;
 
 /// Lines that are read at each end of a prompt.
-const END_LINES: usize = 32;
+const END_LINES: usize = 16;
 /// Bytes of a word that count: a line of Han is one word here.
 const WORD_BYTES: usize = 64;
 
@@ -17,34 +17,35 @@ const WHOLE: u64 = 3;
 const LABEL: u64 = 4;
 const LIST: u64 = 5;
 
-/// Adds the marks of a prompt's beginning and end: at most four a line, of the first and the last 32 lines.
+/// Adds the marks of a prompt's beginning and end: at most four a line, of the first and the last 16 lines.
 pub(super) fn gather(key: &GuardKey, (head, tail): (&str, &str), marks: &mut Vec<u64>) {
+    let mut hashing = Hashing::new(key);
     let lines = head.lines().chain(tail.lines()).map(str::trim);
     let mut lines = lines.filter(|line| !line.is_empty());
     for line in lines.by_ref().take(END_LINES) {
-        of_line(key, line, marks);
+        of_line(&mut hashing, line, marks);
     }
     for line in lines.rev().take(END_LINES) {
-        of_line(key, line, marks);
+        of_line(&mut hashing, line, marks);
     }
 }
 
-fn of_line(key: &GuardKey, line: &str, marks: &mut Vec<u64>) {
+fn of_line(hashing: &mut Hashing<'_>, line: &str, marks: &mut Vec<u64>) {
     let first = line.chars().next().unwrap_or_default();
     if matches!(first, '-' | '*' | '•' | '#') {
-        let sign = key.hash_words(&[u64::from(u32::from(first))]);
-        marks.push(shingle(&[LIST, sign]));
+        let sign = u64::from(u32::from(first));
+        marks.push(hashing.key.hash_words(&[LIST, sign]));
     }
-    let mut ahead = words(line).map(|word| hash(key, word));
-    let Some(one) = ahead.next() else {
+    let mut ahead = words(line);
+    let Some(one) = ahead.next().map(|word| hashing.of(word)) else {
         return;
     };
-    let two = ahead.next();
+    let two = ahead.next().map(|word| hashing.of(word));
     match (label_words(line), two) {
         (1, _) => marks.push(shingle(&[LABEL, one])),
         (2, Some(two)) => marks.push(shingle(&[LABEL, one, two])),
         (3, Some(two)) => {
-            let three = ahead.next();
+            let three = ahead.next().map(|word| hashing.of(word));
             marks.extend(three.map(|three| shingle(&[LABEL, one, two, three])));
         }
         _ => {}
@@ -53,9 +54,9 @@ fn of_line(key: &GuardKey, line: &str, marks: &mut Vec<u64>) {
         return marks.push(shingle(&[WHOLE, one]));
     };
     marks.push(shingle(&[BEGINS, one, two]));
-    let mut back = words_back(line).map(|word| hash(key, word));
+    let mut back = words_back(line);
     if let (Some(last), Some(before)) = (back.next(), back.next()) {
-        marks.push(shingle(&[ENDS, last, before]));
+        marks.push(shingle(&[ENDS, hashing.of(last), hashing.of(before)]));
     }
 }
 
@@ -78,23 +79,38 @@ fn parts_words(character: char) -> bool {
     Letters::get().of(character) == Letter::Gap
 }
 
-/// Of a word in lower case.
-fn hash(key: &GuardKey, word: &str) -> u64 {
-    let end = word.floor_char_boundary(WORD_BYTES);
-    let word = word.get(..end).unwrap_or_default();
-    let is_lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    if word.bytes().all(is_lower) {
-        return key.hash(word.as_bytes());
-    }
-    let letters = Letters::get();
-    let mut lower = String::with_capacity(WORD_BYTES);
-    for character in word.chars() {
-        match letters.of(character) {
-            Letter::Part(one) => lower.push(one),
-            _ => lower.extend(character.to_lowercase()),
+/// Hashes words in lower case, one after the other in the same memory.
+struct Hashing<'a> {
+    key: &'a GuardKey,
+    letters: &'static Letters,
+    lower: String,
+}
+
+impl<'a> Hashing<'a> {
+    fn new(key: &'a GuardKey) -> Self {
+        Self {
+            key,
+            letters: Letters::get(),
+            lower: String::with_capacity(2 * WORD_BYTES),
         }
     }
-    key.hash(lower.as_bytes())
+
+    fn of(&mut self, word: &str) -> u64 {
+        let end = word.floor_char_boundary(WORD_BYTES);
+        let word = word.get(..end).unwrap_or_default();
+        let is_lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        if word.bytes().all(is_lower) {
+            return self.key.hash(word.as_bytes());
+        }
+        self.lower.clear();
+        for character in word.chars() {
+            match self.letters.of(character) {
+                Letter::Part(one) => self.lower.push(one),
+                _ => self.lower.extend(character.to_lowercase()),
+            }
+        }
+        self.key.hash(self.lower.as_bytes())
+    }
 }
 
 #[cfg(test)]
