@@ -109,6 +109,8 @@ impl Candidates {
     pub(super) fn forget(&mut self) {
         self.shingles.fill([0; WAYS]);
         self.all.fill(Candidate::default());
+        // Nothing reads these any more, and nothing of a day is kept.
+        self.companies.fill(Company::default());
     }
 
     /// Notes who sends a shingle and, if it is to be `judged`, around what.

@@ -42,8 +42,8 @@ const WORDING_BYTES_MAX: usize = 128;
 
 /// What a prompt shares with many others.
 struct Common {
-    /// Shingles that are heavy today, ascending, and in how many prompts each was seen since it is noted; those that stand
-    /// around something new each time, and those that stand for a family.
+    /// Noted shingles that are heavy today, ascending; those of them that stand around something new each time, and in how many
+    /// prompts each was seen since it is noted; and those that stand for a family, heavy or not.
     heavy: Vec<u64>,
     varied: Vec<(u64, u16)>,
     shared: Vec<u64>,
@@ -175,6 +175,7 @@ impl Families {
             if is_mark {
                 common.shared.push(shingle);
             }
+            // How anybody asks is counted with the rest, which is cheaper than to look first, and is never noted.
             let is_noted = prompts >= NOTED_FROM && (noted_before < NOTED_MAX || is_mark);
             if !is_noted || self.instructions.has(shingle) {
                 continue;

@@ -186,3 +186,32 @@ fn place(mark: u64) -> (usize, u64) {
     let word = usize::try_from((mark >> 6) % MAYBE_WORDS as u64).unwrap_or(0);
     (word, 1 << (mark % 64))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_of_the_family_with_which_it_shares_most_marks() {
+        let nothing = Brought::new(Vec::new());
+        let family = |marks: [u64; 5]| {
+            let heavy = marks.map(|mark| (mark, 20));
+            Family::of(&heavy, (Principals::ALL, 20), &nothing, 0)
+        };
+        let families = [[1, 2, 3, 4, 5], [4, 5, 6, 7, 8], [4, 5, 6, 7, 9]].map(family);
+        let marks = Marks::of(&families);
+        assert_eq!(marks.nearest(&[1, 2, 3, 4]), Some((4, 0)));
+        assert_eq!(marks.nearest(&[4, 5, 6, 8]), Some((4, 1)));
+        assert_eq!(
+            marks.nearest(&[4, 5, 6, 7]),
+            Some((4, 2)),
+            "of equals the last"
+        );
+        assert_eq!(marks.nearest(&[3, 10, 11]), Some((1, 0)));
+        assert_eq!(marks.nearest(&[10, 11]), None);
+        assert!(marks.has(9) && !marks.has(10));
+        for (at, family) in families.iter().enumerate() {
+            assert_eq!(marks.nearest(family.marks()), Some((5, at)));
+        }
+    }
+}

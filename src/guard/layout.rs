@@ -10,7 +10,8 @@ const END_LINES: usize = 16;
 /// Bytes of a word that count: a line of Han is one word here.
 const WORD_BYTES: usize = 64;
 
-/// What a mark says: the first hash of a shingle that is it, so that marks of different kinds do not meet, nor any other shingle.
+/// What a mark says. It begins the mark, as the first of a shingle's words does, so that marks of different kinds do not meet, nor
+/// any other shingle.
 const BEGINS: u64 = 1;
 const ENDS: u64 = 2;
 const WHOLE: u64 = 3;

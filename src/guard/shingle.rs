@@ -274,7 +274,7 @@ mod tests {
         let han = |from: u32| -> String { (from..from + 650).filter_map(char::from_u32).collect() };
         let dense = format!("{}{}", han(0x4e00), han(0x6e00));
         let seen = shingles(&dense);
-        assert!(seen.len() <= 2 * END_WORDS, "{}", seen.len());
+        assert!(seen.len() <= 2 * END_SHINGLES + 4, "{}", seen.len());
         let known = |part: &str| {
             shingles(part)
                 .iter()
@@ -311,7 +311,7 @@ mod tests {
         let long = format!("{head}{}{tail}", "é".repeat(1_000_000));
         let seen = shingles(&long);
         assert!(
-            seen.len() > 500 && seen.len() <= 2 * END_WORDS + 8,
+            seen.len() > 500 && seen.len() <= 2 * END_SHINGLES + 8,
             "{}",
             seen.len()
         );
