@@ -1,6 +1,6 @@
 //! What anybody writes: shingles of public text, which say nothing about who sends them. 1 MiB, filled once at the start.
 
-use super::filter::places;
+use super::filter::{three_bits, word};
 use super::hash::GuardKey;
 use super::shingle::Prompt;
 
@@ -28,10 +28,8 @@ impl Background {
         let nothing = Self::default();
         for line in lines {
             for shingle in Prompt::read(key, &nothing, line).shingles() {
-                for (word, bit) in places::<WORDS>(*shingle) {
-                    if let Some(word) = filled.bits.get_mut(word) {
-                        *word |= bit;
-                    }
+                if let Some(word) = filled.bits.get_mut(word::<WORDS>(*shingle)) {
+                    *word |= three_bits(*shingle);
                 }
             }
         }
@@ -41,8 +39,25 @@ impl Background {
     /// Whether the shingle is public.
     #[must_use]
     pub fn has(&self, shingle: u64) -> bool {
-        places::<WORDS>(shingle)
-            .all(|(word, bit)| self.bits.get(word).is_some_and(|word| word & bit != 0))
+        let (word, bits) = (self.bits.get(word::<WORDS>(shingle)), three_bits(shingle));
+        word.is_some_and(|word| word & bits == bits)
+    }
+
+    /// Those that are public, and the others, in their order.
+    pub(super) fn part(&self, shingles: &[u64]) -> (Vec<u64>, Vec<u64>) {
+        let (mut public, mut others) = (
+            Vec::with_capacity(shingles.len()),
+            Vec::with_capacity(shingles.len()),
+        );
+        for shingle in shingles {
+            let of = if self.has(*shingle) {
+                &mut public
+            } else {
+                &mut others
+            };
+            of.push(*shingle);
+        }
+        (public, others)
     }
 }
 

@@ -3,7 +3,7 @@
 //! A template that is sent for its answers holds another slot each time, and each is new to its sender. A question that many ask
 //! is the same each time; what differs is how each of them wraps it, and that its sender had sent before.
 
-use super::filter::{RoomyFilter, places};
+use super::filter::RoomyFilter;
 
 /// A word that was changed at an edge is in a shingle, and in the mark of its line's edge. One within is in three: the smallest
 /// slot.
@@ -30,9 +30,10 @@ const fn is_new(fresh: u32, own: u32) -> bool {
 #[derive(Debug)]
 pub(super) struct Brought {
     all: Vec<(u64, bool)>,
-    /// Places of what is new to the sender, and of the rest where nothing new falls.
+    /// Places of all, how many those are, and which of them are of what is new to the sender.
+    places: Places,
+    taken: u32,
     fresh: Places,
-    own: Places,
 }
 
 type Places = [u64; COMPANY_WORDS];
@@ -40,19 +41,21 @@ type Places = [u64; COMPANY_WORDS];
 impl Brought {
     /// `all` says of each shingle whether it is new to the sender.
     pub(super) fn new(all: Vec<(u64, bool)>) -> Self {
-        let (mut fresh, mut own) = ([0; COMPANY_WORDS], [0; COMPANY_WORDS]);
+        let (mut places, mut fresh) = ([0; COMPANY_WORDS], [0; COMPANY_WORDS]);
         for (shingle, is_fresh) in &all {
-            let of = if *is_fresh { &mut fresh } else { &mut own };
-            for (word, bit) in places::<COMPANY_WORDS>(*shingle).take(1) {
-                if let Some(word) = of.get_mut(word) {
-                    *word |= bit;
-                }
+            let (word, bit) = place(*shingle);
+            if let (Some(places), Some(fresh)) = (places.get_mut(word), fresh.get_mut(word)) {
+                *places |= bit;
+                *fresh |= if *is_fresh { bit } else { 0 };
             }
         }
-        for (own, fresh) in own.iter_mut().zip(fresh) {
-            *own &= !fresh;
+        let taken = places.iter().map(|word: &u64| word.count_ones()).sum();
+        Self {
+            all,
+            places,
+            taken,
+            fresh,
         }
-        Self { all, fresh, own }
     }
 }
 
@@ -80,28 +83,56 @@ impl Company {
 
     /// Takes a prompt. Whether it brings something new; nothing can be said of the first one.
     pub(super) fn meet(&mut self, brought: &Brought) -> Option<bool> {
-        let before = self.taken;
-        let (fresh, own) = self.enter(brought);
-        if before > TAKEN_MAX {
-            // What they share is in this prompt too.
-            self.forget();
-            self.enter(brought);
+        match self.taken {
+            0 => {
+                self.hold(brought);
+                None
+            }
+            1..=TAKEN_MAX => {
+                let (fresh, own) = self.enter(brought);
+                Some(is_new(fresh, own))
+            }
+            _ => {
+                let is_new = self.lacks_much_of(brought);
+                // What they share is in this prompt too.
+                self.hold(brought);
+                Some(is_new)
+            }
         }
-        (before > 0).then(|| is_new(fresh, own))
+    }
+
+    /// Begins anew with a prompt.
+    const fn hold(&mut self, brought: &Brought) {
+        self.places = brought.places;
+        self.taken = brought.taken;
     }
 
     /// How many new places were of what is new to the sender, and of the rest.
     fn enter(&mut self, brought: &Brought) -> (u32, u32) {
         let (mut fresh, mut own) = (0_u32, 0_u32);
-        let of = brought.fresh.iter().zip(&brought.own);
-        for (known, (new, old)) in self.places.iter_mut().zip(of) {
+        let of = brought.fresh.iter().zip(&brought.places);
+        for (known, (new, all)) in self.places.iter_mut().zip(of) {
             // There are 3,072 places: nothing wraps, and unchecked it is done for several words at once.
             fresh = fresh.wrapping_add((new & !*known).count_ones());
-            own = own.wrapping_add((old & !*known).count_ones());
-            *known |= new | old;
+            own = own.wrapping_add((all & !new & !*known).count_ones());
+            *known |= all;
         }
         self.taken = self.taken.saturating_add(fresh).saturating_add(own);
         (fresh, own)
+    }
+
+    /// Whether a prompt brings something new, told without counting all of it: of a long one the first words say so.
+    fn lacks_much_of(&self, brought: &Brought) -> bool {
+        let (mut fresh, mut own) = (0_u32, 0_u64);
+        let of = brought.fresh.iter().zip(&brought.places);
+        for (known, (new, all)) in self.places.iter().zip(of) {
+            fresh = fresh.saturating_add((new & !known).count_ones());
+            own |= all & !new & !known;
+            if fresh > TWO_SEAMS {
+                return true;
+            }
+        }
+        is_new(fresh, u32::from(own != 0))
     }
 }
 
@@ -142,6 +173,12 @@ impl Acquaintance {
             self.0.add(*shingle);
         }
     }
+}
+
+/// The place of a shingle, as a word and its bit.
+fn place(shingle: u64) -> (usize, u64) {
+    let place = (shingle >> 32) % (COMPANY_WORDS as u64 * 64);
+    (usize::try_from(place / 64).unwrap_or(0), 1 << (place % 64))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ const PRINCIPALS_MIN: u16 = 5;
 /// Who sends a shingle is noted from this prompt on.
 const NOTED_FROM: u8 = 4;
 /// Shingles of a prompt, the smallest, for which this is done at most, beside those that stand for a family.
-const NOTED_MAX: usize = 128;
+const NOTED_MAX: usize = 64;
 /// Of how many it is asked what they stand around: twice as many as stand for a family.
 const JUDGED_MAX: usize = 32;
 /// A prompt belongs to a family that shares so many shingles with it. To found one takes more: common phrases of six or
@@ -146,14 +146,9 @@ impl Families {
     /// What of a prompt its sender had sent before, public wording as well.
     fn brought(&mut self, prompt: &Prompt, principal: u64) -> Brought {
         let mut all = Vec::with_capacity(prompt.shingles().len() + prompt.public().len());
-        // All are looked for before any is looked for again, so that one look at memory does not wait for another.
-        for shingle in prompt.shingles().iter().chain(prompt.public()) {
-            all.push((*shingle, !self.sent.add(shingle ^ principal)));
-        }
-        for (shingle, is_fresh) in &mut all {
-            // The same shingle in another place of the filter says that he sent it twice.
-            let again = (*shingle ^ principal).rotate_left(21);
-            *is_fresh = *is_fresh || !self.sent.add(again);
+        for shingles in [prompt.shingles(), prompt.public()] {
+            let of_them = shingles.iter();
+            all.extend(of_them.map(|one| (*one, !self.sent.add_again(one ^ principal))));
         }
         if self.sent.added() >= SENT_PER_AGE {
             self.sent.age();

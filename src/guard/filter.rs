@@ -79,16 +79,27 @@ impl<const WORDS: usize> RoomyFilter<WORDS> {
 
     /// Adds a hash. Whether it was added before, as far as the filter remembers.
     pub fn add(&mut self, hash: u64) -> bool {
-        let word = usize::try_from(hash % WORDS as u64).unwrap_or(0);
-        let bits = [32, 40, 48].map(|shift| 1 << ((hash >> shift) % 64));
-        let bits = bits.into_iter().fold(0, |all: u64, bit: u64| all | bit);
-        let Some([young, old]) = self.young_and_old.get_mut(word) else {
+        let Some(both) = self.young_and_old.get_mut(word::<WORDS>(hash)) else {
             return false;
         };
-        let known = (*young & bits == bits) | (*old & bits == bits);
-        self.added = self.added.saturating_add((*young & bits != bits).into());
-        *young |= bits;
+        let (known, is_new) = enter(both, three_bits(hash));
+        self.added = self.added.saturating_add(is_new.into());
         known
+    }
+
+    /// Adds a hash. Whether it was added twice before, as far as the filter remembers: other bits of its word say so.
+    pub fn add_again(&mut self, hash: u64) -> bool {
+        let Some(both) = self.young_and_old.get_mut(word::<WORDS>(hash)) else {
+            return false;
+        };
+        let (known, is_new) = enter(both, three_bits(hash));
+        self.added = self.added.saturating_add(is_new.into());
+        if !known {
+            return false;
+        }
+        let (again, is_new) = enter(both, three_bits(hash >> 18));
+        self.added = self.added.saturating_add(is_new.into());
+        again
     }
 
     /// How many different ones were added since the last aging.
@@ -104,6 +115,26 @@ impl<const WORDS: usize> RoomyFilter<WORDS> {
         }
         self.added = 0;
     }
+}
+
+/// Sets bits of the younger word. Whether one of both had them all, and whether the younger had not.
+const fn enter([young, old]: &mut [u64; 2], bits: u64) -> (bool, bool) {
+    let in_young = *young & bits == bits;
+    let known = in_young | (*old & bits == bits);
+    *young |= bits;
+    (known, !in_young)
+}
+
+/// The place of a hash among so many words, by its high bits: whoever comes with hashes in ascending order walks through memory in
+/// one direction.
+pub(super) fn word<const WORDS: usize>(hash: u64) -> usize {
+    const { assert!(WORDS.is_power_of_two()) };
+    usize::try_from(hash >> (u64::BITS - WORDS.ilog2())).unwrap_or(0)
+}
+
+/// Three bits of a word, by the low bits of a hash; two of them may be one.
+pub(super) const fn three_bits(hash: u64) -> u64 {
+    (1 << (hash % 64)) | (1 << ((hash >> 6) % 64)) | (1 << ((hash >> 12) % 64))
 }
 
 fn holds<const WORDS: usize>(filter: &[u64; WORDS], hash: u64) -> bool {

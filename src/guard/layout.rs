@@ -7,6 +7,8 @@ use super::shingle::shingle;
 
 /// Lines that are read at each end of a prompt.
 const END_LINES: usize = 16;
+/// Marks of all of them at the most.
+pub(super) const MARKS_MAX: usize = 2 * END_LINES * 4;
 /// Bytes of a word that count: a line of Han is one word here.
 const WORD_BYTES: usize = 64;
 

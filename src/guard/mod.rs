@@ -23,6 +23,7 @@ mod letters;
 pub mod mark;
 pub mod meter;
 pub mod noise;
+mod order;
 pub mod outlet;
 pub mod people;
 pub mod reveal;

@@ -5,6 +5,7 @@ use super::background::Background;
 use super::hash::GuardKey;
 use super::layout;
 use super::letters::{Letter, Letters};
+use super::order::ascending;
 
 /// Bytes at the beginning and at the end of a prompt that are read. Templates stand at the ends; work per prompt is bounded.
 const END_BYTES: usize = 2048;
@@ -33,22 +34,18 @@ impl Prompt {
     pub fn read(key: &GuardKey, background: &Background, text: &str) -> Self {
         let (head, tail) = ends(text);
         let (first, last) = end_words(key, head, tail);
-        let mut shingles = Vec::with_capacity(first.len() + last.len());
-        let all = first.windows(WORDS).chain(last.windows(WORDS));
-        shingles.extend(all.map(shingle));
-        let blank = shingles.is_empty();
-        if !blank {
-            layout::gather(key, (head, tail), &mut shingles);
+        let mut all = Vec::with_capacity(first.len() + last.len() + layout::MARKS_MAX);
+        for end in [&first, &last] {
+            all.extend(end.windows(WORDS).map(shingle));
         }
-        shingles.sort_unstable();
-        shingles.dedup();
-        shingles.truncate(KEPT_MAX);
-        let mut public = Vec::new();
-        shingles.retain(|one| {
-            let is_public = background.has(*one);
-            public.extend(is_public.then_some(*one));
-            !is_public
-        });
+        let blank = all.is_empty();
+        if !blank {
+            layout::gather(key, (head, tail), &mut all);
+        }
+        let mut all = ascending(&all);
+        all.dedup();
+        all.truncate(KEPT_MAX);
+        let (public, shingles) = background.part(&all);
         Self {
             digest: key.hash(text.as_bytes()),
             shingles,
