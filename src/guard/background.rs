@@ -22,7 +22,7 @@ impl Default for Background {
 }
 
 impl Background {
-    /// Shingles of `lines`. A filter of this size tells some 500,000 of them from others with one mistake in thirty.
+    /// Shingles of `lines`. A filter of this size tells some 500,000 of them from others with one mistake in a hundred.
     pub fn of_lines<'a>(key: &GuardKey, lines: impl IntoIterator<Item = &'a str>) -> Self {
         let mut filled = Self::default();
         let nothing = Self::default();
@@ -64,6 +64,22 @@ impl Background {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_a_million_public_shingles_are_told_from_others() {
+        let key = GuardKey::new([4; 16]);
+        let word = |n: u64| format!("{:016x}", key.hash_words(&[n]));
+        let lines: Vec<String> = (0..50_000)
+            .map(|line| (0..10).map(|at| word(10 * line + at) + " ").collect())
+            .collect();
+        let public = Background::of_lines(&key, lines.iter().map(String::as_str));
+        let known: u32 = public.bits.iter().map(|word| word.count_ones()).sum();
+        assert!(known > 1_200_000, "{known} bits of 500,000 shingles");
+        let mistaken = (0..100_000)
+            .filter(|n| public.has(key.hash_words(&[*n, 1])))
+            .count();
+        assert!(mistaken < 1000, "{mistaken} of 100,000");
+    }
 
     #[test]
     fn public_wording_is_taken_away_and_the_rest_stays() {

@@ -247,6 +247,35 @@ mod tests {
         ));
     }
 
+    /// A prompt of hashes, of which these are new to its sender.
+    fn of_hashes(hashes: std::ops::Range<u64>, is_fresh: impl Fn(u64) -> bool) -> Brought {
+        let key = GuardKey::new([2; 16]);
+        let all = hashes.map(|n| (key.hash_words(&[n]), is_fresh(n)));
+        Brought::new(all.collect())
+    }
+
+    #[test]
+    fn long_prompts_are_judged_as_if_all_of_them_were_counted() {
+        let mut full = Company::default();
+        full.meet(&of_hashes(0..500, |_| true));
+        assert!(full.taken > TAKEN_MAX);
+        let mut judged = [0; 2];
+        for fresh in 0..8 {
+            for own in 0..3 {
+                let next = of_hashes(100..500 + fresh + own, |n| n < 500 + fresh);
+                let (new, old) = { full }.enter(&next);
+                let mut met = full;
+                let is_new = met.meet(&next).unwrap();
+                assert_eq!(is_new, super::is_new(new, old), "{fresh} and {own}");
+                judged[usize::from(is_new)] += 1;
+                let mut alone = Company::default();
+                alone.meet(&next);
+                assert_eq!((met.places, met.taken), (alone.places, alone.taken));
+            }
+        }
+        assert!(judged.iter().all(|times| *times > 5), "{judged:?}");
+    }
+
     #[test]
     fn whoever_sends_the_same_template_again_brings_its_slot_alone() {
         let slot =

@@ -148,7 +148,7 @@ impl Families {
         let mut all = Vec::with_capacity(prompt.shingles().len() + prompt.public().len());
         for shingles in [prompt.shingles(), prompt.public()] {
             let of_them = shingles.iter();
-            all.extend(of_them.map(|one| (*one, !self.sent.add_again(one ^ principal))));
+            all.extend(of_them.map(|one| (*one, !self.sent.add_up_to_twice(one ^ principal))));
         }
         if self.sent.added() >= SENT_PER_AGE {
             self.sent.age();

@@ -2,6 +2,7 @@
 
 use super::candidates::Principals;
 use super::company::{Acquaintance, Brought};
+use super::filter::Bits;
 use super::scaffold::{self, Sealed, Wording};
 
 /// Heavy shingles that stand for a family: the smallest hashes.
@@ -117,7 +118,7 @@ impl Family {
 #[derive(Debug)]
 pub(super) struct Marks {
     /// Most shingles are no mark, and one bit says so.
-    maybe: Vec<u64>,
+    maybe: Bits<MAYBE_WORDS>,
     /// All of them, ascending, and the place of the family that has each.
     all: Vec<u64>,
     families: Vec<u16>,
@@ -133,40 +134,28 @@ impl Marks {
             all.extend(family.marks.iter().map(|mark| (*mark, at)));
         }
         all.sort_unstable();
-        let mut maybe = vec![0; MAYBE_WORDS];
         let (all, families): (Vec<u64>, Vec<u16>) = all.into_iter().unzip();
-        for mark in &all {
-            let (word, bit) = place(*mark);
-            if let Some(word) = maybe.get_mut(word) {
-                *word |= bit;
-            }
-        }
         Self {
-            maybe,
+            maybe: Bits::of(&all),
             all,
             families,
         }
     }
 
     pub(super) fn has(&self, shingle: u64) -> bool {
-        self.may_have(shingle) && self.families_of(shingle).next().is_some()
+        self.maybe.may_have(shingle) && self.families_of(shingle).next().is_some()
     }
 
     /// The place of the family that shares most of these shingles, and how many. However many families there are, only those that
     /// share one are looked at.
     pub(super) fn nearest(&self, shingles: &[u64]) -> Option<(usize, usize)> {
-        let marks = shingles.iter().filter(|one| self.may_have(**one));
+        let marks = shingles.iter().filter(|one| self.maybe.may_have(**one));
         let shared = marks.flat_map(|one| self.families_of(*one));
         let mut shared: Vec<u16> = shared.collect();
         shared.sort_unstable();
         let families = shared.chunk_by(|one, next| one == next);
         let families = families.filter_map(|one| Some((one.len(), usize::from(*one.first()?))));
         families.max()
-    }
-
-    fn may_have(&self, shingle: u64) -> bool {
-        let (word, bit) = place(shingle);
-        self.maybe.get(word).is_some_and(|word| word & bit != 0)
     }
 
     fn families_of(&self, shingle: u64) -> impl Iterator<Item = u16> {
@@ -178,13 +167,8 @@ impl Marks {
 
     pub(super) const fn bytes_max(families: usize) -> usize {
         let marks = families * MARKS * (size_of::<u64>() + size_of::<u16>());
-        MAYBE_WORDS * size_of::<u64>() + marks
+        Bits::<MAYBE_WORDS>::bytes() + marks
     }
-}
-
-fn place(mark: u64) -> (usize, u64) {
-    let word = usize::try_from((mark >> 6) % MAYBE_WORDS as u64).unwrap_or(0);
-    (word, 1 << (mark % 64))
 }
 
 #[cfg(test)]

@@ -87,8 +87,9 @@ impl<const WORDS: usize> RoomyFilter<WORDS> {
         known
     }
 
-    /// Adds a hash. Whether it was added twice before, as far as the filter remembers: other bits of its word say so.
-    pub fn add_again(&mut self, hash: u64) -> bool {
+    /// Adds a hash for the first or the second time. Whether both were before, as far as the filter remembers: of the second, other
+    /// bits of the same word tell.
+    pub fn add_up_to_twice(&mut self, hash: u64) -> bool {
         let Some(both) = self.young_and_old.get_mut(word::<WORDS>(hash)) else {
             return false;
         };
@@ -114,6 +115,32 @@ impl<const WORDS: usize> RoomyFilter<WORDS> {
             *old = std::mem::take(young);
         }
         self.added = 0;
+    }
+}
+
+/// One bit for each of many hashes: most of those that were not added are told at once, before a list is searched.
+#[derive(Debug, Clone)]
+pub(super) struct Bits<const WORDS: usize>(Vec<u64>);
+
+impl<const WORDS: usize> Bits<WORDS> {
+    pub(super) fn of(hashes: &[u64]) -> Self {
+        let mut words = vec![0; WORDS];
+        for hash in hashes {
+            if let Some(word) = words.get_mut(word::<WORDS>(*hash)) {
+                *word |= 1 << (hash % 64);
+            }
+        }
+        Self(words)
+    }
+
+    /// Whether the hash may have been added: never wrong when it says no.
+    pub(super) fn may_have(&self, hash: u64) -> bool {
+        let word = self.0.get(word::<WORDS>(hash));
+        word.is_some_and(|word| word & (1 << (hash % 64)) != 0)
+    }
+
+    pub(super) const fn bytes() -> usize {
+        WORDS * size_of::<u64>()
     }
 }
 
@@ -171,6 +198,47 @@ mod tests {
         filter.age();
         assert!(filter.add(hash(0)) && filter.added() == 1);
         assert!((1..5000).filter(|n| filter.add(hash(*n))).count() < 50);
+    }
+
+    #[test]
+    fn a_roomy_filter_tells_the_third_time_from_the_second() {
+        let key = GuardKey::new([2; 16]);
+        let mut filter = RoomyFilter::<1024>::default();
+        let hash = |n: u64| key.hash_words(&[n]);
+        let mut told = |hashes: std::ops::Range<u64>| {
+            let told = hashes.filter(|n| filter.add_up_to_twice(hash(*n)));
+            (told.count(), filter.added())
+        };
+        assert_eq!(told(0..500), (0, 500));
+        let (mistaken, added) = told(0..500);
+        assert!(
+            mistaken < 5 && added as usize + mistaken >= 995,
+            "{mistaken}, {added}"
+        );
+        assert_eq!(
+            told(0..500),
+            (500, added),
+            "nothing is added the third time"
+        );
+        filter.age();
+        assert!((0..500).all(|n| filter.add_up_to_twice(hash(n))));
+        filter.age();
+        filter.age();
+        assert!((0..500).all(|n| !filter.add_up_to_twice(hash(n))));
+    }
+
+    #[test]
+    fn bits_are_never_wrong_when_they_say_no() {
+        let key = GuardKey::new([2; 16]);
+        let hashes: Vec<u64> = (0..2000).map(|n| key.hash_words(&[n])).collect();
+        let (added, others) = hashes.split_at(1000);
+        let bits = Bits::<64>::of(added);
+        assert!(added.iter().all(|one| bits.may_have(*one)));
+        let mistaken = others.iter().filter(|one| bits.may_have(**one)).count();
+        assert!(
+            mistaken < 300,
+            "{mistaken} of 1,000 with a place in four taken"
+        );
     }
 
     #[test]

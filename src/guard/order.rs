@@ -1,5 +1,6 @@
 //! Hashes in ascending order, in half the time of a sort by comparisons: they are spread evenly, so that each is put near its place
-//! by its first bits, and what is left is exchanged with its neighbours.
+//! by its first bits, and what is left is exchanged with its neighbours. Nobody who has no key can choose hashes that are near to
+//! each other, and a prompt has a few hundred at most.
 
 const BUCKETS_MAX: usize = 1024;
 

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::filter::Bits;
 use super::hash::GuardKey;
 use super::shingle::{WORDS, ends, words};
 
@@ -98,8 +99,8 @@ impl Template {
     /// Whether a prompt holds all of it.
     #[must_use]
     pub fn is_in(&self, wording: &Wording) -> bool {
-        // A policy has hundreds of templates, of which bits rule out all but those that are in it.
-        self.0.iter().all(|digest| wording.may_have(*digest))
+        // A policy has hundreds of templates, of which bits rule out nearly all.
+        self.0.iter().all(|digest| wording.maybe.may_have(*digest))
             && self.0.iter().all(|digest| wording.digests.contains(digest))
     }
 }
@@ -142,13 +143,13 @@ impl FromStr for Template {
     }
 }
 
-/// Words of 64 bits that tell most digests from those of a prompt: fewer than one place in three is taken.
+/// Words of 64 bits: fewer than one place in three is taken by what is read of a prompt.
 const MAYBE_WORDS: usize = 64;
 
 /// A prompt's shingles under the public key, to be compared with templates and thrown away.
 pub struct Wording {
     digests: Vec<u64>,
-    maybe: [u64; MAYBE_WORDS],
+    maybe: Bits<MAYBE_WORDS>,
 }
 
 impl Wording {
@@ -157,33 +158,16 @@ impl Wording {
     pub fn of(text: &str) -> Self {
         let key = GuardKey::new(PUBLIC_KEY);
         let (head, tail) = ends(text);
-        let mut wording = Self {
-            digests: Vec::new(),
-            maybe: [0; MAYBE_WORDS],
-        };
+        let mut digests = Vec::new();
         for part in [head, tail] {
             let hashes = words(&key, part);
-            let digests = hashes.windows(WORDS).map(|words| key.hash_words(words));
-            wording.digests.extend(digests);
+            digests.extend(hashes.windows(WORDS).map(|words| key.hash_words(words)));
         }
-        for digest in &wording.digests {
-            let (word, bit) = place(*digest);
-            if let Some(word) = wording.maybe.get_mut(word) {
-                *word |= bit;
-            }
+        Self {
+            maybe: Bits::of(&digests),
+            digests,
         }
-        wording
     }
-
-    fn may_have(&self, digest: u64) -> bool {
-        let (word, bit) = place(digest);
-        self.maybe.get(word).is_some_and(|word| word & bit != 0)
-    }
-}
-
-fn place(digest: u64) -> (usize, u64) {
-    let word = usize::try_from((digest >> 6) % MAYBE_WORDS as u64).unwrap_or(0);
-    (word, 1 << (digest % 64))
 }
 
 #[cfg(test)]
