@@ -199,8 +199,14 @@ impl Reader {
         } = &*self.0;
         let prompt = Prompt::read(key, background, text);
         let wanted = Arc::clone(&lock(&shared.wanted));
-        let any = prompt.shingles().iter().any(|one| wanted.contains(one));
-        let wording = match !wanted.is_empty() && any {
+        // The fewer are looked for among the more: a family wants the words of sixteen, and a prompt has hundreds.
+        let all = prompt.shingles();
+        let any = if wanted.len() < all.len() {
+            wanted.iter().any(|one| all.binary_search(one).is_ok())
+        } else {
+            all.iter().any(|one| wanted.contains(one))
+        };
+        let wording = match any {
             true => seals.wording(key, text, &wanted),
             false => Vec::new(),
         };
