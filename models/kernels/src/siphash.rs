@@ -50,10 +50,17 @@ for_each_set! {
 
 #[inline(always)]
 fn finish_all_of(state: [u64; 4], last: &[u64], hashes: &mut [u64]) {
-    for (last, hashes) in last.chunks(LANES).zip(hashes.chunks_mut(LANES)) {
-        let mut words = [0; LANES];
-        words[..last.len()].copy_from_slice(last);
-        hashes.copy_from_slice(&finish(state, &words)[..last.len()]);
+    let (each, rest) = last.as_chunks();
+    let (to_each, to_rest) = hashes.as_chunks_mut::<LANES>();
+    for (last, hashes) in each.iter().zip(to_each) {
+        *hashes = finish(state, last);
+    }
+    let mut words = [0; LANES];
+    for (word, last) in words.iter_mut().zip(rest) {
+        *word = *last;
+    }
+    for (hash, to) in finish(state, &words).into_iter().zip(to_rest) {
+        *to = hash;
     }
 }
 
