@@ -10,6 +10,7 @@
 //! probabilities is never marked: there frozen noise would turn draws into comparisons of logits (attack S18).
 
 use std::fmt;
+use std::mem;
 
 use casemate_kernels::Isa;
 use casemate_kernels::siphash::SipState;
@@ -134,29 +135,40 @@ fn drawn(
     point: f64,
     told: bool,
 ) -> Result<Outcome, SamplingError> {
-    let likeliest = sampler::likeliest(logits, params, past, CANDIDATES, told)?;
+    let mut likeliest = sampler::likeliest(logits, params, past, CANDIDATES, told)?;
+    let (raw, shifts) = (likeliest.raw, mem::take(&mut likeliest.shifts));
     let candidates = likeliest.tokens.iter().copied();
-    let runners = candidates.chain([(REST, likeliest.rest())]);
-    let noise = noise.of_each(runners.clone().map(|(id, _)| id));
-    let (token, probability) = match first(runners.zip(noise)) {
-        Some((token, probability)) if token != REST => (token, Some(probability)),
-        _ => (likeliest.draw_rest(point)?, None),
+    let of_each = noise.of_each(candidates.clone().map(|(id, _)| id));
+    let (won, least) = first(candidates.zip(of_each));
+    let probability = won.and_then(|(_, share)| likeliest.probability(share));
+    let others_take = |share: f64| match share > 0.0 {
+        true => -noise.of(REST).ln() / share,
+        false => f64::INFINITY,
     };
-    let raw = likeliest.raw;
+    // The others are added up only where they may be first.
+    let rest = match others_take(likeliest.others_at_most()) <= least {
+        true => Some(likeliest.rest()),
+        false => None,
+    };
+    let (token, probability) = match (rest, won) {
+        (Some(rest), _) if others_take(rest.sum()) <= least => (rest.draw(point)?, None),
+        (_, Some((token, _))) => (token, probability),
+        (_, None) => return Err(SamplingError::NoFiniteLogit),
+    };
     Ok(Outcome {
         token,
         probability,
         raw_probability: raw.and_then(|raw| raw.probability(logits, token)),
-        shifts: likeliest.shifts,
+        shifts,
     })
 }
 
-/// Who arrives first: each takes `-ln(u) / p`. Of equals the last.
-fn first(runners: impl Iterator<Item = ((u32, f64), f64)>) -> Option<(u32, f64)> {
+/// Who arrives first, and when: each takes `-ln(u)` by its share. Of equals the last.
+fn first(runners: impl Iterator<Item = ((u32, f64), f64)>) -> (Option<(u32, f64)>, f64) {
     let mut won = None;
     let mut least = f64::INFINITY;
-    for (runner, u) in runners.filter(|((_, p), _)| *p > 0.0) {
-        // Nobody takes less than `(1 - u) / p`: most logarithms need not be known.
+    for (runner, u) in runners.filter(|((_, share), _)| *share > 0.0) {
+        // Nobody takes less than `1 - u` by its share: most logarithms need not be known.
         if 1.0 - u <= least * runner.1 {
             let takes = -u.ln() / runner.1;
             if takes <= least {
@@ -164,7 +176,7 @@ fn first(runners: impl Iterator<Item = ((u32, f64), f64)>) -> Option<(u32, f64)>
             }
         }
     }
-    won
+    (won, least)
 }
 
 #[cfg(test)]
@@ -275,6 +287,42 @@ mod tests {
             let deviations = (chi - freedom) / (2.0 * freedom).sqrt();
             assert!(deviations < 5.0, "{deviations} deviations, {params:?}");
         }
+    }
+
+    /// Who wins is who wins where all are added up.
+    #[test]
+    fn others_that_are_not_added_up_decide_nothing() {
+        let mut points = sampler::Draws::new(8);
+        let mut rests = 0;
+        for (spread, temperature) in [(1.4, 1.0), (1.4, 0.7), (1.4, 3.0), (0.2, 0.7), (3.0, 1.0)] {
+            let logits: Vec<f32> = (0..9_000)
+                .map(|_| (-(1.0 - points.next_point()).ln() * spread) as f32)
+                .collect();
+            let params = SamplingParams {
+                temperature,
+                ..SamplingParams::default()
+            };
+            for at in 0..400 {
+                let noise = key(5).noise([at, 1, 2, 3]);
+                let likeliest =
+                    sampler::likeliest(&logits, &params, Past::default(), CANDIDATES, false);
+                let likeliest = likeliest.unwrap();
+                let takes = |(id, share): &(u32, f64)| (-noise.of(*id).ln() / share, *id);
+                let candidates: Vec<_> = likeliest.tokens.iter().map(takes).collect();
+                let rest = likeliest.rest();
+                let point = points.next_point();
+                let all = candidates.into_iter().chain([takes(&(REST, rest.sum()))]);
+                let (_, first) = all.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+                let expected = match first {
+                    REST => rest.draw(point).unwrap(),
+                    token => token,
+                };
+                let found = draw(&logits, &params, Past::default(), &noise, point);
+                assert_eq!(found, Ok(expected), "{spread}, {temperature}, {at}");
+                rests += u32::from(first == REST);
+            }
+        }
+        assert!((100..1_500).contains(&rests), "{rests} of 2,000");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! A grammar's mask comes before all of it: what it forbids has no finite logit.
 
 pub mod dry;
+mod heated;
 mod likeliest;
 mod looked;
 mod params;
@@ -18,7 +19,7 @@ use std::collections::HashMap;
 
 use casemate_kernels::{Isa, logits};
 
-pub use likeliest::{Likeliest, likeliest};
+pub use likeliest::{Likeliest, Rest, likeliest};
 pub use params::{SamplingError, SamplingParams, TemperatureOrder};
 use raw::Raw;
 use reach::{Reach, SORT_ALL_MAX, within_reach};

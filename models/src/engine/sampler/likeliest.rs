@@ -1,6 +1,8 @@
-//! The likeliest tokens with their probabilities, and all others as one: what a mark chooses among. Nothing is cut off: who
+//! The likeliest tokens with their shares, and all others as one: what a mark chooses among. Nothing is cut off: who
 //! draws the others' part draws one of them.
 
+use super::heated::Heated;
+use super::looked::Wanted;
 use super::raw::Raw;
 use super::shares::Shares;
 use super::{Distribution, Past, SamplingError, SamplingParams, Shifts};
@@ -10,22 +12,32 @@ const SHARE_MIN: f32 = 1e-5;
 
 /// A distribution in two parts.
 pub struct Likeliest<'a> {
-    /// Ids and probabilities.
+    /// Ids and shares, which say how likely they are beside each other and beside the others.
     pub tokens: Vec<(u32, f64)>,
     /// Whose logits penalties moved before.
     pub shifts: Shifts,
     /// What all tokens have at temperature 1, if somebody asked and it was on the way.
     pub(crate) raw: Option<Raw>,
     others: Others<'a>,
-    /// Sum of the others' shares, and of all shares.
-    others_sum: f64,
-    sum: f64,
+    others_at_most: f64,
 }
 
+/// All other tokens. What they have together is not known where that takes a look at all of them.
 enum Others<'a> {
     /// Ids and shares.
     Listed(Vec<(u32, f64)>),
     /// All but the likeliest.
+    All(Heated<'a>),
+}
+
+/// The others, added up.
+pub struct Rest<'a> {
+    of: Added<'a>,
+    sum: f64,
+}
+
+enum Added<'a> {
+    Listed(Vec<(u32, f64)>),
     All(Shares<'a>),
 }
 
@@ -50,65 +62,91 @@ pub fn likeliest<'a>(
         raw,
     } = Distribution::of(logits, params, past, told)?;
     let others = tokens.split_off(tokens.len().min(count));
-    let others_sum = others.iter().map(|(_, share)| share).sum();
     Ok(Likeliest {
         tokens,
         shifts,
         raw,
+        others_at_most: others.iter().map(|(_, share)| share).sum(),
         others: Others::Listed(others),
-        others_sum,
-        sum: 1.0,
     })
 }
 
-/// The same where every token may come: no need to sort them.
+/// The same where every token may come: no need to sort them, nor to add them up.
 fn of_all(
     logits: &[f32],
     temperature: f64,
     count: usize,
     told: bool,
 ) -> Result<Likeliest<'_>, SamplingError> {
-    let mut shares = Shares::of(logits, temperature, told)?;
-    let mut tokens = shares.at_least(SHARE_MIN, count);
+    let wanted = |heat| Wanted {
+        raw: told,
+        heat: Some(heat),
+    };
+    let heated = Heated::of(logits, temperature, wanted)?;
+    let mut tokens = heated.at_least(SHARE_MIN, count);
     if tokens.len() > 2 * count {
         let by_rank = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         tokens.select_nth_unstable_by(count, by_rank);
         tokens.truncate(count);
         tokens.sort_unstable_by_key(|(id, _)| *id);
     }
-    let raw = shares.raw_beside(&tokens, SHARE_MIN);
-    shares.leave_out(&tokens);
-    let others_sum = shares.total();
-    let sum = others_sum
-        + tokens
-            .iter()
-            .map(|(_, share)| f64::from(*share))
-            .sum::<f64>();
-    let probability = |(id, share)| (id, f64::from(share) / sum);
+    let raw = told.then(|| heated.raw_beside(&tokens, SHARE_MIN));
+    let others_at_most = heated.others_at_most(&tokens);
+    let exact = |(id, share)| (id, f64::from(share));
     Ok(Likeliest {
-        tokens: tokens.into_iter().map(probability).collect(),
+        tokens: tokens.into_iter().map(exact).collect(),
         shifts: Shifts::default(),
         raw,
-        others: Others::All(shares),
-        others_sum,
-        sum,
+        others: Others::All(heated),
+        others_at_most,
     })
 }
 
-impl Likeliest<'_> {
-    /// The probability of all others together.
-    pub fn rest(&self) -> f64 {
-        self.others_sum / self.sum
+impl<'a> Likeliest<'a> {
+    /// What one of [`Self::tokens`] with this share has of all tokens together, if that is known.
+    pub fn probability(&self, share: f64) -> Option<f64> {
+        // Shares of a sorted distribution are probabilities.
+        matches!(self.others, Others::Listed(_)).then_some(share)
     }
 
-    /// One of the others, at `point`, a random number from 0 to below 1.
+    /// What the others have together beside those shares, or more; infinite where there is no telling.
+    pub fn others_at_most(&self) -> f64 {
+        self.others_at_most
+    }
+
+    /// The others, added up, which takes as long as all else that a draw does.
+    pub fn rest(self) -> Rest<'a> {
+        match self.others {
+            Others::Listed(others) => Rest {
+                of: Added::Listed(others),
+                sum: self.others_at_most,
+            },
+            Others::All(heated) => {
+                let mut shares = Shares::added_up(heated);
+                shares.leave_out(&self.tokens);
+                Rest {
+                    sum: shares.total(),
+                    of: Added::All(shares),
+                }
+            }
+        }
+    }
+}
+
+impl Rest<'_> {
+    /// What they have together.
+    pub fn sum(&self) -> f64 {
+        self.sum
+    }
+
+    /// One of them, at `point`, a random number from 0 to below 1.
     ///
     /// # Errors
     /// [`SamplingError::NoFiniteLogit`] where there is none.
-    pub fn draw_rest(&self, point: f64) -> Result<u32, SamplingError> {
-        match &self.others {
-            Others::Listed(others) => at(others, self.others_sum * point),
-            Others::All(shares) => Ok(shares.at(self.others_sum * point)?.0),
+    pub fn draw(&self, point: f64) -> Result<u32, SamplingError> {
+        match &self.of {
+            Added::Listed(others) => at(others, self.sum * point),
+            Added::All(shares) => Ok(shares.at(self.sum * point)?.0),
         }
     }
 }
@@ -129,53 +167,94 @@ fn at(shares: &[(u32, f64)], mut left: f64) -> Result<u32, SamplingError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 mod tests {
+    use super::super::Draws;
     use super::*;
 
     const COUNT: usize = 256;
 
-    fn of(logits: &[f32]) -> Likeliest<'_> {
-        let params = SamplingParams::default();
+    fn of(logits: &[f32], temperature: f64) -> Likeliest<'_> {
+        let params = SamplingParams {
+            temperature,
+            ..SamplingParams::default()
+        };
         likeliest(logits, &params, Past::default(), COUNT, false).unwrap()
+    }
+
+    /// A few that are likely, and a long tail.
+    fn vocabulary(spread: f64) -> Vec<f32> {
+        let mut points = Draws::new(11);
+        (0..40_000)
+            .map(|_| (-(1.0 - points.next_point()).ln() * spread) as f32)
+            .collect()
     }
 
     #[test]
     fn the_likeliest_of_a_vocabulary_are_found_and_the_others_keep_their_part() {
-        let mut points = super::super::Draws::new(11);
-        let logits: Vec<f32> = (0..40_000)
-            .map(|_| (-(1.0 - points.next_point()).ln() * 1.4) as f32)
-            .collect();
-        let found = of(&logits);
+        let logits = vocabulary(1.4);
+        let found = of(&logits, 1.0);
         assert!((COUNT..=2 * COUNT).contains(&found.tokens.len()));
         let mut by_rank: Vec<usize> = (0..logits.len()).collect();
         by_rank.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
-        let all: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
-        let mut rest = 1.0;
-        let probability_of = |id: usize| {
+        let best = f64::from(logits[by_rank[0]]);
+        let share = |id: usize| (f64::from(logits[id]) - best).exp();
+        let mut rest = 0.0;
+        let share_of = |id: usize| {
             let own = found.tokens.iter().find(|(other, _)| *other as usize == id);
-            own.map(|(_, probability)| *probability)
+            own.map(|(_, share)| *share)
         };
         for (rank, id) in by_rank.into_iter().enumerate() {
-            let Some(probability) = probability_of(id) else {
-                assert!(rank >= COUNT, "{rank}");
-                continue;
-            };
-            let exact = f64::from(logits[id]).exp() / all;
-            assert!((probability - exact).abs() < 1e-5 * exact, "{rank}");
-            rest -= probability;
+            let exact = share(id);
+            match share_of(id) {
+                Some(share) => assert!((share - exact).abs() < 1e-5 * exact, "{rank}"),
+                None => {
+                    assert!(rank >= COUNT, "{rank}");
+                    rest += exact;
+                }
+            }
         }
-        assert!((found.rest() - rest).abs() < 1e-5, "{}", found.rest());
         let own: Vec<u32> = found.tokens.iter().map(|(id, _)| *id).collect();
+        let found = found.rest();
+        assert!((found.sum() / rest - 1.0).abs() < 1e-5, "{}", found.sum());
         for at in 0..2_000 {
-            let other = found.draw_rest(f64::from(at) / 2_000.0).unwrap();
+            let other = found.draw(f64::from(at) / 2_000.0).unwrap();
             assert!(!own.contains(&other), "{other}");
         }
     }
 
     #[test]
+    fn what_the_others_have_is_bounded_before_they_are_added_up() {
+        for (spread, lead) in [(0.3, 0.0), (0.7, 9.0), (1.4, 0.0), (3.0, 0.0), (1.4, 15.0)] {
+            let mut logits = vocabulary(spread);
+            logits[20_000] += lead;
+            for temperature in [0.3, 0.7, 1.0, 1.5, 4.0] {
+                let found = of(&logits, temperature);
+                let likeliest: f64 = found.tokens.iter().map(|(_, share)| share).sum();
+                let bound = found.others_at_most();
+                let exact = found.rest().sum();
+                let case = format!("{spread}, {lead}, {temperature}: {exact} {bound}");
+                assert!(exact <= bound, "{case}");
+                assert!(bound <= 1.1 * exact + (likeliest + exact) / 400.0, "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_a_bound_cannot_be_told_there_is_none() {
+        let mut logits = vocabulary(1.4);
+        assert_eq!(of(&logits, 1e-4).others_at_most(), f64::INFINITY);
+        logits[20_000] = 150.0;
+        assert_eq!(of(&logits, 1.0).others_at_most(), f64::INFINITY);
+        logits[..1_000].fill(f32::NEG_INFINITY);
+        assert_eq!(of(&logits, 1.0).others_at_most(), f64::INFINITY);
+        assert_eq!(of(&logits[..1_001], 1.0).rest().sum(), 0.0);
+    }
+
+    #[test]
     fn among_equals_there_is_an_end_to_the_likeliest() {
         let logits = vec![1.5; 40_000];
-        let found = of(&logits);
+        let found = of(&logits, 1.0);
         assert_eq!(found.tokens.len(), COUNT);
-        assert!((found.rest() - (1.0 - 256.0 / 40_000.0)).abs() < 1e-6);
+        let rest = found.rest().sum();
+        assert!((rest / (40_000.0 - 256.0) - 1.0).abs() < 1e-6, "{rest}");
     }
 }

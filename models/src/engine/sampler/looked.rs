@@ -1,6 +1,7 @@
 //! The first look at a vocabulary: the largest logit of each block, and nearly what all tokens have together.
 
-use casemate_kernels::{Isa, elementwise, logits};
+use casemate_kernels::logits::{self, Exponentials};
+use casemate_kernels::{Isa, elementwise};
 
 use super::raw::Raw;
 
@@ -8,13 +9,31 @@ use super::raw::Raw;
 pub(super) const PART: usize = 1024;
 /// Logits whose largest one stands for that of all, until it is known.
 const FIRST: usize = 256;
-/// The largest logit is not taken for further above the one that stands for it, so that a sum of exponentials has an end.
-const ABOVE_MAX: f32 = 80.0;
+/// So much above it is what exponentials are taken beside: what is nothing beside that is nothing beside the largest logit either,
+/// and that may be as much further above. A power of two, between which the lines of a coarse sum are the same.
+const ABOVE_FIRST: f32 = 58.0 * std::f32::consts::LN_2;
+/// The largest logit is not taken for further above that, so that a sum of exponentials has an end.
+const ABOVE_MAX: f32 = 60.0;
+/// Powers of e beyond which a coarse sum would not know where its lines begin.
+const POWER_MAX: f32 = 1_000.0;
+/// How much more than a coarse sum tells an exact one may be: a line is off by 4 % at most.
+const LINES_OFF: f64 = 1.05;
+/// How much of all exponentials is lost where a coarse sum is rounded, and where some of it is taken out again.
+const ROUNDING: f64 = 1.0 / 512.0;
 
 /// Logits that are not as far below the largest count exactly: others have a thousandth of its share at most.
 pub(super) const LIKELY: f32 = 7.0;
 /// But no more than about so many: where there are more, no other has much.
 const LIKELY_MAX: usize = 256;
+
+/// What somebody wants to know, nearly, beside the maxima.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    /// What the exponentials of all logits are together.
+    pub(super) raw: bool,
+    /// The same of logits times this.
+    pub(super) heat: Option<f32>,
+}
 
 /// The largest logits of a vocabulary, and nearly what its exponentials are together, if somebody asked.
 pub(super) struct Looked<'a> {
@@ -22,28 +41,70 @@ pub(super) struct Looked<'a> {
     logits: &'a [f32],
     /// The largest logit of each block.
     pub(super) maxima: Vec<f32>,
-    /// What all exponentials are, nearly, and beside that of which logit.
-    coarse: Option<(f32, f32)>,
+    raw: Option<Coarse>,
+    heated: Option<Coarse>,
+}
+
+/// What exponentials of all logits are together, nearly.
+#[derive(Clone, Copy)]
+struct Coarse {
+    of: Exponentials,
+    sum: f32,
+}
+
+impl Coarse {
+    /// Where `best` is the largest logit; nothing where it is too far above the reference.
+    fn near(self, best: f32) -> Option<Self> {
+        let Exponentials { reference, heat } = self.of;
+        ((best - reference) * heat < ABOVE_MAX).then_some(self)
+    }
+
+    /// What all but these have, and what all have, beside the best one's 1.
+    fn without(self, known: &[(u32, f32)], best: f32) -> (f64, f64) {
+        let Exponentials { reference, heat } = self.of;
+        let others = (self.sum - logits::coarse_shares(known, self.of)).max(0.0);
+        let reference = (f64::from(reference - best) * f64::from(heat)).exp();
+        (
+            f64::from(others) * reference,
+            f64::from(self.sum) * reference,
+        )
+    }
 }
 
 impl<'a> Looked<'a> {
-    pub(super) fn at(logits: &'a [f32], told: bool) -> Self {
+    pub(super) fn at(logits: &'a [f32], wanted: Wanted) -> Self {
         let isa = Isa::detect();
         // The largest of all is not known yet, and that of the first few is as good.
         let first = logits.get(..FIRST).unwrap_or(logits);
-        let reference = elementwise::largest_of(isa, first);
-        let (maxima, coarse) = match told && reference.is_finite() {
-            true => {
-                let (maxima, sum) = logits::maxima_and_coarse_sum(isa, logits, reference);
-                (maxima, Some((sum, reference)))
+        let first = elementwise::largest_of(isa, first);
+        let above_first = |heat| Exponentials {
+            reference: first + ABOVE_FIRST / heat,
+            heat,
+        };
+        let sized = |of: &Exponentials| (of.reference * of.heat).abs() < POWER_MAX;
+        let raw = Some(above_first(1.0)).filter(|of| wanted.raw && sized(of));
+        let heated = wanted.heat.map(above_first).filter(sized);
+        let coarse = |of, sum| Coarse { of, sum };
+        let (maxima, raw, heated) = match (raw, heated) {
+            (Some(raw), Some(heated)) if raw != heated => {
+                let (maxima, [of_raw, of_heated]) =
+                    logits::maxima_and_coarse_sums(isa, logits, [raw, heated]);
+                let (raw, heated) = (coarse(raw, of_raw), coarse(heated, of_heated));
+                (maxima, Some(raw), Some(heated))
             }
-            false => (logits::maxima(isa, logits), None),
+            (None, None) => (logits::maxima(isa, logits), None, None),
+            (Some(of), _) | (None, Some(of)) => {
+                let (maxima, [sum]) = logits::maxima_and_coarse_sums(isa, logits, [of]);
+                let both = |_| coarse(of, sum);
+                (maxima, raw.map(both), heated.map(both))
+            }
         };
         Self {
             isa,
             logits,
             maxima,
-            coarse,
+            raw,
+            heated,
         }
     }
 
@@ -61,15 +122,16 @@ impl<'a> Looked<'a> {
     /// What all have, of which `known` are the likeliest tokens and their logits: those down to [`Self::likely`], or so many that
     /// no other has much.
     pub(super) fn raw(&self, best: f32, known: &[(u32, f32)]) -> Raw {
-        let near = self
-            .coarse
-            .filter(|(_, reference)| best - reference < ABOVE_MAX);
-        let (coarse, reference) = near.unwrap_or_else(|| {
-            let (_, sum) = logits::maxima_and_coarse_sum(self.isa, self.logits, best);
-            (sum, best)
+        let near = self.raw.and_then(|coarse| coarse.near(best));
+        let coarse = near.unwrap_or_else(|| {
+            let of = Exponentials {
+                reference: best,
+                heat: 1.0,
+            };
+            let (_, [sum]) = logits::maxima_and_coarse_sums(self.isa, self.logits, [of]);
+            Coarse { of, sum }
         });
-        let tail = (coarse - logits::coarse_shares(known, reference)).max(0.0);
-        let tail = f64::from(tail) * f64::from(reference - best).exp();
+        let (tail, _) = coarse.without(known, best);
         let known: Vec<f32> = known.iter().map(|(_, logit)| *logit).collect();
         let parts = known.chunks(PART);
         let exact = |part| f64::from(logits::exponential_sum(self.isa, part, best, 1.0));
@@ -79,20 +141,36 @@ impl<'a> Looked<'a> {
         }
     }
 
+    /// What all but `known` have beside the best one's 1, or more; infinite where nobody wanted to know, or it can't be told.
+    pub(super) fn others_at_most(&self, best: f32, known: &[(u32, f32)]) -> f64 {
+        let near = self.heated.and_then(|coarse| coarse.near(best));
+        near.map_or(f64::INFINITY, |coarse| {
+            let (others, all) = coarse.without(known, best);
+            // Lanes of a sum have a number of each block.
+            let rounding = ROUNDING + self.maxima.len() as f64 * f64::from(f32::EPSILON);
+            LINES_OFF * (others + all * rounding)
+        })
+    }
+
     /// The likely tokens and their logits.
     pub(super) fn likely(&self, best: f32) -> Vec<(u32, f32)> {
-        let floor = best - LIKELY;
-        let blocks = self.maxima.iter().filter(|largest| **largest >= floor);
-        let floor = match blocks.count() > LIKELY_MAX {
-            true => floor.max(self.floor_of(LIKELY_MAX)),
-            false => floor,
+        self.reaching(best - LIKELY, LIKELY_MAX)
+    }
+
+    /// Tokens whose logits are from `floor` on, and their logits, by their ids; where half as many blocks again as `count` have
+    /// some, those of them that come before `count` others are among them, and few others.
+    pub(super) fn reaching(&self, floor: f32, count: usize) -> Vec<(u32, f32)> {
+        let few = logits::count_from(self.isa, &self.maxima, floor) <= count + count / 2;
+        let floor = match few {
+            true => floor,
+            false => floor.max(self.floor_of(count)),
         };
         logits::from_floor(self.isa, self.logits, &self.maxima, floor)
     }
 
     /// At least `count` logits are not below this, since each of so many maxima is one: those of four blocks together where they
     /// are enough to be near it, of each where they are not. Below all numbers where these are too few.
-    pub(super) fn floor_of(&self, count: usize) -> f32 {
+    fn floor_of(&self, count: usize) -> f32 {
         let larger = |a: f32, b: f32| if a > b { a } else { b };
         let (fours, _) = self.maxima.as_chunks();
         let mut maxima: Vec<f32> = match fours.len() >= 2 * count {
@@ -112,7 +190,11 @@ impl<'a> Looked<'a> {
 /// The token with the largest logit, of equals the first, and what all have where it is to be `told`; nothing where the largest is
 /// not finite.
 pub(super) fn first_token(logits: &[f32], told: bool) -> Option<(u32, Option<Raw>)> {
-    let looked = Looked::at(logits, told);
+    let wanted = Wanted {
+        raw: told,
+        heat: None,
+    };
+    let looked = Looked::at(logits, wanted);
     let best = looked.best()?;
     let block = looked.maxima.iter().position(|largest| *largest >= best)?;
     let first = block * logits::BLOCK;
@@ -135,6 +217,11 @@ pub(super) fn first_token(logits: &[f32], told: bool) -> Option<(u32, Option<Raw
 mod tests {
     use super::super::Draws;
     use super::*;
+
+    const RAW: Wanted = Wanted {
+        raw: true,
+        heat: None,
+    };
 
     fn exact(logits: &[f32], token: usize) -> f64 {
         let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -177,7 +264,7 @@ mod tests {
         let logits: Vec<f32> = (0..100_000)
             .map(|_| (points.next_point() * 6.0) as f32)
             .collect();
-        let looked = Looked::at(&logits, true);
+        let looked = Looked::at(&logits, RAW);
         let best = looked.best().unwrap();
         let likely = looked.likely(best);
         assert!(
@@ -237,7 +324,7 @@ mod tests {
     #[test]
     fn what_is_no_number_has_no_part() {
         let logits = [f32::NAN, f32::INFINITY, 2.0, 2.0, f32::NEG_INFINITY];
-        let looked = Looked::at(&logits, true);
+        let looked = Looked::at(&logits, RAW);
         let raw = looked.raw(2.0, &looked.likely(2.0));
         assert_eq!(looked.best(), Some(2.0));
         let found: Vec<_> = (0..6).map(|at| raw.probability(&logits, at)).collect();
@@ -246,6 +333,6 @@ mod tests {
         assert_eq!(found, [none, none, half, half, none, None]);
         assert_eq!(first_token(&logits, true), None);
         assert_eq!(first_token(&[], true), None);
-        assert_eq!(Looked::at(&[f32::NAN], true).best(), None);
+        assert_eq!(Looked::at(&[f32::NAN], RAW).best(), None);
     }
 }

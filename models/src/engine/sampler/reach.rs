@@ -1,7 +1,8 @@
 //! Which tokens of a large vocabulary top-k, top-p or min-p may leave, so that not all of them are sorted.
 
+use super::heated::Heated;
+use super::looked::Wanted;
 use super::raw::Raw;
-use super::shares::Shares;
 use super::{SamplingParams, TemperatureOrder};
 
 /// Sorting a larger vocabulary than this costs milliseconds.
@@ -40,14 +41,19 @@ pub(super) fn within_reach(logits: &[f32], params: &SamplingParams, told: bool) 
         TemperatureOrder::First => params.temperature,
         TemperatureOrder::Last => 1.0,
     };
-    let shares = Shares::of(logits, temperature, told).ok()?;
-    let all = (params.top_k == 0 && params.top_p < 1.0).then(|| shares.total());
+    let of_all = params.top_k == 0 && params.top_p < 1.0;
+    let wanted = |heat| Wanted {
+        raw: told && !(of_all && heat == 1.0),
+        heat: None,
+    };
+    let heated = Heated::of(logits, temperature, wanted).ok()?;
+    let all = of_all.then(|| heated.sums().iter().sum());
     let mut depth = DEPTH;
     while depth <= DEPTH_MAX {
-        let found = shares.within(depth);
+        let found = heated.within(depth);
         let enough = match all {
             Some(all) => {
-                let sum = shares.sum_of(found.iter().map(|(_, logit)| *logit).collect());
+                let sum = heated.sum_of(found.iter().map(|(_, logit)| *logit).collect());
                 sum >= all * (params.top_p + ROUNDING)
             }
             None if params.top_k > 0 => found.len() >= params.top_k,
@@ -56,7 +62,7 @@ pub(super) fn within_reach(logits: &[f32], params: &SamplingParams, told: bool) 
         if enough {
             let logit = |(id, logit)| (id, f64::from(logit));
             let tokens = found.into_iter().map(logit).collect();
-            let raw = shares.raw();
+            let raw = told.then(|| heated.raw_of(all));
             return Some(Reach { tokens, all, raw });
         }
         depth += DEEPER;

@@ -1,10 +1,9 @@
 //! Shares of a whole vocabulary (exponentials of logits, the best one's is 1), added up in parts and written down nowhere: a draw
 //! looks at one part.
 
-use casemate_kernels::{Isa, logits};
-
 use super::SamplingError;
-use super::looked::{LIKELY, Looked, PART};
+use super::heated::Heated;
+use super::looked::{PART, Wanted};
 use super::raw::Raw;
 
 /// Where this much of a part was taken out, the rest is added up anew: the difference would be mostly rounding.
@@ -12,12 +11,8 @@ const NEARLY_ALL: f64 = 1023.0 / 1024.0;
 
 /// What each token may have of the whole.
 pub struct Shares<'a> {
-    isa: Isa,
-    logits: &'a [f32],
-    best: f32,
-    heat: f32,
+    heated: Heated<'a>,
     sums: Vec<f64>,
-    looked: Looked<'a>,
     /// Whether somebody asks what all have at temperature 1.
     told: bool,
     /// Tokens that are in no sum, by their ids.
@@ -31,48 +26,29 @@ impl<'a> Shares<'a> {
     /// # Errors
     /// [`SamplingError::NoFiniteLogit`] where nothing may come.
     pub fn of(logits: &'a [f32], temperature: f64, told: bool) -> Result<Self, SamplingError> {
-        let isa = Isa::detect();
-        let heat = (1.0 / temperature) as f32;
-        let looked = Looked::at(logits, told && heat != 1.0);
-        let best = looked.best().ok_or(SamplingError::NoFiniteLogit)?;
-        let sum = |part| f64::from(logits::exponential_sum(isa, part, best, heat));
-        let sums: Vec<f64> = logits.chunks(PART).map(sum).collect();
-        Ok(Self {
-            isa,
-            logits,
-            best,
-            heat,
-            sums,
-            looked,
-            told,
+        // At temperature 1 the sums tell it.
+        let wanted = |heat| Wanted {
+            raw: told && heat != 1.0,
+            heat: None,
+        };
+        let mut shares = Self::added_up(Heated::of(logits, temperature, wanted)?);
+        shares.told = told;
+        Ok(shares)
+    }
+
+    /// All shares, added up.
+    pub(super) fn added_up(heated: Heated<'a>) -> Self {
+        Self {
+            sums: heated.sums(),
+            heated,
+            told: false,
             without: Vec::new(),
-        })
+        }
     }
 
     /// What all tokens have at temperature 1, if it is to be told. Of the sums nothing may have been left out.
-    pub fn raw(&self) -> Option<Raw> {
-        self.raw_by(|| self.looked.likely(self.best))
-    }
-
-    /// The same where [`Self::at_least`] found `tokens` that have `share`: these are the likeliest, and all or so many that no
-    /// other has much, unless a low temperature leaves out what is likely without it.
-    pub fn raw_beside(&self, tokens: &[(u32, f32)], share: f32) -> Option<Raw> {
-        if -share.ln() < LIKELY * self.heat {
-            return self.raw();
-        }
-        let with_logit = |(id, _): &(u32, f32)| Some((*id, *self.logits.get(*id as usize)?));
-        self.raw_by(|| tokens.iter().filter_map(with_logit).collect())
-    }
-
-    fn raw_by(&self, likely: impl FnOnce() -> Vec<(u32, f32)>) -> Option<Raw> {
-        let Self { best, heat, .. } = *self;
-        self.told.then(|| match heat == 1.0 {
-            true => Raw {
-                best,
-                sum: self.total(),
-            },
-            false => self.looked.raw(best, &likely()),
-        })
+    pub(super) fn raw(&self) -> Option<Raw> {
+        self.told.then(|| self.heated.raw_of(Some(self.total())))
     }
 
     /// All of them together.
@@ -80,60 +56,17 @@ impl<'a> Shares<'a> {
         self.sums.iter().sum()
     }
 
-    /// Tokens with at least this share, and their shares, by their ids; where they are more than `count`, those of them that
-    /// come before `count` others are among them, and few others.
-    pub fn at_least(&self, share: f32, count: usize) -> Vec<(u32, f32)> {
-        // A hair deeper, since the exponential decides.
-        let floor = self
-            .floor(1e-3 - share.ln())
-            .max(self.looked.floor_of(count));
-        let mut found = self.above_floor(floor);
-        let shares = self.of_these(found.iter().map(|(_, logit)| *logit).collect());
-        for ((_, found), share) in found.iter_mut().zip(shares) {
-            *found = share;
-        }
-        found.retain(|(_, found)| *found >= share);
-        found
-    }
-
-    /// Tokens whose logits are at most `depth` natural logarithms below the best, after the temperature, and their logits, by
-    /// their ids.
-    pub fn within(&self, depth: f32) -> Vec<(u32, f32)> {
-        self.above_floor(self.floor(depth))
-    }
-
-    fn floor(&self, depth: f32) -> f32 {
-        self.best - depth / self.heat
-    }
-
-    fn above_floor(&self, floor: f32) -> Vec<(u32, f32)> {
-        logits::from_floor(self.isa, self.logits, &self.looked.maxima, floor)
-    }
-
-    /// What tokens with these logits have together.
-    pub fn sum_of(&self, logits: Vec<f32>) -> f64 {
-        self.of_these(logits).into_iter().map(f64::from).sum()
-    }
-
-    fn of_these(&self, mut logits: Vec<f32>) -> Vec<f32> {
-        logits::exponentials(self.isa, &mut logits, self.best, self.heat);
-        logits
-    }
-
     /// Takes tokens with these shares out of the sums; they stand by their ids.
-    pub fn leave_out(&mut self, tokens: &[(u32, f32)]) {
+    pub(super) fn leave_out(&mut self, tokens: &[(u32, f64)]) {
         self.without = tokens.iter().map(|(id, _)| *id).collect();
         for of_part in tokens.chunk_by(|a, b| part_of(a.0) == part_of(b.0)) {
             let Some(part) = of_part.first().map(|(id, _)| part_of(*id)) else {
                 continue;
             };
-            let taken: f64 = of_part.iter().map(|(_, share)| f64::from(*share)).sum();
+            let taken: f64 = of_part.iter().map(|(_, share)| share).sum();
             let sum = self.sums.get(part).copied().unwrap_or_default();
             let left = match taken > sum * NEARLY_ALL {
-                true => {
-                    let part = self.part(part);
-                    logits::exponential_sum(self.isa, &part, self.best, self.heat).into()
-                }
+                true => self.heated.sum_of_part(&self.part(part)),
                 false => sum - taken,
             };
             if let Some(sum) = self.sums.get_mut(part) {
@@ -146,6 +79,7 @@ impl<'a> Shares<'a> {
     fn part(&self, part: usize) -> Vec<f32> {
         let first = part * PART;
         let mut logits = self
+            .heated
             .logits
             .chunks(PART)
             .nth(part)
@@ -176,7 +110,7 @@ impl<'a> Shares<'a> {
             left -= sum;
         }
         let part = found.ok_or(SamplingError::NoFiniteLogit)?;
-        let shares = self.of_these(self.part(part));
+        let shares = self.heated.of_these(self.part(part));
         let mut drawn = None;
         let ids = (part * PART) as u32..;
         for (token, share) in ids.zip(&shares).filter(|(_, share)| **share > 0.0) {
