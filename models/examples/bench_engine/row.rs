@@ -16,16 +16,19 @@ pub enum Bar {
     AtLeast(f64),
     /// Our figure is at most this.
     AtMost(f64),
+    /// Ours is more than the peer's by this at most.
+    OverPeerAtMost(f64),
 }
 
 impl Bar {
     /// Whether the bar is met; nothing where there is no peer to compare with.
-    fn met(self, ours: f64, ratio: Option<f64>) -> Option<bool> {
+    fn met(self, ours: f64, ratio: Option<f64>, over: Option<f64>) -> Option<bool> {
         match self {
             Self::RatioAtLeast(least) => ratio.map(|ratio| ratio >= least),
             Self::RatioAtMost(most) => ratio.map(|ratio| ratio <= most),
             Self::AtLeast(least) => Some(ours >= least),
             Self::AtMost(most) => Some(ours <= most),
+            Self::OverPeerAtMost(most) => over.map(|over| over <= most),
         }
     }
 }
@@ -37,6 +40,7 @@ impl fmt::Display for Bar {
             Self::RatioAtMost(most) => write!(f, "ratio <= {most}"),
             Self::AtLeast(least) => write!(f, ">= {least}"),
             Self::AtMost(most) => write!(f, "<= {most}"),
+            Self::OverPeerAtMost(most) => write!(f, "<= peer + {most}"),
         }
     }
 }
@@ -54,11 +58,12 @@ pub struct Row {
     ours: Option<f64>,
     peer: Option<f64>,
     ratio: Option<f64>,
+    over: Option<f64>,
 }
 
 impl Row {
-    /// A row of the figures of both, round by round. The ratio is the median of the rounds' ratios: both of a pair were
-    /// measured one after the other, while the machine was busy alike.
+    /// A row of the figures of both, round by round. The ratio is the median of the rounds' ratios, and so is the difference: both
+    /// of a pair were measured one after the other, while the machine was busy alike.
     pub fn new(
         model: &str,
         name: &str,
@@ -70,6 +75,7 @@ impl Row {
             |figure: fn(&Pair) -> Option<f64>| median(pairs.iter().filter_map(figure).collect());
         let (ours, peer) = (middle(|pair| pair.0), middle(|pair| pair.1));
         let ratio = middle(|pair| Some(pair.0? / pair.1?));
+        let over = middle(|pair| Some(pair.0? - pair.1?));
         Self {
             model: model.to_owned(),
             name: name.to_owned(),
@@ -78,6 +84,7 @@ impl Row {
             ours,
             peer,
             ratio,
+            over,
             pairs,
         }
     }
@@ -88,7 +95,7 @@ impl Row {
         let met: Vec<Option<bool>> = self
             .bars
             .iter()
-            .map(|bar| bar.met(ours, self.ratio))
+            .map(|bar| bar.met(ours, self.ratio, self.over))
             .collect();
         match met.as_slice() {
             [] => None,
@@ -206,6 +213,16 @@ mod tests {
             (Some(20.0), Some(10.0), Some(2.5))
         );
         assert_eq!((row.pass(), row.status()), (Some(true), "PASS"));
+    }
+
+    #[test]
+    fn what_is_more_than_the_peers_is_the_median_of_the_pairs() {
+        let pairs = [(20.0, 10.0), (10.0, 4.0), (31.0, 10.0)];
+        let pairs = pairs.map(|(ours, peer)| (Some(ours), Some(peer))).to_vec();
+        let within = |most| row(vec![Bar::OverPeerAtMost(most)], pairs.clone()).status();
+        assert_eq!((within(10.0), within(9.9)), ("PASS", "FAIL"));
+        let alone = row(vec![Bar::OverPeerAtMost(9.0)], vec![(Some(1.0), None)]);
+        assert_eq!(alone.status(), "SKIP");
     }
 
     #[test]
