@@ -29,6 +29,7 @@ const POWER: [f32; 5] = [
 /// Powers of two below the least have no share.
 const LEAST: f32 = -126.0;
 const MOST: f32 = 127.0;
+
 /// `x = e^((x - best) · scale)`; what is no finite number, and what would be below the smallest that 32 bits hold, becomes zero.
 pub fn exponentials(isa: Isa, x: &mut [f32], best: f32, scale: f32) {
     powers(isa, x, best, of_two(scale));

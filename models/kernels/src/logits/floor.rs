@@ -29,7 +29,7 @@ fn count_from_of(x: &[f32], floor: f32) -> usize {
 pub fn from_floor(isa: Isa, x: &[f32], maxima: &[f32], floor: f32) -> Vec<(u32, f32)> {
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 {
-        // SAFETY: as in `exponential_sum`.
+        // SAFETY: as in `super::exponential_sum`.
         // JUSTIFICATION: comparisons are bits with this set; it takes a third of the time.
         return unsafe { avx512::from_floor(x, maxima, floor) };
     }

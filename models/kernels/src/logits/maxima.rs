@@ -22,7 +22,7 @@ const TOO_LARGE: [f32; ROWS] = [1.0, 1.189_207_1, std::f32::consts::SQRT_2, 1.68
 pub fn maxima(isa: Isa, x: &[f32]) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 {
-        // SAFETY: as in `exponential_sum`.
+        // SAFETY: as in `super::exponential_sum`.
         // JUSTIFICATION: a maximum that passes over what is no number is one instruction of this set, and three without; every
         // draw begins with it, and it takes half the time.
         return unsafe { avx512::maxima(x) };
@@ -51,7 +51,7 @@ pub fn maxima_and_coarse_sums<const N: usize>(
     let lines = of.map(Lines::of);
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 {
-        // SAFETY: as in `exponential_sum`.
+        // SAFETY: as in `super::exponential_sum`.
         // JUSTIFICATION: as in `maxima`, and a conversion that knows numbers from others takes a third of the time.
         return unsafe { avx512::maxima_and_coarse_sums(x, lines) };
     }
