@@ -14,6 +14,10 @@ mod ours;
 mod peer;
 mod process;
 mod report;
+#[allow(
+    dead_code,
+    reason = "a bar beside a peer's figure is only in bench-guard"
+)]
 mod row;
 mod rows;
 #[path = "../bench_seal/throwaway.rs"]
