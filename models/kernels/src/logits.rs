@@ -5,7 +5,7 @@
 mod floor;
 mod maxima;
 
-pub use floor::{count_from, from_floor};
+pub use floor::from_floor;
 pub use maxima::{BLOCK, Exponentials, coarse_shares, maxima, maxima_and_coarse_sums};
 
 use crate::elementwise::{LANES, MAGIC, for_each_set};

@@ -7,42 +7,36 @@ use crate::isa::Isa;
 /// How many numbers there is room for before any is found.
 const FOUND: usize = 512;
 
-for_each_set! {
-    /// How many numbers are from `floor` on.
-    pub fn count_from(x: &[f32], floor: f32) -> usize = count_from_of;
-}
-
-#[inline(always)]
-fn count_from_of(x: &[f32], floor: f32) -> usize {
-    let (steps, rest) = x.as_chunks::<LANES>();
-    let mut counts = [0_u32; LANES];
-    for step in steps {
-        for (count, x) in counts.iter_mut().zip(step) {
-            *count = count.wrapping_add(u32::from(*x >= floor));
-        }
-    }
-    let rest = rest.iter().filter(|x| **x >= floor).count();
-    counts.iter().sum::<u32>() as usize + rest
-}
-
-/// Numbers from `floor` on behind their places, where `maxima` are those of all. What is no finite number is not among them.
-pub fn from_floor(isa: Isa, x: &[f32], maxima: &[f32], floor: f32) -> Vec<(u32, f32)> {
+/// Numbers from `floor` on behind their places, where `maxima` are those of all; nothing where more than `blocks_max` blocks have
+/// some. What is no finite number is not among them.
+pub fn from_floor(
+    isa: Isa,
+    x: &[f32],
+    maxima: &[f32],
+    floor: f32,
+    blocks_max: usize,
+) -> Option<Vec<(u32, f32)>> {
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 {
         // SAFETY: as in `super::exponential_sum`.
         // JUSTIFICATION: comparisons are bits with this set; it takes a third of the time.
-        return unsafe { avx512::from_floor(x, maxima, floor) };
+        return unsafe { avx512::from_floor(x, maxima, floor, blocks_max) };
     }
-    any_from_floor(isa, x, maxima, floor)
+    any_from_floor(isa, x, maxima, floor, blocks_max)
 }
 
 for_each_set! {
-    fn any_from_floor(x: &[f32], maxima: &[f32], floor: f32) -> Vec<(u32, f32)> = any_from_floor_of;
+    fn any_from_floor(x: &[f32], maxima: &[f32], floor: f32, blocks_max: usize) -> Option<Vec<(u32, f32)>> = any_from_floor_of;
 }
 
 #[inline(always)]
-fn any_from_floor_of(x: &[f32], maxima: &[f32], floor: f32) -> Vec<(u32, f32)> {
-    from_floor_by(x, maxima, |block| {
+fn any_from_floor_of(
+    x: &[f32],
+    maxima: &[f32],
+    floor: f32,
+    blocks_max: usize,
+) -> Option<Vec<(u32, f32)>> {
+    from_floor_by(x, maxima, blocks_max, |block| {
         let mut places = 0;
         for (at, part) in (0..).step_by(LANES).zip(block.as_chunks::<LANES>().0) {
             if part.iter().fold(false, |any, x| any | (*x >= floor)) {
@@ -60,11 +54,23 @@ fn any_from_floor_of(x: &[f32], maxima: &[f32], floor: f32) -> Vec<(u32, f32)> {
 fn from_floor_by(
     x: &[f32],
     maxima: &[f32],
+    blocks_max: usize,
     places_in: impl Fn(&[f32; BLOCK]) -> u64,
-) -> Vec<(u32, f32)> {
+) -> Option<Vec<(u32, f32)>> {
+    let mut blocks = Vec::with_capacity(maxima.len().div_ceil(BLOCK));
+    for maxima in maxima.chunks(BLOCK) {
+        blocks.push(match maxima.first_chunk() {
+            Some(maxima) => places_in(maxima),
+            None => places_in(&filled_up(maxima)),
+        });
+    }
+    let count: u32 = blocks.iter().map(|blocks| blocks.count_ones()).sum();
+    if count as usize > blocks_max {
+        return None;
+    }
     let mut found = Vec::with_capacity(FOUND);
-    for (first, maxima) in (0..).step_by(BLOCK).zip(maxima.chunks(BLOCK)) {
-        for at in places(places_in(&filled_up(maxima))) {
+    for (first, blocks) in (0..).step_by(BLOCK).zip(blocks) {
+        for at in places(blocks) {
             let first = (first + at) * BLOCK;
             let numbers = x.get(first..).unwrap_or_default();
             let meant = match numbers.first_chunk() {
@@ -78,7 +84,7 @@ fn from_floor_by(
             }
         }
     }
-    found
+    Some(found)
 }
 
 /// The places of a number's bits.
@@ -91,10 +97,10 @@ fn places(mut bits: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// As many numbers as a block has, and what is none behind them.
+/// As many numbers as a block has: behind these, what is no number.
 #[inline(always)]
 pub(super) fn filled_up(rest: &[f32]) -> [f32; BLOCK] {
-    let mut block = [f32::NEG_INFINITY; BLOCK];
+    let mut block = [f32::NAN; BLOCK];
     for (to, x) in block.iter_mut().zip(rest) {
         *to = *x;
     }
@@ -111,8 +117,13 @@ mod avx512 {
     use crate::elementwise::LANES;
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    pub(super) fn from_floor(x: &[f32], maxima: &[f32], floor: f32) -> Vec<(u32, f32)> {
-        from_floor_by(x, maxima, |block| {
+    pub(super) fn from_floor(
+        x: &[f32],
+        maxima: &[f32],
+        floor: f32,
+        blocks_max: usize,
+    ) -> Option<Vec<(u32, f32)>> {
+        from_floor_by(x, maxima, blocks_max, |block| {
             let mut places = 0;
             for (at, part) in (0..).step_by(LANES).zip(block.as_chunks::<LANES>().0) {
                 let from = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(load(part), _mm512_set1_ps(floor));
@@ -134,12 +145,16 @@ mod tests {
         let x = some();
         for isa in Isa::available() {
             for floor in [f32::NEG_INFINITY, -1e9, -9.0, 0.0, 8.9, 10.0] {
-                let found = from_floor(isa, &x, &maxima(isa, &x), floor);
+                let maxima = maxima(isa, &x);
+                let blocks = maxima.iter().filter(|x| **x >= floor).count();
+                let found = from_floor(isa, &x, &maxima, floor, blocks);
                 let reaches = |(_, x): &(u32, f32)| *x >= floor && x.is_finite();
                 let all: Vec<(u32, f32)> = (0..).zip(x.clone()).filter(reaches).collect();
-                assert_eq!(found, all, "{isa:?}, {floor}");
-                let reach = x.iter().filter(|x| **x >= floor).count();
-                assert_eq!(count_from(isa, &x, floor), reach, "{isa:?}, {floor}");
+                assert_eq!(found, Some(all), "{isa:?}, {floor}");
+                if let Some(fewer) = blocks.checked_sub(1) {
+                    let none = from_floor(isa, &x, &maxima, floor, fewer);
+                    assert_eq!(none, None, "{isa:?}, {floor}");
+                }
             }
         }
     }

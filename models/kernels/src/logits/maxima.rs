@@ -316,7 +316,7 @@ mod tests {
         for (isa, heat) in cases() {
             let of = beside(9.0, heat);
             let (maxima, [sum]) = maxima_and_coarse_sums(isa, &x, [of]);
-            let all = from_floor(isa, &x, &maxima, f32::NEG_INFINITY);
+            let all = from_floor(isa, &x, &maxima, f32::NEG_INFINITY, usize::MAX).unwrap();
             let off = coarse_shares(&all, of) / sum - 1.0;
             assert!(off.abs() < 1e-6, "{isa:?}, {heat}: {off}");
         }

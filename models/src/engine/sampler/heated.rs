@@ -94,12 +94,7 @@ impl<'a> Heated<'a> {
     /// Tokens whose logits are at most `depth` natural logarithms below the best, after the temperature, and their logits, by
     /// their ids.
     pub(super) fn within(&self, depth: f32) -> Vec<(u32, f32)> {
-        logits::from_floor(
-            self.isa,
-            self.logits,
-            &self.looked.maxima,
-            self.floor(depth),
-        )
+        self.looked.all_from(self.floor(depth))
     }
 
     fn floor(&self, depth: f32) -> f32 {

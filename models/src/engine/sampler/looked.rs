@@ -40,7 +40,7 @@ pub(super) struct Looked<'a> {
     isa: Isa,
     logits: &'a [f32],
     /// The largest logit of each block.
-    pub(super) maxima: Vec<f32>,
+    maxima: Vec<f32>,
     raw: Option<Coarse>,
     heated: Option<Coarse>,
 }
@@ -160,12 +160,17 @@ impl<'a> Looked<'a> {
     /// Tokens whose logits are from `floor` on, and their logits, by their ids; where half as many blocks again as `count` have
     /// some, those of them that come before `count` others are among them, and few others.
     pub(super) fn reaching(&self, floor: f32, count: usize) -> Vec<(u32, f32)> {
-        let few = logits::count_from(self.isa, &self.maxima, floor) <= count + count / 2;
-        let floor = match few {
-            true => floor,
-            false => floor.max(self.floor_of(count)),
-        };
-        logits::from_floor(self.isa, self.logits, &self.maxima, floor)
+        self.from_floor(floor, count + count / 2)
+            .unwrap_or_else(|| self.all_from(floor.max(self.floor_of(count))))
+    }
+
+    /// All of them.
+    pub(super) fn all_from(&self, floor: f32) -> Vec<(u32, f32)> {
+        self.from_floor(floor, usize::MAX).unwrap_or_default()
+    }
+
+    fn from_floor(&self, floor: f32, blocks_max: usize) -> Option<Vec<(u32, f32)>> {
+        logits::from_floor(self.isa, self.logits, &self.maxima, floor, blocks_max)
     }
 
     /// At least `count` logits are not below this, since each of so many maxima is one: those of four blocks together where they
