@@ -160,16 +160,17 @@ impl<'a> Looked<'a> {
     /// Tokens whose logits are from `floor` on, and their logits, by their ids; where half as many blocks again as `count` have
     /// some, those of them that come before `count` others are among them, and few others.
     pub(super) fn reaching(&self, floor: f32, count: usize) -> Vec<(u32, f32)> {
-        self.from_floor(floor, count + count / 2)
+        self.unless_many(floor, count + count / 2)
             .unwrap_or_else(|| self.all_from(floor.max(self.floor_of(count))))
     }
 
-    /// All of them.
+    /// All tokens whose logits are from `floor` on.
     pub(super) fn all_from(&self, floor: f32) -> Vec<(u32, f32)> {
-        self.from_floor(floor, usize::MAX).unwrap_or_default()
+        self.unless_many(floor, usize::MAX).unwrap_or_default()
     }
 
-    fn from_floor(&self, floor: f32, blocks_max: usize) -> Option<Vec<(u32, f32)>> {
+    /// The same; nothing where more than `blocks_max` blocks have some.
+    fn unless_many(&self, floor: f32, blocks_max: usize) -> Option<Vec<(u32, f32)>> {
         logits::from_floor(self.isa, self.logits, &self.maxima, floor, blocks_max)
     }
 
