@@ -70,6 +70,16 @@ pub fn rows() -> anyhow::Result<Vec<Row>> {
             rows.push(row(&format!("{of}: told"), part(|draw| draw.told), None));
         }
     }
+    for vocabulary in VOCABULARIES {
+        let logits = logits(vocabulary);
+        for (name, params, masked) in arranged(&logits) {
+            let rounds = (0..ROUNDS).map(|_| judged(&logits, &params, masked.as_deref()));
+            let rounds: Vec<f64> = rounds.collect::<Result<_, _>>()?;
+            let name = format!("what a token of {vocabulary} tells, {name}");
+            let bar = Some(Bar::AtMost(MICROSECONDS_MAX));
+            rows.push(row(&name, alone(&rounds), bar));
+        }
+    }
     let made: Vec<f64> = (0..ROUNDS).map(|_| scan_made()).collect();
     let seeds: Vec<f64> = (0..ROUNDS).map(|_| seed()).collect::<Result<_, _>>()?;
     rows.push(row("leak scan, made for a prompt", alone(&made), None));
@@ -170,6 +180,58 @@ fn timed(mut call: impl FnMut(u32)) -> f64 {
     let begin = spent();
     (0..CALLS).for_each(&mut call);
     (spent() - begin) / f64::from(CALLS)
+}
+
+/// Draws that are taken with all tokens in hand, some milliseconds each: what their tokens tell is timed alone.
+fn arranged(logits: &[f32]) -> Vec<(&'static str, SamplingParams, Option<Vec<f32>>)> {
+    let left = |keep: fn(usize) -> bool| {
+        let masked = logits.iter().enumerate().map(|(at, logit)| match keep(at) {
+            true => *logit,
+            false => f32::NEG_INFINITY,
+        });
+        Some(masked.collect())
+    };
+    let warm = SamplingParams {
+        temperature: 0.7,
+        ..SamplingParams::default()
+    };
+    let penalised = SamplingParams {
+        presence_penalty: 0.5,
+        ..warm.clone()
+    };
+    let biased = SamplingParams {
+        logit_bias: vec![(7, 2.0), (8, -2.0)],
+        ..warm.clone()
+    };
+    vec![
+        ("with penalties", penalised, None),
+        ("with biases", biased, None),
+        (
+            "where a grammar leaves text",
+            warm.clone(),
+            left(|at| at % 50 != 0),
+        ),
+        ("where a grammar leaves few", warm, left(|at| at % 500 == 0)),
+    ]
+}
+
+/// Microseconds of what is done beside a draw by these rules.
+fn judged(logits: &[f32], params: &SamplingParams, masked: Option<&[f32]>) -> anyhow::Result<f64> {
+    let tokens: Vec<u32> = (0..200).collect();
+    let breaks = &[];
+    let past = Past {
+        tokens: &tokens,
+        breaks,
+    };
+    let outcome = sampler::draw_outcome(masked.unwrap_or(logits), params, past, 0.4)?;
+    let judged = learnt::Draw {
+        raw: logits,
+        masked,
+        params,
+    };
+    Ok(timed(|_| {
+        black_box(judged.learnt(black_box(&outcome)));
+    }))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "some dozens of pieces")]
