@@ -10,6 +10,7 @@ use casemate::policy::Switch;
 use casemate_attestation::Sha256Digest;
 use casemate_models::engine::sampler::{self, Draws, Past};
 use casemate_models::engine::{SamplingParams, learnt, mark};
+use casemate_models::grammar::Masked;
 
 use crate::row::{Bar, Row, median};
 use crate::spent;
@@ -73,7 +74,7 @@ pub fn rows() -> anyhow::Result<Vec<Row>> {
     for vocabulary in VOCABULARIES {
         let logits = logits(vocabulary);
         for (name, params, masked) in arranged(&logits) {
-            let rounds = (0..ROUNDS).map(|_| judged(&logits, &params, masked.as_deref()));
+            let rounds = (0..ROUNDS).map(|_| judged(&logits, &params, masked.as_ref()));
             let rounds: Vec<f64> = rounds.collect::<Result<_, _>>()?;
             let name = format!("what a token of {vocabulary} tells, {name}");
             let bar = Some(Bar::AtMost(MICROSECONDS_MAX));
@@ -183,13 +184,15 @@ fn timed(mut call: impl FnMut(u32)) -> f64 {
 }
 
 /// Draws that are taken with all tokens in hand, some milliseconds each: what their tokens tell is timed alone.
-fn arranged(logits: &[f32]) -> Vec<(&'static str, SamplingParams, Option<Vec<f32>>)> {
+fn arranged(logits: &[f32]) -> Vec<(&'static str, SamplingParams, Option<Masked>)> {
     let left = |keep: fn(usize) -> bool| {
         let masked = logits.iter().enumerate().map(|(at, logit)| match keep(at) {
             true => *logit,
             false => f32::NEG_INFINITY,
         });
-        Some(masked.collect())
+        let logits: Vec<f32> = masked.collect();
+        let left = logits.iter().filter(|logit| logit.is_finite()).count();
+        Some(Masked { logits, left })
     };
     let warm = SamplingParams {
         temperature: 0.7,
@@ -216,14 +219,19 @@ fn arranged(logits: &[f32]) -> Vec<(&'static str, SamplingParams, Option<Vec<f32
 }
 
 /// Microseconds of what is done beside a draw by these rules.
-fn judged(logits: &[f32], params: &SamplingParams, masked: Option<&[f32]>) -> anyhow::Result<f64> {
+fn judged(logits: &[f32], params: &SamplingParams, masked: Option<&Masked>) -> anyhow::Result<f64> {
     let tokens: Vec<u32> = (0..200).collect();
     let breaks = &[];
     let past = Past {
         tokens: &tokens,
         breaks,
     };
-    let outcome = sampler::draw_outcome(masked.unwrap_or(logits), params, past, 0.4)?;
+    let outcome = sampler::draw_outcome(
+        masked.map_or(logits, |masked| &masked.logits),
+        params,
+        past,
+        0.4,
+    )?;
     let judged = learnt::Draw {
         raw: logits,
         masked,

@@ -9,7 +9,8 @@
 
 use casemate_kernels::{Isa, elementwise, logits};
 
-use super::sampler::{Outcome, SamplingParams};
+use super::sampler::{self, Outcome, SamplingParams};
+use crate::grammar::Masked;
 
 /// What every token costs at least, thousandths of a bit.
 pub const TOKEN_MILLIBITS_MIN: u32 = 50;
@@ -67,7 +68,7 @@ pub struct Draw<'a> {
     /// The model's own logits.
     pub raw: &'a [f32],
     /// What a grammar left of them.
-    pub masked: Option<&'a [f32]>,
+    pub masked: Option<&'a Masked>,
     /// By which rules.
     pub params: &'a SamplingParams,
 }
@@ -88,9 +89,8 @@ impl Draw<'_> {
     }
 
     fn arranged(&self, outcome: &Outcome) -> Learnt {
-        let (isa, token) = (Isa::detect(), outcome.token);
-        let own = elementwise::largest(isa, self.raw);
-        let left = self.masked.map(|masked| finite(masked).count());
+        let token = outcome.token;
+        let left = self.masked.map(|masked| masked.left);
         let nothing = Learnt {
             millibits: TOKEN_MILLIBITS_MIN.into(),
             arranged_millibits: 0,
@@ -99,20 +99,23 @@ impl Draw<'_> {
             // One token could follow, which whoever wrote the grammar knew.
             return nothing;
         }
-        // What the model would have said anyway tells what text tells; what it was brought to say, what decided it.
-        let said = match own == usize::try_from(token).ok() {
-            true => of_text(self.raw, token),
-            false => match outcome.probability {
-                Some(probability) => surprise(probability),
-                None => of_text(self.raw, token),
-            },
+        let looked = sampler::first_token(self.raw, true);
+        let own = looked.map(|(own, _)| own);
+        let text = || {
+            let known = looked.and_then(|(_, raw)| raw?.probability(self.raw, token));
+            known.map_or_else(|| of_text(self.raw, token), surprise)
         };
-        let kept = |masked: &[f32]| {
-            own.and_then(|own| masked.get(own))
+        // What the model would have said anyway tells what text tells; what it was brought to say, what decided it.
+        let said = match outcome.probability.filter(|_| own != Some(token)) {
+            Some(probability) => surprise(probability),
+            None => text(),
+        };
+        let kept = |masked: &Masked| {
+            own.and_then(|own| masked.logits.get(usize::try_from(own).ok()?))
                 .is_some_and(|logit| logit.is_finite())
         };
-        let text = self.masked.is_none_or(kept);
-        let asked = left.filter(|left| *left <= ANSWERS_MAX || !text);
+        let leaves_text = self.masked.is_none_or(kept);
+        let asked = left.filter(|left| *left <= ANSWERS_MAX || !leaves_text);
         let shaped = choice(asked.unwrap_or(1));
         let arranged = choice(self.choices(outcome));
         let millibits = u64::from(said).max(shaped).max(arranged);
@@ -129,7 +132,7 @@ impl Draw<'_> {
         let certain = outcome
             .probability
             .is_none_or(|probability| probability >= CERTAIN);
-        let logits = self.masked.unwrap_or(self.raw);
+        let logits = self.masked.map_or(self.raw, |masked| &masked.logits);
         // Penalties that only lower, and lower something else than what leads, are not what decided: they change nothing.
         let decides = || {
             let leads = elementwise::largest(Isa::detect(), logits);
@@ -189,10 +192,6 @@ fn choice(answers: usize) -> u64 {
     ((answers.max(1) as f64).log2() * 1000.0).ceil() as u64
 }
 
-fn finite(logits: &[f32]) -> impl Iterator<Item = &f32> {
-    logits.iter().filter(|logit| logit.is_finite())
-}
-
 #[cfg(test)]
 #[allow(
     clippy::unwrap_used,
@@ -200,7 +199,7 @@ fn finite(logits: &[f32]) -> impl Iterator<Item = &f32> {
     reason = "a test that cannot go on should stop"
 )]
 mod tests {
-    use super::super::sampler::{self, Past};
+    use super::super::sampler::Past;
     use super::*;
 
     fn params(change: impl FnOnce(&mut SamplingParams)) -> SamplingParams {
@@ -217,6 +216,10 @@ mod tests {
         logits[8] = 13.0;
         logits[9] = f32::NEG_INFINITY;
         logits
+    }
+
+    fn finite(logits: &[f32]) -> impl Iterator<Item = &f32> {
+        logits.iter().filter(|logit| logit.is_finite())
     }
 
     /// `-log2` of the plain softmax, in thousandths.
@@ -335,12 +338,12 @@ mod tests {
                 true => *logit,
                 false => f32::NEG_INFINITY,
             });
-            let masked: Vec<f32> = masked.collect();
-            let outcome = sampler::draw_outcome(&masked, &greedy, Past::default(), 0.0).unwrap();
-            let masked = Some(&*masked);
+            let logits: Vec<f32> = masked.collect();
+            let outcome = sampler::draw_outcome(&logits, &greedy, Past::default(), 0.0).unwrap();
+            let left = finite(&logits).count();
             let draw = Draw {
                 raw: &raw,
-                masked,
+                masked: Some(&Masked { logits, left }),
                 params: &greedy,
             };
             draw.learnt(&outcome)

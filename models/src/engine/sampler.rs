@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use casemate_kernels::{Isa, logits};
 
 pub use likeliest::{Likeliest, Rest, likeliest};
+pub(super) use looked::first_token;
 pub use params::{SamplingError, SamplingParams, TemperatureOrder};
 use raw::Raw;
 use reach::{Reach, SORT_ALL_MAX, within_reach};

@@ -351,7 +351,7 @@ impl Sequence {
     fn draw(&mut self, raw: &[f32], vocabulary: &dyn Vocabulary) -> Result<u32, Halted> {
         let masked = self.grammar.as_mut().map(|grammar| grammar.masked(raw));
         let masked = masked.transpose()?;
-        let logits = masked.as_deref().unwrap_or(raw);
+        let logits = masked.as_ref().map_or(raw, |masked| &masked.logits);
         let point = self.draws.next_point();
         let dry = &self.sampling.dry;
         let breaks = match dry.is_off() {
@@ -370,7 +370,7 @@ impl Sequence {
         };
         let judged = Judged {
             raw,
-            masked: masked.as_deref(),
+            masked: masked.as_ref(),
             params: &self.sampling,
         };
         self.learnt.add(judged.learnt(&outcome));

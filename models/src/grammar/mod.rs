@@ -186,6 +186,15 @@ pub struct Grammar {
     ends: Vec<u32>,
 }
 
+/// What a grammar leaves of logits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Masked {
+    /// Those of tokens that may not follow are minus infinity.
+    pub logits: Vec<f32>,
+    /// How many are finite.
+    pub left: usize,
+}
+
 impl Grammar {
     /// The same grammar for another answer, as far on as this one is.
     #[must_use]
@@ -201,11 +210,11 @@ impl Grammar {
     ///
     /// # Errors
     /// [`Stuck`]: nothing may follow, or finding out takes too much work.
-    pub fn masked(&mut self, logits: &[f32]) -> Result<Vec<f32>, Stuck> {
+    pub fn masked(&mut self, logits: &[f32]) -> Result<Masked, Stuck> {
         let complete = self.matcher.is_accepting().map_err(|_| Stuck)?;
         let mask = self.matcher.compute_mask().map_err(|_| Stuck)?;
         let mut masked = logits.to_vec();
-        let mut kept = false;
+        let mut left = 0;
         for (id, logit) in (0_u32..).zip(&mut masked) {
             let follows = match self.ends.contains(&id) {
                 true => complete,
@@ -214,9 +223,10 @@ impl Grammar {
             if !follows {
                 *logit = f32::NEG_INFINITY;
             }
-            kept |= logit.is_finite();
+            left += usize::from(logit.is_finite());
         }
-        if kept { Ok(masked) } else { Err(Stuck) }
+        let logits = masked;
+        (left > 0).then_some(Masked { logits, left }).ok_or(Stuck)
     }
 
     /// Moves on by a token that was drawn, not an end. True when the answer is complete and nothing may follow.

@@ -40,7 +40,7 @@ fn walk(mut grammar: Grammar, seed: u64, tokens_max: usize) -> (Vec<u8>, bool) {
     for _ in 0..tokens_max {
         let masked = grammar.masked(&flat).unwrap();
         let allowed: Vec<u32> = (0..)
-            .zip(&masked)
+            .zip(&masked.logits)
             .filter(|(_, logit)| logit.is_finite())
             .map(|(id, _)| id)
             .collect();
@@ -278,7 +278,7 @@ fn hostile_schemas_end_in_time_with_an_error_or_a_grammar_that_does() {
                 "a mask took {took:?}: {shown}"
             );
             let allowed: Vec<u32> = (0..)
-                .zip(&masked)
+                .zip(&masked.logits)
                 .filter(|(_, logit)| logit.is_finite())
                 .map(|(id, _)| id)
                 .collect();

@@ -195,7 +195,7 @@ impl<'a> Looked<'a> {
 
 /// The token with the largest logit, of equals the first, and what all have where it is to be `told`; nothing where the largest is
 /// not finite.
-pub(super) fn first_token(logits: &[f32], told: bool) -> Option<(u32, Option<Raw>)> {
+pub(in crate::engine) fn first_token(logits: &[f32], told: bool) -> Option<(u32, Option<Raw>)> {
     let wanted = Wanted {
         raw: told,
         heat: None,
