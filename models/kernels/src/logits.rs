@@ -3,12 +3,14 @@
 //! as some arithmetic: what can be had by the way is.
 
 mod floor;
+mod mask;
 mod maxima;
 
 pub use floor::from_floor;
+pub use mask::{masked, masked_and_looked_at};
 pub use maxima::{BLOCK, Exponentials, coarse_shares, maxima, maxima_and_coarse_sums};
 
-use crate::elementwise::{LANES, MAGIC, for_each_set};
+use crate::elementwise::{LANES, MAGIC, add_lanes, for_each_set};
 use crate::isa::Isa;
 
 /// Numbers that are added up at once.
@@ -47,6 +49,16 @@ pub fn exponential_sum(isa: Isa, x: &[f32], best: f32, scale: f32) -> f32 {
         return unsafe { avx512::power_sum(x, best, scale) };
     }
     power_sum(isa, x, best, scale)
+}
+
+/// The sum of `e^d` and that of `e^d · d`, where `d = (x - best) · scale`; the same of them is true as of [`exponential_sum`].
+pub fn exponential_moments(isa: Isa, x: &[f32], best: f32, scale: f32) -> [f32; 2] {
+    let [sum, first] = power_moments(isa, x, best, of_two(scale));
+    [sum, first * scale]
+}
+
+for_each_set! {
+    fn power_moments(x: &[f32], best: f32, scale: Factor) -> [f32; 2] = power_moments_of::<true>, power_moments_of::<ALWAYS_FUSED>;
 }
 
 for_each_set! {
@@ -121,6 +133,30 @@ fn power_sum_of<const FUSED: bool>(x: &[f32], best: f32, scale: Factor) -> f32 {
         *sum += power::<FUSED>(*x, best, scale);
     }
     sums.iter().sum()
+}
+
+#[inline(always)]
+fn power_moments_of<const FUSED: bool>(x: &[f32], best: f32, scale: Factor) -> [f32; 2] {
+    let (least, most) = (LEAST / scale.0, MOST / scale.0);
+    let mut sums = [0.0_f32; LANES];
+    let mut firsts = [0.0_f32; LANES];
+    let (steps, rest) = x.as_chunks::<LANES>();
+    let mut last = [f32::NEG_INFINITY; LANES];
+    for (last, x) in last.iter_mut().zip(rest) {
+        *last = *x;
+    }
+    for step in steps.iter().chain([&last]) {
+        for ((sum, first), x) in sums.iter_mut().zip(&mut firsts).zip(step) {
+            let share = power::<FUSED>(*x, best, scale);
+            let far = *x - best;
+            // What has no share has no distance.
+            let far = if far > least { far } else { 0.0 };
+            let far = if far < most { far } else { 0.0 };
+            *sum += share;
+            *first += share * far;
+        }
+    }
+    [sums, firsts].map(add_lanes)
 }
 
 /// The same with this set's own instructions for fractions and powers.
@@ -227,6 +263,30 @@ mod tests {
             assert_eq!(same, [1.0], "{isa:?}");
             let far = exponential_sum(isa, &[500.0, 1.0], 1.0, 1.0);
             assert!(far > 1e38, "{isa:?}: {far}");
+        }
+    }
+
+    #[test]
+    fn moments_are_those_of_the_exponentials() {
+        let x = some();
+        let finite = x.iter().filter(|x| x.is_finite());
+        let far = finite.map(|x| f64::from(x - 9.0) * 0.7);
+        let exact: [f64; 2] = [
+            far.clone().map(f64::exp).sum(),
+            far.map(|d| d.exp() * d).sum(),
+        ];
+        for isa in Isa::available() {
+            let moments = exponential_moments(isa, &x, 9.0, 0.7);
+            for (found, exact) in moments.into_iter().zip(exact) {
+                let off = f64::from(found) / exact - 1.0;
+                assert!(off.abs() < 1e-5, "{isa:?}: {found} {exact}");
+            }
+            let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -400.0];
+            assert_eq!(
+                exponential_moments(isa, &odd, 0.0, 1.0),
+                [0.0; 2],
+                "{isa:?}"
+            );
         }
     }
 

@@ -17,10 +17,15 @@ pub fn from_floor(
     blocks_max: usize,
 ) -> Option<Vec<(u32, f32)>> {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512 {
+    match isa {
         // SAFETY: as in `super::exponential_sum`.
         // JUSTIFICATION: comparisons are bits with this set; it takes a third of the time.
-        return unsafe { avx512::from_floor(x, maxima, floor, blocks_max) };
+        Isa::Avx512 => return unsafe { avx512::from_floor(x, maxima, floor, blocks_max) },
+        Isa::Avx2 | Isa::Avx512Narrow | Isa::AvxVnni => {
+            // SAFETY: as above, and the JUSTIFICATION too.
+            return unsafe { avx2::from_floor(x, maxima, floor, blocks_max) };
+        }
+        Isa::Portable | Isa::Neon | Isa::NeonDot => {}
     }
     any_from_floor(isa, x, maxima, floor, blocks_max)
 }
@@ -128,6 +133,37 @@ mod avx512 {
             for (at, part) in (0..).step_by(LANES).zip(block.as_chunks::<LANES>().0) {
                 let from = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(load(part), _mm512_set1_ps(floor));
                 places |= u64::from(from) << at;
+            }
+            places
+        })
+    }
+}
+
+/// The same with AVX2's.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::from_floor_by;
+
+    const WIDTH: usize = 8;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) fn from_floor(
+        x: &[f32],
+        maxima: &[f32],
+        floor: f32,
+        blocks_max: usize,
+    ) -> Option<Vec<(u32, f32)>> {
+        from_floor_by(x, maxima, blocks_max, |block| {
+            let mut places = 0;
+            for (at, part) in (0..).step_by(WIDTH).zip(block.as_chunks::<WIDTH>().0) {
+                // SAFETY: eight numbers are read from an array of them, wherever it lies.
+                // JUSTIFICATION: there is no other way from an array to a register.
+                let part = unsafe { _mm256_loadu_ps(part.as_ptr()) };
+                let from = _mm256_cmp_ps::<_CMP_GE_OQ>(part, _mm256_set1_ps(floor));
+                // Eight bits.
+                places |= u64::from(_mm256_movemask_ps(from).cast_unsigned()) << at;
             }
             places
         })

@@ -1,5 +1,11 @@
 //! The largest numbers of a vocabulary's blocks, and by the way nearly what all exponentials are together.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+
+use super::floor::filled_up;
 use super::{ALWAYS_FUSED, fused};
 use crate::elementwise::{self, LANES, add_lanes, for_each_set};
 use crate::isa::Isa;
@@ -9,6 +15,8 @@ pub const BLOCK: usize = elementwise::BLOCK;
 /// `x · LINE + EXPONENT`, as bits, is nearly 2^x as a number: between powers of two it is a line.
 const LINE: f32 = (1_u32 << 23) as f32;
 const EXPONENT: f32 = 127.0 * LINE;
+/// Numbers with so many bits are infinite.
+const BITS_MAX: f32 = 255.0 * LINE;
 /// The same for powers of e.
 const PER_NAT: f32 = std::f32::consts::LOG2_E * LINE;
 /// What the line has too much on average: 3/2 for 1/ln 2.
@@ -21,11 +29,14 @@ const TOO_LARGE: [f32; ROWS] = [1.0, 1.189_207_1, std::f32::consts::SQRT_2, 1.68
 /// The largest number of each block. Below all numbers where nothing is one.
 pub fn maxima(isa: Isa, x: &[f32]) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512 {
+    match isa {
         // SAFETY: as in `super::exponential_sum`.
         // JUSTIFICATION: a maximum that passes over what is no number is one instruction of this set, and three without; every
         // draw begins with it, and it takes half the time.
-        return unsafe { avx512::maxima(x) };
+        Isa::Avx512 => return unsafe { avx512::maxima(x) },
+        // SAFETY: as above, and the JUSTIFICATION too.
+        Isa::Avx2 | Isa::Avx512Narrow | Isa::AvxVnni => return unsafe { avx2::maxima(x) },
+        Isa::Portable | Isa::Neon | Isa::NeonDot => {}
     }
     any_maxima(isa, x)
 }
@@ -48,14 +59,18 @@ pub fn maxima_and_coarse_sums<const N: usize>(
     x: &[f32],
     of: [Exponentials; N],
 ) -> (Vec<f32>, [f32; N]) {
-    let lines = of.map(Lines::of);
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512 {
+    match isa {
         // SAFETY: as in `super::exponential_sum`.
         // JUSTIFICATION: as in `maxima`, and a conversion that knows numbers from others takes a third of the time.
-        return unsafe { avx512::maxima_and_coarse_sums(x, lines) };
+        Isa::Avx512 => return unsafe { avx512::maxima_and_coarse_sums(x, of) },
+        Isa::Avx2 | Isa::Avx512Narrow | Isa::AvxVnni => {
+            // SAFETY: as above, and the JUSTIFICATION too.
+            return unsafe { avx2::maxima_and_coarse_sums(x, of) };
+        }
+        Isa::Portable | Isa::Neon | Isa::NeonDot => {}
     }
-    let sums = lines.map(|lines| any_coarse_sum(isa, x, lines));
+    let sums = of.map(|of| any_coarse_sum(isa, x, Lines::of(of)));
     (maxima(isa, x), sums)
 }
 
@@ -102,12 +117,12 @@ for_each_set! {
 /// The number that has these bits: nothing where it would be too small, and of what is too large or no number.
 #[inline(always)]
 fn line(bits: f32) -> f32 {
-    let bits = if bits > 0.0 && bits < f32::INFINITY {
-        bits
-    } else {
-        0.0
-    };
-    f32::from_bits(bits as i32 as u32)
+    let bits = if bits > 0.0 { bits } else { 0.0 };
+    let bits = if bits < BITS_MAX { bits } else { 0.0 };
+    // SAFETY: what is no number is zero by now, and so is what is too large.
+    // JUSTIFICATION: a conversion that looks for both once more is done number by number; the sum takes a ninth of the time.
+    let bits = unsafe { bits.to_int_unchecked::<i32>() };
+    f32::from_bits(bits.cast_unsigned())
 }
 
 /// The sum of all rows.
@@ -121,10 +136,12 @@ fn levelled(sums: [f32; ROWS]) -> f32 {
 fn coarse_sum_of<const FUSED: bool>(x: &[f32], lines: Lines) -> f32 {
     let Lines { slope, begins } = lines;
     let mut sums = [[0.0_f32; LANES]; ROWS];
-    for block in x.chunks(BLOCK) {
-        for ((sums, row), begin) in sums.iter_mut().zip(block.chunks(LANES)).zip(begins) {
+    let (blocks, rest) = x.as_chunks::<BLOCK>();
+    let last = [filled_up(rest)];
+    for block in blocks.iter().chain(&last) {
+        for ((sums, row), begin) in sums.iter_mut().zip(rows(block)).zip(&begins) {
             for (sum, x) in sums.iter_mut().zip(row) {
-                *sum += line(fused::<FUSED>(*x, slope, begin));
+                *sum += line(fused::<FUSED>(*x, slope, *begin));
             }
         }
     }
@@ -133,107 +150,41 @@ fn coarse_sum_of<const FUSED: bool>(x: &[f32], lines: Lines) -> f32 {
 
 #[inline(always)]
 fn maxima_of(x: &[f32]) -> Vec<f32> {
-    let of_block = |block: &[f32]| {
-        let mut largest = [f32::NEG_INFINITY; LANES];
-        for row in block.chunks(LANES) {
-            for (largest, x) in largest.iter_mut().zip(row) {
-                *largest = if *x > *largest { *x } else { *largest };
-            }
-        }
-        let larger = |a: f32, b: f32| if b > a { b } else { a };
-        largest.into_iter().fold(f32::NEG_INFINITY, larger)
-    };
-    x.chunks(BLOCK).map(of_block).collect()
+    let (blocks, rest) = x.as_chunks::<BLOCK>();
+    let mut fours = Vec::with_capacity(blocks.len() + 1);
+    let last = (!rest.is_empty()).then(|| filled_up(rest));
+    for block in blocks.iter().chain(&last) {
+        fours.push(largest_four(block));
+    }
+    // Four lanes of many blocks are compared at once, those of one are not.
+    let largest = |[a, b, c, d]: &[f32; 4]| larger(larger(*a, *b), larger(*c, *d));
+    fours.iter().map(largest).collect()
 }
 
-/// The same with this set's own instructions for maxima and conversions.
-#[cfg(target_arch = "x86_64")]
-mod avx512 {
-    use std::arch::x86_64::*;
-
-    use super::super::avx512::load;
-    use super::super::floor::filled_up;
-    use super::{BLOCK, Lines, ROWS, levelled};
-
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    pub(super) fn maxima(x: &[f32]) -> Vec<f32> {
-        maxima_and(x, |_| ())
-    }
-
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    pub(super) fn maxima_and_coarse_sums<const N: usize>(
-        x: &[f32],
-        lines: [Lines; N],
-    ) -> (Vec<f32>, [f32; N]) {
-        let lines = lines.map(|Lines { slope, begins }| {
-            let begins = begins.map(|begin| _mm512_set1_ps(begin));
-            (_mm512_set1_ps(slope), begins)
-        });
-        let mut sums = [[_mm512_setzero_ps(); ROWS]; N];
-        let maxima = maxima_and(x, |rows| {
-            for (sums, (slope, begins)) in sums.iter_mut().zip(lines) {
-                for ((sum, row), begin) in sums.iter_mut().zip(rows).zip(begins) {
-                    *sum = _mm512_add_ps(*sum, line(row, slope, begin));
-                }
-            }
-        });
-        let sums = sums.map(|sums| levelled(sums.map(|sum| _mm512_reduce_add_ps(sum))));
-        (maxima, sums)
-    }
-
-    /// The maxima, and something else with the rows of each block.
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    fn maxima_and(x: &[f32], mut also: impl FnMut([__m512; ROWS])) -> Vec<f32> {
-        let (blocks, rest) = x.as_chunks::<BLOCK>();
-        let mut maxima = vec![f32::NEG_INFINITY; x.len().div_ceil(BLOCK)];
-        let (fours, _) = maxima.as_chunks_mut::<4>();
-        let (four_blocks, single_blocks) = blocks.as_chunks::<4>();
-        let mut of_block = |block: &[f32; BLOCK]| {
-            let [a, b, c, d] = block.as_chunks().0 else {
-                return _mm512_set1_ps(f32::NEG_INFINITY);
-            };
-            let rows = [a, b, c, d].map(|row| load(row));
-            also(rows);
-            let [a, b, c, d] = rows;
-            // Of two of which one is no number the maximum is the second.
-            let none = _mm512_set1_ps(f32::NEG_INFINITY);
-            let (a, b) = (_mm512_max_ps(a, none), _mm512_max_ps(b, none));
-            _mm512_max_ps(_mm512_max_ps(c, a), _mm512_max_ps(d, b))
-        };
-        for (maxima, blocks) in fours.iter_mut().zip(four_blocks) {
-            let [a, b, c, d] = blocks.each_ref().map(&mut of_block);
-            // Lanes are turned over, so that each four have one of each block.
-            let ab = _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-            let cd = _mm512_max_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-            let low = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
-            let high = _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd);
-            let lanes = _mm512_max_ps(low, high);
-            let high = _mm512_extractf32x8_ps::<1>(lanes);
-            let lanes = _mm256_max_ps(_mm512_castps512_ps256(lanes), high);
-            let high = _mm256_extractf128_ps::<1>(lanes);
-            let lanes = _mm_max_ps(_mm256_castps256_ps128(lanes), high);
-            // SAFETY: four numbers are written to an array of them.
-            // JUSTIFICATION: there is no other way from a register to an array.
-            unsafe { _mm_storeu_ps(maxima.as_mut_ptr(), lanes) };
+/// The largest numbers of four lanes.
+#[inline(always)]
+fn largest_four(block: &[f32; BLOCK]) -> [f32; 4] {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for row in rows(block) {
+        for (lane, x) in lanes.iter_mut().zip(row) {
+            *lane = larger(*x, *lane);
         }
-        let last = (!rest.is_empty()).then(|| filled_up(rest));
-        let left = maxima.iter_mut().skip(4 * four_blocks.len());
-        for (maximum, block) in left.zip(single_blocks.iter().chain(&last)) {
-            *maximum = _mm512_reduce_max_ps(of_block(block));
-        }
-        maxima
     }
+    std::array::from_fn(|at| {
+        let pairs = [(0, 4), (8, 12)].map(|(a, b)| larger(lanes[at + a], lanes[at + b]));
+        larger(pairs[0], pairs[1])
+    })
+}
 
-    /// As [`super::line`]: of what is no number the maximum is zero, and what is too large for the conversion becomes the integer
-    /// that is a negative zero.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn line(x: __m512, slope: __m512, begin: __m512) -> __m512 {
-        let bits = _mm512_fmadd_ps(x, slope, begin);
-        let bits = _mm512_max_ps(bits, _mm512_setzero_ps());
-        _mm512_castsi512_ps(_mm512_cvtps_epi32(bits))
-    }
+/// The larger of two; the second where one is no number.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+#[inline(always)]
+fn rows(block: &[f32; BLOCK]) -> &[[f32; LANES]] {
+    block.as_chunks().0
 }
 
 #[cfg(test)]
