@@ -1,6 +1,7 @@
 //! What the extraction guard costs: a prompt and a principal, and a token on its way out. Run by `scripts/bench-guard`, which adds
 //! the throughput of a server with the guard on and off (G16).
 
+mod kinds;
 mod prompts;
 mod tokens;
 
@@ -8,6 +9,7 @@ use std::alloc::System;
 use std::fs;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use zeroizing_alloc::ZeroAlloc;
@@ -57,7 +59,9 @@ fn run() -> anyhow::Result<()> {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--json" => for_machines = true,
-            "--with" => with = words.next(),
+            "--with" => {
+                with = Some(words.next().context("--with needs a file")?);
+            }
             "--help" | "-h" => {
                 println!("{USAGE}");
                 return Ok(());

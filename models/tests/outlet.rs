@@ -171,12 +171,12 @@ fn what_a_token_of_a_large_vocabulary_tells_is_had_by_the_way() {
         for turn in 0..40 {
             let (noise, point) = (key().noise([turn, 1, 2, 3]), f64::from(turn) / 40.0);
             let past = Past::default();
-            let plain = sampler::draw_outcome(&logits, &params, past, point).unwrap();
-            let marked = mark::draw_outcome(&logits, &params, past, &noise, point).unwrap();
+            let plain = sampler::draw_outcome(&logits, &params, past, point, true).unwrap();
+            let marked = mark::draw_outcome(&logits, &params, past, &noise, point, true).unwrap();
             let alone = sampler::draw(&logits, &params, past, point).unwrap();
             assert_eq!(plain.token, alone, "{temperature}, {top_p}");
             for outcome in [plain, marked] {
-                assert!(outcome.raw_probability.is_some(), "{temperature}, {top_p}");
+                assert!(outcome.raw.is_some(), "{temperature}, {top_p}");
                 let exact = learnt::of_text(&logits, outcome.token);
                 let off = judged.learnt(&outcome).millibits.abs_diff(exact.into());
                 assert!(off <= 1, "{temperature}, {top_p}: {off}");

@@ -7,10 +7,10 @@
 //! other, by a bias, penalties or a grammar, the answer to that question tells up to the logarithm of their number, and is
 //! charged at least that. What it costs beside a draw: a sum over the raw logits that is had by the way of the draw's own.
 
-use casemate_kernels::{Isa, elementwise, logits};
+use casemate_kernels::{Isa, logits};
 
-use super::sampler::{self, Outcome, SamplingParams};
-use crate::grammar::Masked;
+use super::masked::Masked;
+use super::sampler::{Outcome, Raw, SamplingParams};
 
 /// What every token costs at least, thousandths of a bit.
 pub const TOKEN_MILLIBITS_MIN: u32 = 50;
@@ -20,8 +20,6 @@ pub const TOKEN_MILLIBITS_UNKNOWN: u32 = 1000;
 const SURPRISE_MILLIBITS_MAX: u32 = 64_000;
 /// Exponentials that are added up in 32 bits.
 const PART: usize = 1024;
-/// A grammar that leaves more tokens than this, the model's own likeliest among them, asks no question: it leaves text.
-const ANSWERS_MAX: usize = 1024;
 /// A draw whose token was this likely is as good as taken: noise that decides nothing hides nothing.
 const CERTAIN: f64 = 0.999;
 
@@ -76,52 +74,49 @@ pub struct Draw<'a> {
 impl Draw<'_> {
     /// What its outcome tells.
     pub fn learnt(&self, outcome: &Outcome) -> Learnt {
-        let leaves = self.masked.is_none() && self.params.leaves_logits();
-        if leaves {
-            let known = outcome.raw_probability;
-            let millibits = known.map_or_else(|| of_text(self.raw, outcome.token), surprise);
-            return Learnt {
-                millibits: millibits.into(),
-                arranged_millibits: 0,
-            };
-        }
-        self.arranged(outcome)
-    }
-
-    fn arranged(&self, outcome: &Outcome) -> Learnt {
-        let token = outcome.token;
-        let left = self.masked.map(|masked| masked.left);
-        let nothing = Learnt {
-            millibits: TOKEN_MILLIBITS_MIN.into(),
-            arranged_millibits: 0,
+        let (said, answers) = match self.masked {
+            // Whoever wrote the grammar knows which tokens it left: which of them it is can be learnt.
+            Some(Masked::Few { tokens, .. }) if tokens.len() == 1 => {
+                return Learnt {
+                    millibits: TOKEN_MILLIBITS_MIN.into(),
+                    arranged_millibits: 0,
+                };
+            }
+            Some(Masked::Few { tokens, .. }) => {
+                let logits: Vec<f32> = tokens.iter().map(|(_, logit)| *logit).collect();
+                (self.said(Some(Raw::of(&logits)), outcome), tokens.len())
+            }
+            Some(Masked::Many { left, raw, .. }) => {
+                let leaves_text = raw.is_some_and(|raw| outcome.leads >= raw.best());
+                let answers = if leaves_text { 1 } else { *left };
+                (self.said(*raw, outcome), answers)
+            }
+            None => (self.said(outcome.raw, outcome), 1),
         };
-        if left == Some(1) {
-            // One token could follow, which whoever wrote the grammar knew.
-            return nothing;
-        }
-        let looked = sampler::first_token(self.raw, true);
-        let own = looked.map(|(own, _)| own);
-        let text = || {
-            let known = looked.and_then(|(_, raw)| raw?.probability(self.raw, token));
-            known.map_or_else(|| of_text(self.raw, token), surprise)
-        };
-        // What the model would have said anyway tells what text tells; what it was brought to say, what decided it.
-        let said = match outcome.probability.filter(|_| own != Some(token)) {
-            Some(probability) => surprise(probability),
-            None => text(),
-        };
-        let kept = |masked: &Masked| {
-            own.and_then(|own| masked.logits.get(usize::try_from(own).ok()?))
-                .is_some_and(|logit| logit.is_finite())
-        };
-        let leaves_text = self.masked.is_none_or(kept);
-        let asked = left.filter(|left| *left <= ANSWERS_MAX || !leaves_text);
-        let shaped = choice(asked.unwrap_or(1));
         let arranged = choice(self.choices(outcome));
-        let millibits = u64::from(said).max(shaped).max(arranged);
+        let millibits = u64::from(said).max(choice(answers)).max(arranged);
         Learnt {
             millibits,
             arranged_millibits: if arranged > 0 { millibits } else { 0 },
+        }
+    }
+
+    /// What the token tells, where `raw` is known of all that might have been said. What would have been said anyway tells what text
+    /// tells; what the model was brought to say, what decided it.
+    fn said(&self, raw: Option<Raw>, outcome: &Outcome) -> u32 {
+        let Some((raw, logit)) = raw.zip(self.logit(outcome.token)) else {
+            return of_text(self.raw, outcome.token);
+        };
+        let text = self.masked.is_none() && self.params.leaves_logits();
+        let decided = outcome.probability.filter(|_| !text && logit < raw.best());
+        surprise(decided.unwrap_or_else(|| raw.probability(logit)))
+    }
+
+    /// A token's logit, before biases and penalties.
+    fn logit(&self, token: u32) -> Option<f32> {
+        match self.masked {
+            Some(masked) => masked.logit(token),
+            None => self.raw.get(usize::try_from(token).ok()?).copied(),
         }
     }
 
@@ -132,13 +127,12 @@ impl Draw<'_> {
         let certain = outcome
             .probability
             .is_none_or(|probability| probability >= CERTAIN);
-        let logits = self.masked.map_or(self.raw, |masked| &masked.logits);
         // Penalties that only lower, and lower something else than what leads, are not what decided: they change nothing.
-        let decides = || {
-            let leads = elementwise::largest(Isa::detect(), logits);
-            let moved = |id: &u32| usize::try_from(*id).ok() == leads;
-            shifts.raised || shifts.tokens.iter().any(moved)
+        let leads = |id: &u32| {
+            let logit = self.logit(*id);
+            logit.is_some_and(|logit| logit >= outcome.leads)
         };
+        let decides = || shifts.raised || shifts.tokens.iter().any(leads);
         let moved = match !shifts.tokens.is_empty() && certain && decides() {
             true => {
                 let mut tokens = shifts.tokens.clone();
@@ -199,8 +193,9 @@ fn choice(answers: usize) -> u64 {
     reason = "a test that cannot go on should stop"
 )]
 mod tests {
-    use super::super::sampler::Past;
+    use super::super::sampler::{self, Past};
     use super::*;
+    use crate::grammar::Follows;
 
     fn params(change: impl FnOnce(&mut SamplingParams)) -> SamplingParams {
         let mut params = SamplingParams::default();
@@ -232,7 +227,7 @@ mod tests {
         let raw = logits();
         let breaks = &[];
         let past = Past { tokens, breaks };
-        let outcome = sampler::draw_outcome(&raw, params, past, point).unwrap();
+        let outcome = sampler::draw_outcome(&raw, params, past, point, true).unwrap();
         let masked = None;
         let draw = Draw {
             raw: &raw,
@@ -334,16 +329,15 @@ mod tests {
         let raw = logits();
         let greedy = params(|params| params.temperature = 0.0);
         let of = |keep: &dyn Fn(usize) -> bool| {
-            let masked = raw.iter().enumerate().map(|(at, logit)| match keep(at) {
-                true => *logit,
-                false => f32::NEG_INFINITY,
-            });
-            let logits: Vec<f32> = masked.collect();
-            let outcome = sampler::draw_outcome(&logits, &greedy, Past::default(), 0.0).unwrap();
-            let left = finite(&logits).count();
+            let mut words = vec![0_u32; raw.len().div_ceil(32)];
+            for at in (0..raw.len()).filter(|at| keep(*at)) {
+                words[at / 32] |= 1 << (at % 32);
+            }
+            let masked = Masked::of(&raw, &Follows::of_words(words), true).unwrap();
+            let outcome = masked.draw(&greedy, Past::default(), 0.0).unwrap();
             let draw = Draw {
                 raw: &raw,
-                masked: Some(&Masked { logits, left }),
+                masked: Some(&masked),
                 params: &greedy,
             };
             draw.learnt(&outcome)

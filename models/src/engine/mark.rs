@@ -104,13 +104,10 @@ pub fn draw(
     noise: &ContextNoise,
     point: f64,
 ) -> Result<u32, SamplingError> {
-    if params.temperature == 0.0 {
-        return sampler::draw(logits, params, past, point);
-    }
-    drawn(logits, params, past, noise, point, false).map(|outcome| outcome.token)
+    draw_outcome(logits, params, past, noise, point, false).map(|outcome| outcome.token)
 }
 
-/// As [`draw`], with what the draw knows of its token.
+/// As [`draw`], with what the draw knows of its token; what all have in the logits as they are is `told` if somebody asks.
 ///
 /// # Errors
 /// As [`sampler::draw`].
@@ -120,23 +117,14 @@ pub fn draw_outcome(
     past: Past<'_>,
     noise: &ContextNoise,
     point: f64,
-) -> Result<Outcome, SamplingError> {
-    if params.temperature == 0.0 {
-        return sampler::draw_outcome(logits, params, past, point);
-    }
-    drawn(logits, params, past, noise, point, true)
-}
-
-fn drawn(
-    logits: &[f32],
-    params: &SamplingParams,
-    past: Past<'_>,
-    noise: &ContextNoise,
-    point: f64,
     told: bool,
 ) -> Result<Outcome, SamplingError> {
+    if params.temperature == 0.0 {
+        return sampler::draw_outcome(logits, params, past, point, told);
+    }
     let mut likeliest = sampler::likeliest(logits, params, past, CANDIDATES, told)?;
-    let (raw, shifts) = (likeliest.raw, mem::take(&mut likeliest.shifts));
+    let (leads, raw) = (likeliest.leads, likeliest.raw);
+    let shifts = mem::take(&mut likeliest.shifts);
     let candidates = likeliest.tokens.iter().copied();
     let of_each = noise.of_each(candidates.clone().map(|(id, _)| id));
     let (won, least) = first(candidates.zip(of_each));
@@ -158,7 +146,8 @@ fn drawn(
     Ok(Outcome {
         token,
         probability,
-        raw_probability: raw.and_then(|raw| raw.probability(logits, token)),
+        leads,
+        raw,
         shifts,
     })
 }

@@ -9,6 +9,7 @@ pub mod gate;
 pub mod learnt;
 pub mod logprobs;
 pub mod mark;
+pub mod masked;
 pub(crate) mod paged;
 pub(crate) mod pages;
 mod reference;

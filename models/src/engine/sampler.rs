@@ -4,7 +4,9 @@
 //! the step before left; temperature before or after those four ([`TemperatureOrder`]). All arithmetic is in 64 bits.
 //! A grammar's mask comes before all of it: what it forbids has no finite logit.
 
+mod blocks;
 pub mod dry;
+mod given;
 mod heated;
 mod likeliest;
 mod looked;
@@ -15,17 +17,18 @@ mod shares;
 mod typical;
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 
 use casemate_kernels::{Isa, logits};
 
+use given::{Given, moved_by};
 pub use likeliest::{Likeliest, Rest, likeliest};
-pub(super) use looked::first_token;
+use looked::first_token;
+pub(super) use looked::masked;
 pub use params::{SamplingError, SamplingParams, TemperatureOrder};
-use raw::Raw;
+pub use raw::Raw;
 use reach::{Reach, SORT_ALL_MAX, within_reach};
 use shares::Shares;
-use typical::keep_typical;
+use typical::{Whole, keep_typical};
 
 /// What stands before the token that is drawn.
 #[derive(Clone, Copy, Default)]
@@ -41,13 +44,21 @@ pub struct Past<'a> {
 pub struct Outcome {
     /// The token.
     pub token: u32,
-    /// Its probability in the distribution that it was drawn from; nothing where that would take a further look at all logits.
+    /// Its probability in the distribution that it was drawn from, nearly; nothing where that would take a further look at all
+    /// logits.
     pub probability: Option<f64>,
-    /// Its probability in the logits as they were given, at temperature 1, nearly; nothing where that would take a further
-    /// look at all logits.
-    pub raw_probability: Option<f64>,
-    /// Whose logits penalties moved before.
+    /// The largest of the logits as they were given.
+    pub leads: f32,
+    /// What all tokens have in these at temperature 1, nearly, if somebody asked.
+    pub raw: Option<Raw>,
+    /// Whose logits penalties moved after that.
     pub shifts: Shifts,
+}
+
+impl Outcome {
+    fn with(self, shifts: Shifts) -> Self {
+        Self { shifts, ..self }
+    }
 }
 
 /// Tokens whose logits penalties moved. Biases are not among them: the request says which those are.
@@ -69,10 +80,10 @@ pub fn draw(
     past: Past<'_>,
     point: f64,
 ) -> Result<u32, SamplingError> {
-    drawn(logits, params, past, point, false).map(|outcome| outcome.token)
+    draw_outcome(logits, params, past, point, false).map(|outcome| outcome.token)
 }
 
-/// As [`draw`], with what the draw knows of its token.
+/// As [`draw`], with what the draw knows of its token; what all have in the logits as they are is `told` if somebody asks.
 ///
 /// # Errors
 /// As [`Distribution::new`].
@@ -81,57 +92,66 @@ pub fn draw_outcome(
     params: &SamplingParams,
     past: Past<'_>,
     point: f64,
+    told: bool,
 ) -> Result<Outcome, SamplingError> {
-    drawn(logits, params, past, point, true)
+    let (given, shifts) = Given::by(logits, params, past)?;
+    let outcome = match params.temperature == 0.0 {
+        false if params.keeps_all() => draw_from_all(given, params.temperature, point, told)?,
+        _ => Distribution::of(given, params, told)?.outcome(point)?,
+    };
+    Ok(outcome.with(shifts))
 }
 
-fn drawn(
-    logits: &[f32],
+/// As [`draw_outcome`], from these tokens alone, whose ids stand in their order and whose logits are finite; of a vocabulary of
+/// so many.
+///
+/// # Errors
+/// As [`Distribution::new`].
+pub fn draw_few(
+    few: &[(u32, f32)],
+    vocabulary_len: usize,
     params: &SamplingParams,
     past: Past<'_>,
     point: f64,
-    told: bool,
 ) -> Result<Outcome, SamplingError> {
-    if params.temperature == 0.0
-        && params.leaves_logits()
-        && let Some((token, raw)) = looked::first_token(logits, told)
-    {
-        return Ok(Outcome {
-            token,
-            probability: Some(1.0),
-            raw_probability: raw.and_then(|raw| raw.probability(logits, token)),
-            shifts: Shifts::default(),
-        });
-    }
-    if params.temperature > 0.0 && params.leaves_logits() && params.keeps_all() {
-        return draw_from_all(logits, params.temperature, point, told);
-    }
-    let distribution = Distribution::of(logits, params, past, told)?;
-    let (token, probability) = distribution.at(point).ok_or(SamplingError::NoFiniteLogit)?;
-    let raw = distribution.raw;
-    Ok(Outcome {
-        token,
-        probability: Some(probability),
-        raw_probability: raw.and_then(|raw| raw.probability(logits, token)),
-        shifts: distribution.shifts,
-    })
+    let logit = |id: u32| {
+        let at = few.binary_search_by_key(&id, |(id, _)| *id).ok();
+        let left = at.and_then(|at| few.get(at)).map(|(_, logit)| *logit);
+        let known = usize::try_from(id).is_ok_and(|id| id < vocabulary_len);
+        known.then(|| left.unwrap_or(f32::NEG_INFINITY))
+    };
+    let (moved, shifts) = moved_by(logit, params, past)?;
+    let exact = |(id, logit): &(u32, f32)| {
+        let moved = moved.get(id).copied();
+        (*id, moved.unwrap_or(f64::from(*logit)))
+    };
+    let logits = few.iter().map(|(_, logit)| *logit);
+    let reach = Reach {
+        tokens: few.iter().map(exact).collect(),
+        all: None,
+        whole: None,
+        leads: logits.fold(f32::NEG_INFINITY, f32::max),
+        raw: None,
+    };
+    let distribution = Distribution::of_reach(reach, params)?;
+    Ok(distribution.outcome(point)?.with(shifts))
 }
 
 /// Draws when every token may come: no need to sort them. Tokens stand in the order of their ids.
 fn draw_from_all(
-    logits: &[f32],
+    given: Given<'_>,
     temperature: f64,
     point: f64,
     told: bool,
 ) -> Result<Outcome, SamplingError> {
-    let shares = Shares::of(logits, temperature, told)?;
+    let shares = Shares::of(given, temperature, told)?;
     let all = shares.total();
     let (token, share) = shares.at(point * all)?;
-    let raw = shares.raw();
     Ok(Outcome {
         token,
         probability: Some(share / all),
-        raw_probability: raw.and_then(|raw| raw.probability(logits, token)),
+        leads: shares.leads(),
+        raw: shares.raw(),
         shifts: Shifts::default(),
     })
 }
@@ -141,7 +161,9 @@ fn draw_from_all(
 pub struct Distribution {
     /// Token ids and probabilities that add up to one.
     pub tokens: Vec<(u32, f64)>,
-    shifts: Shifts,
+    /// The largest logit before any were moved.
+    leads: f32,
+    /// What all had before any were moved, if somebody asked.
     raw: Option<Raw>,
 }
 
@@ -155,53 +177,62 @@ impl Distribution {
         params: &SamplingParams,
         past: Past<'_>,
     ) -> Result<Self, SamplingError> {
-        Self::of(logits, params, past, false)
+        let (given, _) = Given::by(logits, params, past)?;
+        Self::of(given, params, false)
     }
 
-    fn of(
-        logits: &[f32],
-        params: &SamplingParams,
-        past: Past<'_>,
-        told: bool,
-    ) -> Result<Self, SamplingError> {
-        let (mut tokens, all, raw, shifts) = match within_reach(logits, params, told) {
-            Some(Reach { tokens, all, raw }) => (tokens, all, raw, Shifts::default()),
-            None => {
-                let mut logits: Vec<f64> = logits.iter().map(|logit| f64::from(*logit)).collect();
-                let shifts = penalise(&mut logits, params, past)?;
-                let finite = (0_u32..).zip(logits).filter(|(_, logit)| logit.is_finite());
-                (finite.collect(), None, None, shifts)
-            }
-        };
+    fn of(given: Given<'_>, params: &SamplingParams, told: bool) -> Result<Self, SamplingError> {
         if params.temperature == 0.0 {
-            let best = tokens
-                .iter()
-                .copied()
-                .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
-            let (best, _) = best.ok_or(SamplingError::NoFiniteLogit)?;
+            let (token, leads, raw) = first_token(given, told)?;
             return Ok(Self {
-                tokens: vec![(best, 1.0)],
-                shifts,
+                tokens: vec![(token, 1.0)],
+                leads,
+                raw,
+            });
+        }
+        Self::of_reach(within_reach(given, params, told)?, params)
+    }
+
+    fn of_reach(reach: Reach, params: &SamplingParams) -> Result<Self, SamplingError> {
+        let Reach {
+            mut tokens,
+            all,
+            whole,
+            leads,
+            raw,
+        } = reach;
+        if params.temperature == 0.0 {
+            let first = tokens.iter().copied().min_by(falling);
+            let (token, _) = first.ok_or(SamplingError::NoFiniteLogit)?;
+            return Ok(Self {
+                tokens: vec![(token, 1.0)],
+                leads,
                 raw,
             });
         }
         if params.temperature_order == TemperatureOrder::First {
             scale(&mut tokens, params.temperature);
         }
-        cut(&mut tokens, params, all);
+        cut(&mut tokens, params, all, whole);
         if params.temperature_order == TemperatureOrder::Last {
             scale(&mut tokens, params.temperature);
         }
         softmax(&mut tokens);
-        if tokens.is_empty() {
-            Err(SamplingError::NoFiniteLogit)
-        } else {
-            Ok(Self {
-                tokens,
-                shifts,
-                raw,
-            })
+        match tokens.is_empty() {
+            true => Err(SamplingError::NoFiniteLogit),
+            false => Ok(Self { tokens, leads, raw }),
         }
+    }
+
+    fn outcome(&self, point: f64) -> Result<Outcome, SamplingError> {
+        let (token, probability) = self.at(point).ok_or(SamplingError::NoFiniteLogit)?;
+        Ok(Outcome {
+            token,
+            probability: Some(probability),
+            leads: self.leads,
+            raw: self.raw,
+            shifts: Shifts::default(),
+        })
     }
 
     /// The token at `point`, a random number from 0 to below 1.
@@ -220,48 +251,6 @@ impl Distribution {
     }
 }
 
-fn penalise(
-    logits: &mut [f64],
-    params: &SamplingParams,
-    past: Past<'_>,
-) -> Result<Shifts, SamplingError> {
-    let mut shifts = Shifts::default();
-    for (id, bias) in &params.logit_bias {
-        *logits
-            .get_mut(*id as usize)
-            .ok_or(SamplingError::UnknownToken)? += bias;
-    }
-    let window = past.tokens.len().saturating_sub(params.penalty_window);
-    let mut counts: HashMap<u32, f64> = HashMap::new();
-    for id in past.tokens.get(window..).unwrap_or_default() {
-        *counts.entry(*id).or_default() += 1.0;
-    }
-    if params.moves_window() {
-        shifts.tokens.extend(counts.keys());
-        shifts.raised = params.repetition_penalty < 1.0
-            || params.frequency_penalty < 0.0
-            || params.presence_penalty < 0.0;
-    }
-    for (id, count) in counts {
-        if let Some(logit) = logits.get_mut(id as usize) {
-            let penalty = params.repetition_penalty;
-            *logit = if *logit > 0.0 {
-                *logit / penalty
-            } else {
-                *logit * penalty
-            };
-            *logit -= count * params.frequency_penalty + params.presence_penalty;
-        }
-    }
-    for (id, penalty) in params.dry.penalties(past.tokens, past.breaks) {
-        if let Some(logit) = logits.get_mut(id as usize) {
-            *logit -= penalty;
-            shifts.tokens.push(id);
-        }
-    }
-    Ok(shifts)
-}
-
 fn scale(tokens: &mut [(u32, f64)], temperature: f64) {
     for (_, logit) in tokens {
         *logit /= temperature;
@@ -269,14 +258,19 @@ fn scale(tokens: &mut [(u32, f64)], temperature: f64) {
 }
 
 /// Top-k, typical, top-p and min-p. Leaves `tokens` sorted. `all` is what those have together that are and are not among them,
-/// where it is known.
-fn cut(tokens: &mut Vec<(u32, f64)>, params: &SamplingParams, all: Option<f64>) {
+/// where it is known, and `whole` the same for typical.
+fn cut(
+    tokens: &mut Vec<(u32, f64)>,
+    params: &SamplingParams,
+    all: Option<f64>,
+    whole: Option<Whole>,
+) {
     if params.top_k > 0 && params.top_k < tokens.len() {
         tokens.select_nth_unstable_by(params.top_k, falling);
         tokens.truncate(params.top_k);
     }
     if params.typical_p < 1.0 {
-        keep_typical(tokens, params.typical_p);
+        keep_typical(tokens, params.typical_p, whole);
     }
     match params.top_p < 1.0 {
         true => keep_nucleus(tokens, params.top_p, all),
@@ -375,6 +369,8 @@ impl Draws {
     reason = "a test that cannot go on should stop"
 )]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     /// Logits of a large vocabulary, a few of them impossible.
@@ -413,6 +409,7 @@ mod tests {
             params(|params| params.top_k = 40),
             params(|params| params.min_p = 0.2),
             params(|params| params.typical_p = 0.4),
+            params(|params| params.logit_bias = vec![(2, 9.0), (4_999, -100.0), (3, 4.0)]),
         ] {
             let exact = Distribution::new(&logits(), &params, Past::default()).unwrap();
             let counts = drawn(&params, POINTS);

@@ -10,6 +10,7 @@ use super::gate::Place;
 use super::learnt::{Draw as Judged, Learnt};
 use super::logprobs::{Reveal, TokenLogprobs, Untold};
 use super::mark::{self, MarkKey};
+use super::masked::Masked;
 use super::repetition::{RepetitionRule, Repetitions};
 use super::request::{Event, Failure, FinishReason, GenerateRequest, Sink, Usage};
 use super::sampler::dry::Breaks;
@@ -349,9 +350,10 @@ impl Sequence {
     }
 
     fn draw(&mut self, raw: &[f32], vocabulary: &dyn Vocabulary) -> Result<u32, Halted> {
-        let masked = self.grammar.as_mut().map(|grammar| grammar.masked(raw));
-        let masked = masked.transpose()?;
-        let logits = masked.as_ref().map_or(raw, |masked| &masked.logits);
+        let masked = match &mut self.grammar {
+            Some(grammar) => Some(Masked::of(raw, &grammar.follows()?, true)?),
+            None => None,
+        };
         let point = self.draws.next_point();
         let dry = &self.sampling.dry;
         let breaks = match dry.is_off() {
@@ -362,10 +364,12 @@ impl Sequence {
         let past = Past { tokens, breaks };
         let answer = tokens.get(self.prompt..).unwrap_or_default();
         let marked = self.mark.as_ref().zip(mark::context(answer));
-        let outcome = match marked {
-            None => sampler::draw_outcome(logits, &self.sampling, past, point)?,
-            Some((key, context)) => {
-                mark::draw_outcome(logits, &self.sampling, past, &key.noise(context), point)?
+        // Beside a grammar there is no mark.
+        let outcome = match (&masked, marked) {
+            (Some(masked), _) => masked.draw(&self.sampling, past, point)?,
+            (None, None) => sampler::draw_outcome(raw, &self.sampling, past, point, true)?,
+            (None, Some((key, context))) => {
+                mark::draw_outcome(raw, &self.sampling, past, &key.noise(context), point, true)?
             }
         };
         let judged = Judged {

@@ -29,6 +29,8 @@ const COMPILERS_MAX: usize = 4;
 const COMPILE_MAX: Duration = Duration::from_secs(10);
 /// Stack of a compiling thread: a schema's references are followed by recursion, one after the other.
 const COMPILE_STACK: usize = 64 << 20;
+/// Tokens whose bits stand together.
+const WORD: usize = u32::BITS as usize;
 /// White space between two parts of a JSON text: enough for deep indentation, too little to go on for ever.
 const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,32}";
 
@@ -50,6 +52,7 @@ pub struct Grammars {
 struct Inner {
     factory: ParserFactory,
     ends: Vec<u32>,
+    vocabulary_len: usize,
     compiling: AtomicUsize,
 }
 
@@ -69,6 +72,7 @@ impl Grammars {
             }
             // The end that the library knows is one token more than there are: real ends are allowed beside its masks.
             let end = u32::try_from(words.len()).map_err(|_| GrammarError::Unsupported)?;
+            let vocabulary_len = words.len();
             words.push(Vec::new());
             let trie = TokTrie::from(&TokRxInfo::new(end + 1, end), &words);
             let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
@@ -82,6 +86,7 @@ impl Grammars {
                 inner: Arc::new(Inner {
                     factory,
                     ends,
+                    vocabulary_len,
                     compiling: AtomicUsize::new(0),
                 }),
             })
@@ -154,6 +159,7 @@ impl Inner {
         let mut grammar = Grammar {
             matcher: Matcher::new(Ok(parser)),
             ends: self.ends.clone(),
+            vocabulary_len: self.vocabulary_len,
         };
         // Most of what cannot be done shows at the first token, while nobody waits for an answer yet.
         let mask = grammar.matcher.compute_mask();
@@ -184,15 +190,42 @@ fn limits() -> ParserLimits {
 pub struct Grammar {
     matcher: Matcher,
     ends: Vec<u32>,
+    vocabulary_len: usize,
 }
 
-/// What a grammar leaves of logits.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Masked {
-    /// Those of tokens that may not follow are minus infinity.
-    pub logits: Vec<f32>,
-    /// How many are finite.
-    pub left: usize,
+/// Which tokens may follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Follows {
+    words: Vec<u32>,
+}
+
+impl Follows {
+    /// Those of bits: the lowest one of the first word is that of the first token.
+    pub fn of_words(words: Vec<u32>) -> Self {
+        Self { words }
+    }
+
+    /// Their bits.
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+
+    /// How many they are.
+    pub fn count(&self) -> usize {
+        let bits = |word: &u32| u64::from(word.count_ones());
+        usize::try_from(self.words.iter().map(bits).sum::<u64>()).unwrap_or(usize::MAX)
+    }
+
+    /// Their ids.
+    pub fn ids(&self) -> impl Iterator<Item = u32> {
+        let words = (0_u32..).step_by(WORD).zip(&self.words);
+        words
+            .filter(|(_, word)| **word != 0)
+            .flat_map(|(first, word)| {
+                let bits = (0..WORD as u32).filter(move |bit| word >> bit & 1 == 1);
+                bits.map(move |bit| first + bit)
+            })
+    }
 }
 
 impl Grammar {
@@ -202,31 +235,31 @@ impl Grammar {
         Self {
             matcher: self.matcher.deep_clone(),
             ends: self.ends.clone(),
+            vocabulary_len: self.vocabulary_len,
         }
     }
 
-    /// The logits of tokens that may follow; those of all others are minus infinity. Ends may follow where the answer is
-    /// complete.
+    /// Which tokens may follow. Ends may where the answer is complete.
     ///
     /// # Errors
-    /// [`Stuck`]: nothing may follow, or finding out takes too much work.
-    pub fn masked(&mut self, logits: &[f32]) -> Result<Masked, Stuck> {
+    /// [`Stuck`]: none may, or finding out takes too much work.
+    pub fn follows(&mut self) -> Result<Follows, Stuck> {
         let complete = self.matcher.is_accepting().map_err(|_| Stuck)?;
-        let mask = self.matcher.compute_mask().map_err(|_| Stuck)?;
-        let mut masked = logits.to_vec();
-        let mut left = 0;
-        for (id, logit) in (0_u32..).zip(&mut masked) {
-            let follows = match self.ends.contains(&id) {
-                true => complete,
-                false => mask.get(id as usize),
-            };
-            if !follows {
-                *logit = f32::NEG_INFINITY;
+        let mut mask = self.matcher.compute_mask().map_err(|_| Stuck)?;
+        for end in &self.ends {
+            let at = *end as usize;
+            if at < mask.len() {
+                mask.set(at, complete);
             }
-            left += usize::from(logit.is_finite());
         }
-        let logits = masked;
-        (left > 0).then_some(Masked { logits, left }).ok_or(Stuck)
+        // Behind the vocabulary stands the end that the library knows.
+        for at in self.vocabulary_len..mask.len() {
+            mask.set(at, false);
+        }
+        match mask.is_zero() {
+            true => Err(Stuck),
+            false => Ok(Follows::of_words(mask.into())),
+        }
     }
 
     /// Moves on by a token that was drawn, not an end. True when the answer is complete and nothing may follow.

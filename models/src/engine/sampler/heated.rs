@@ -1,16 +1,19 @@
 //! Logits that are divided by a temperature, after the first look at all of them: shares of some (exponentials of logits, the
 //! best one's is 1), and bounds of what others have. Nothing is added up exactly.
 
+use std::borrow::Cow;
+
 use casemate_kernels::{Isa, logits};
 
 use super::SamplingError;
-use super::looked::{LIKELY, Looked, PART, Wanted};
+use super::given::Given;
+use super::looked::{LIKELY, Looked, Others, PART, Wanted};
 use super::raw::Raw;
+use super::typical::Whole;
 
 /// What each token may have of the whole, as far as one look tells.
 pub(super) struct Heated<'a> {
     isa: Isa,
-    pub(super) logits: &'a [f32],
     best: f32,
     heat: f32,
     looked: Looked<'a>,
@@ -23,58 +26,61 @@ impl<'a> Heated<'a> {
     /// # Errors
     /// [`SamplingError::NoFiniteLogit`] where nothing may come.
     pub(super) fn of(
-        logits: &'a [f32],
+        given: Given<'a>,
         temperature: f64,
         wanted: impl FnOnce(f32) -> Wanted,
     ) -> Result<Self, SamplingError> {
         let heat = (1.0 / temperature) as f32;
-        let looked = Looked::at(logits, wanted(heat));
-        let best = looked.best().ok_or(SamplingError::NoFiniteLogit)?;
+        let looked = Looked::at(given, wanted(heat));
+        let best = looked.blocks().best();
         Ok(Self {
             isa: Isa::detect(),
-            logits,
-            best,
+            best: best.ok_or(SamplingError::NoFiniteLogit)?,
             heat,
             looked,
         })
     }
 
-    /// What all tokens have at temperature 1, where their shares have `all` together if that is known.
+    /// The logits.
+    pub(super) fn given(&self) -> &Given<'a> {
+        &self.looked.blocks().given
+    }
+
+    /// The largest logit before any were moved.
+    pub(super) fn leads(&self) -> f32 {
+        self.looked.leads()
+    }
+
+    /// What all tokens have at temperature 1 before any were moved, where their shares have `all` together if that is known.
     pub(super) fn raw_of(&self, all: Option<f64>) -> Raw {
-        match all.filter(|_| self.heat == 1.0) {
+        let same = self.heat == 1.0 && self.given().moved().is_empty();
+        match all.filter(|_| same) {
             Some(sum) => Raw {
                 best: self.best,
                 sum,
             },
-            None => self.raw(),
+            None => self.looked.raw(),
         }
-    }
-
-    /// The same nearly.
-    fn raw(&self) -> Raw {
-        let likely = self.looked.likely(self.best);
-        self.looked.raw(self.best, &likely)
     }
 
     /// The same where [`Self::at_least`] found `tokens` that have `share`: these are the likeliest, and all or so many that no
-    /// other has much, unless a low temperature leaves out what is likely without it.
+    /// other has much, unless a low temperature leaves out what is likely without it, or some were moved.
     pub(super) fn raw_beside(&self, tokens: &[(u32, f32)], share: f32) -> Raw {
-        if -share.ln() < LIKELY * self.heat {
-            return self.raw();
+        let moved = !self.given().moved().is_empty();
+        if moved || -share.ln() < LIKELY * self.heat {
+            return self.looked.raw();
         }
-        self.looked.raw(self.best, &self.with_logits(tokens))
-    }
-
-    /// What all tokens but these have together, or more.
-    pub(super) fn others_at_most(&self, tokens: &[(u32, f32)]) -> f64 {
-        let known = self.with_logits(tokens);
-        self.looked.others_at_most(self.best, &known)
-    }
-
-    fn with_logits(&self, tokens: &[(u32, f32)]) -> Vec<(u32, f32)> {
-        let logit = |id: u32| self.logits.get(id as usize).copied();
+        let raw = self.given().raw;
+        let logit = |id: u32| raw.get(id as usize).copied();
         let with_logit = |(id, _): &(u32, f32)| (*id, logit(*id).unwrap_or(f32::NEG_INFINITY));
-        tokens.iter().map(with_logit).collect()
+        let known: Vec<(u32, f32)> = tokens.iter().map(with_logit).collect();
+        self.looked.raw_beside(&known)
+    }
+
+    /// What all tokens but these have together; nothing where that can't be told.
+    pub(super) fn others(&self, tokens: &[(u32, f32)]) -> Option<Others> {
+        let known: Vec<u32> = tokens.iter().map(|(id, _)| *id).collect();
+        self.looked.others(self.best, &known)
     }
 
     /// Tokens with at least this share, and their shares, by their ids; where they are more than `count`, those of them that
@@ -82,7 +88,7 @@ impl<'a> Heated<'a> {
     pub(super) fn at_least(&self, share: f32, count: usize) -> Vec<(u32, f32)> {
         // A hair deeper, since the exponential decides.
         let floor = self.floor(1e-3 - share.ln());
-        let mut found = self.looked.reaching(floor, count);
+        let mut found = self.looked.blocks().reaching(floor, count);
         let shares = self.of_these(found.iter().map(|(_, logit)| *logit).collect());
         for ((_, found), share) in found.iter_mut().zip(shares) {
             *found = share;
@@ -94,7 +100,12 @@ impl<'a> Heated<'a> {
     /// Tokens whose logits are at most `depth` natural logarithms below the best, after the temperature, and their logits, by
     /// their ids.
     pub(super) fn within(&self, depth: f32) -> Vec<(u32, f32)> {
-        self.looked.all_from(self.floor(depth))
+        self.looked.blocks().all_from(self.floor(depth))
+    }
+
+    /// How far a logit is above the best, after the temperature.
+    pub(super) fn far(&self, logit: f32) -> f64 {
+        (f64::from(logit) - f64::from(self.best)) * f64::from(self.heat)
     }
 
     fn floor(&self, depth: f32) -> f32 {
@@ -112,10 +123,30 @@ impl<'a> Heated<'a> {
         logits
     }
 
+    /// The logits of a part.
+    pub(super) fn part(&self, part: usize) -> Cow<'a, [f32]> {
+        self.given().within(part * PART..(part + 1) * PART)
+    }
+
     /// The sums of all shares, in parts.
     pub(super) fn sums(&self) -> Vec<f64> {
-        let parts = self.logits.chunks(PART);
-        parts.map(|part| self.sum_of_part(part)).collect()
+        let parts = 0..self.given().raw.len().div_ceil(PART);
+        parts
+            .map(|part| self.sum_of_part(&self.part(part)))
+            .collect()
+    }
+
+    /// The sum of all shares, and their mean logit after the temperature, beside the best one's.
+    pub(super) fn whole(&self) -> Whole {
+        let parts = 0..self.given().raw.len().div_ceil(PART);
+        let moments = |part| {
+            let part = self.part(part);
+            logits::exponential_moments(self.isa, &part, self.best, self.heat).map(f64::from)
+        };
+        let add = |[sum, first]: [f64; 2], [a, b]: [f64; 2]| [sum + a, first + b];
+        let [sum, first] = parts.map(moments).fold([0.0; 2], add);
+        let mean = first / sum;
+        Whole { sum, mean }
     }
 
     /// The sum of the shares of a part's logits.

@@ -1,6 +1,7 @@
 //! The likeliest tokens with their shares, and all others as one: what a mark chooses among. Nothing is cut off: who
 //! draws the others' part draws one of them.
 
+use super::given::Given;
 use super::heated::Heated;
 use super::looked::Wanted;
 use super::raw::Raw;
@@ -9,6 +10,8 @@ use super::{Distribution, Past, SamplingError, SamplingParams, Shifts};
 
 /// Tokens less likely than this part of the likeliest one are among the others, so that no large vocabulary is sorted.
 const SHARE_MIN: f32 = 1e-5;
+/// A probability that is told is off by no more than this, and what is off in lines of the others.
+const OFF_MAX: f64 = 1e-3;
 
 /// A distribution in two parts.
 pub struct Likeliest<'a> {
@@ -16,8 +19,12 @@ pub struct Likeliest<'a> {
     pub tokens: Vec<(u32, f64)>,
     /// Whose logits penalties moved before.
     pub shifts: Shifts,
-    /// What all tokens have at temperature 1, if somebody asked and it was on the way.
+    /// The largest logit before that.
+    pub(crate) leads: f32,
+    /// What all tokens have at temperature 1 before that, if somebody asked.
     pub(crate) raw: Option<Raw>,
+    /// What all shares are together, nearly; nothing where nobody asks.
+    all: Option<f64>,
     others: Others<'a>,
     others_at_most: f64,
 }
@@ -38,11 +45,11 @@ pub struct Rest<'a> {
 
 enum Added<'a> {
     Listed(Vec<(u32, f64)>),
-    All(Shares<'a>),
+    All(Box<Shares<'a>>),
 }
 
 /// What may follow `past`, with some `count` tokens by themselves: at most twice as many. What they have under the model itself
-/// is `told` where that is on the way.
+/// is `told` if somebody asks.
 ///
 /// # Errors
 /// As [`Distribution::new`].
@@ -53,19 +60,26 @@ pub fn likeliest<'a>(
     count: usize,
     told: bool,
 ) -> Result<Likeliest<'a>, SamplingError> {
-    if params.temperature > 0.0 && params.leaves_logits() && params.keeps_all() {
-        return of_all(logits, params.temperature, count, told);
+    let (given, shifts) = Given::by(logits, params, past)?;
+    if params.temperature > 0.0 && params.keeps_all() {
+        let likeliest = of_all(given, params.temperature, count, told)?;
+        return Ok(Likeliest {
+            shifts,
+            ..likeliest
+        });
     }
     let Distribution {
         mut tokens,
-        shifts,
+        leads,
         raw,
-    } = Distribution::of(logits, params, past, told)?;
+    } = Distribution::of(given, params, told)?;
     let others = tokens.split_off(tokens.len().min(count));
     Ok(Likeliest {
         tokens,
         shifts,
+        leads,
         raw,
+        all: Some(1.0),
         others_at_most: others.iter().map(|(_, share)| share).sum(),
         others: Others::Listed(others),
     })
@@ -73,7 +87,7 @@ pub fn likeliest<'a>(
 
 /// The same where every token may come: no need to sort them, nor to add them up.
 fn of_all(
-    logits: &[f32],
+    given: Given<'_>,
     temperature: f64,
     count: usize,
     told: bool,
@@ -82,7 +96,7 @@ fn of_all(
         raw: told,
         heat: Some(heat),
     };
-    let heated = Heated::of(logits, temperature, wanted)?;
+    let heated = Heated::of(given, temperature, wanted)?;
     let mut tokens = heated.at_least(SHARE_MIN, count);
     if tokens.len() > 2 * count {
         let by_rank = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
@@ -91,22 +105,34 @@ fn of_all(
         tokens.sort_unstable_by_key(|(id, _)| *id);
     }
     let raw = told.then(|| heated.raw_beside(&tokens, SHARE_MIN));
-    let others_at_most = heated.others_at_most(&tokens);
-    let exact = |(id, share)| (id, f64::from(share));
+    let exact = |(id, share): &(u32, f32)| (*id, f64::from(*share));
+    let others = heated.others(&tokens);
+    let tokens: Vec<(u32, f64)> = tokens.iter().map(exact).collect();
+    // What a draw tells of logits that were not moved is not said by shares.
+    let asked = told && !heated.given().moved().is_empty();
+    let all = asked.then(|| {
+        let these: f64 = tokens.iter().map(|(_, share)| share).sum();
+        let nearly = others
+            .as_ref()
+            .and_then(|others| others.nearly(OFF_MAX * these));
+        nearly.map_or_else(|| heated.sums().iter().sum(), |others| these + others)
+    });
     Ok(Likeliest {
-        tokens: tokens.into_iter().map(exact).collect(),
+        tokens,
         shifts: Shifts::default(),
+        leads: heated.leads(),
         raw,
+        all,
+        others_at_most: others.map_or(f64::INFINITY, |others| others.at_most()),
         others: Others::All(heated),
-        others_at_most,
     })
 }
 
 impl<'a> Likeliest<'a> {
-    /// What one of [`Self::tokens`] with this share has of all tokens together, if that is known.
+    /// What one of [`Self::tokens`] with this share has of all tokens together, nearly, where cuts, biases or penalties decide what
+    /// that is.
     pub fn probability(&self, share: f64) -> Option<f64> {
-        // Shares of a sorted distribution are probabilities.
-        matches!(self.others, Others::Listed(_)).then_some(share)
+        self.all.map(|all| share / all)
     }
 
     /// What the others have together beside those shares, or more; infinite where there is no telling.
@@ -126,7 +152,7 @@ impl<'a> Likeliest<'a> {
                 shares.leave_out(&self.tokens);
                 Rest {
                     sum: shares.total(),
-                    of: Added::All(shares),
+                    of: Added::All(Box::new(shares)),
                 }
             }
         }

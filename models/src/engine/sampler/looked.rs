@@ -3,7 +3,10 @@
 use casemate_kernels::logits::{self, Exponentials};
 use casemate_kernels::{Isa, elementwise};
 
+use super::blocks::Blocks;
+use super::given::Given;
 use super::raw::Raw;
+use super::{SamplingError, falling};
 
 /// Exponentials that are added up in 32 bits. More would be added up too coarsely.
 pub(super) const PART: usize = 1024;
@@ -38,9 +41,9 @@ pub(super) struct Wanted {
 /// The largest logits of a vocabulary, and nearly what its exponentials are together, if somebody asked.
 pub(super) struct Looked<'a> {
     isa: Isa,
-    logits: &'a [f32],
-    /// The largest logit of each block.
-    maxima: Vec<f32>,
+    blocks: Blocks<'a>,
+    /// The same before any logit was moved; nothing where none was.
+    before: Option<Blocks<'a>>,
     raw: Option<Coarse>,
     heated: Option<Coarse>,
 }
@@ -71,64 +74,81 @@ impl Coarse {
     }
 }
 
+/// What stands for the largest logit, which is not known yet: that of the first few is as good.
+fn first_of(isa: Isa, logits: &[f32]) -> f32 {
+    elementwise::largest_of(isa, logits.get(..FIRST).unwrap_or(logits))
+}
+
+/// Exponentials beside what is far enough above that; nothing where their lines have no beginning.
+fn above(first: f32, heat: f32) -> Option<Exponentials> {
+    let reference = first + ABOVE_FIRST / heat;
+    let sized = (reference * heat).abs() < POWER_MAX;
+    sized.then_some(Exponentials { reference, heat })
+}
+
 impl<'a> Looked<'a> {
-    pub(super) fn at(logits: &'a [f32], wanted: Wanted) -> Self {
+    pub(super) fn at(given: Given<'a>, wanted: Wanted) -> Self {
         let isa = Isa::detect();
-        // The largest of all is not known yet, and that of the first few is as good.
-        let first = logits.get(..FIRST).unwrap_or(logits);
-        let first = elementwise::largest_of(isa, first);
-        let above_first = |heat| Exponentials {
-            reference: first + ABOVE_FIRST / heat,
-            heat,
-        };
-        let sized = |of: &Exponentials| (of.reference * of.heat).abs() < POWER_MAX;
-        let raw = Some(above_first(1.0)).filter(|of| wanted.raw && sized(of));
-        let heated = wanted.heat.map(above_first).filter(sized);
+        let first = first_of(isa, given.raw);
+        let raw = above(first, 1.0).filter(|_| wanted.raw);
+        let heated = wanted.heat.and_then(|heat| above(first, heat));
         let coarse = |of, sum| Coarse { of, sum };
         let (maxima, raw, heated) = match (raw, heated) {
             (Some(raw), Some(heated)) if raw != heated => {
                 let (maxima, [of_raw, of_heated]) =
-                    logits::maxima_and_coarse_sums(isa, logits, [raw, heated]);
+                    logits::maxima_and_coarse_sums(isa, given.raw, [raw, heated]);
                 let (raw, heated) = (coarse(raw, of_raw), coarse(heated, of_heated));
                 (maxima, Some(raw), Some(heated))
             }
-            (None, None) => (logits::maxima(isa, logits), None, None),
+            (None, None) => (logits::maxima(isa, given.raw), None, None),
             (Some(of), _) | (None, Some(of)) => {
-                let (maxima, [sum]) = logits::maxima_and_coarse_sums(isa, logits, [of]);
+                let (maxima, [sum]) = logits::maxima_and_coarse_sums(isa, given.raw, [of]);
                 let both = |_| coarse(of, sum);
                 (maxima, raw.map(both), heated.map(both))
             }
         };
         Self {
             isa,
-            logits,
-            maxima,
+            before: Blocks::before(isa, &given, &maxima),
+            blocks: Blocks::of(isa, given, maxima),
             raw,
             heated,
         }
     }
 
-    /// The largest finite logit.
-    pub(super) fn best(&self) -> Option<f32> {
-        let finite = || {
-            let logits = self.logits.iter().copied();
-            logits.filter(|logit| logit.is_finite())
-        };
-        Some(elementwise::largest_of(self.isa, &self.maxima))
-            .filter(|best| best.is_finite())
-            .or_else(|| finite().reduce(f32::max))
+    /// The logits with the largest of each block.
+    pub(super) fn blocks(&self) -> &Blocks<'a> {
+        &self.blocks
     }
 
-    /// What all have, of which `known` are the likeliest tokens and their logits: those down to [`Self::likely`], or so many that
-    /// no other has much.
-    pub(super) fn raw(&self, best: f32, known: &[(u32, f32)]) -> Raw {
+    /// The same before any were moved.
+    fn before(&self) -> &Blocks<'a> {
+        self.before.as_ref().unwrap_or(&self.blocks)
+    }
+
+    /// The largest logit before any were moved; below all numbers where none is finite.
+    pub(super) fn leads(&self) -> f32 {
+        self.before().best().unwrap_or(f32::NEG_INFINITY)
+    }
+
+    /// What all have before any were moved.
+    pub(super) fn raw(&self) -> Raw {
+        let leads = self.leads();
+        self.raw_beside(&self.before().reaching(leads - LIKELY, LIKELY_MAX))
+    }
+
+    /// The same, of which `known` are the likeliest tokens and their logits: those that are [`LIKELY`], or so many that no other
+    /// has much.
+    pub(super) fn raw_beside(&self, known: &[(u32, f32)]) -> Raw {
+        let best = self.leads();
         let near = self.raw.and_then(|coarse| coarse.near(best));
         let coarse = near.unwrap_or_else(|| {
             let of = Exponentials {
                 reference: best,
                 heat: 1.0,
             };
-            let (_, [sum]) = logits::maxima_and_coarse_sums(self.isa, self.logits, [of]);
+            let logits = self.before().given.raw;
+            let (_, [sum]) = logits::maxima_and_coarse_sums(self.isa, logits, [of]);
             Coarse { of, sum }
         });
         let (tail, _) = coarse.without(known, best);
@@ -141,77 +161,112 @@ impl<'a> Looked<'a> {
         }
     }
 
-    /// What all but `known` have beside the best one's 1, or more; infinite where nobody wanted to know, or it can't be told.
-    pub(super) fn others_at_most(&self, best: f32, known: &[(u32, f32)]) -> f64 {
-        let near = self.heated.and_then(|coarse| coarse.near(best));
-        near.map_or(f64::INFINITY, |coarse| {
-            let (others, all) = coarse.without(known, best);
-            // Lanes of a sum have a number of each block.
-            let rounding = ROUNDING + self.maxima.len() as f64 * f64::from(f32::EPSILON);
-            LINES_OFF * (others + all * rounding)
-        })
-    }
-
-    /// The likely tokens and their logits.
-    pub(super) fn likely(&self, best: f32) -> Vec<(u32, f32)> {
-        self.reaching(best - LIKELY, LIKELY_MAX)
-    }
-
-    /// Tokens whose logits are from `floor` on, and their logits, by their ids; where half as many blocks again as `count` have
-    /// some, those of them that come before `count` others are among them, and few others.
-    pub(super) fn reaching(&self, floor: f32, count: usize) -> Vec<(u32, f32)> {
-        self.unless_many(floor, count + count / 2)
-            .unwrap_or_else(|| self.all_from(floor.max(self.floor_of(count))))
-    }
-
-    /// All tokens whose logits are from `floor` on.
-    pub(super) fn all_from(&self, floor: f32) -> Vec<(u32, f32)> {
-        self.unless_many(floor, usize::MAX).unwrap_or_default()
-    }
-
-    /// The same; nothing where more than `blocks_max` blocks have some.
-    fn unless_many(&self, floor: f32, blocks_max: usize) -> Option<Vec<(u32, f32)>> {
-        logits::from_floor(self.isa, self.logits, &self.maxima, floor, blocks_max)
-    }
-
-    /// At least `count` logits are not below this, since each of so many maxima is one: those of four blocks together where they
-    /// are enough to be near it, of each where they are not. Below all numbers where these are too few.
-    fn floor_of(&self, count: usize) -> f32 {
-        let larger = |a: f32, b: f32| if a > b { a } else { b };
-        let (fours, _) = self.maxima.as_chunks();
-        let mut maxima: Vec<f32> = match fours.len() >= 2 * count {
-            true => fours
+    /// What all tokens but those of `known`, which stand by their ids, have beside the best one's 1; nothing where nobody wanted to
+    /// know, or it can't be told.
+    pub(super) fn others(&self, best: f32, known: &[u32]) -> Option<Others> {
+        let coarse = self.heated?.near(self.leads())?;
+        let is_known = |id: &u32| known.binary_search(id).is_ok();
+        let moved = || {
+            self.blocks
+                .given
+                .moved()
                 .iter()
-                .map(|[a, b, c, d]| larger(larger(*a, *b), larger(*c, *d)))
-                .collect(),
-            false => self.maxima.clone(),
+                .filter(|(id, _)| !is_known(id))
         };
-        match count.checked_sub(1).filter(|last| *last < maxima.len()) {
-            Some(last) => *maxima.select_nth_unstable_by(last, |a, b| b.total_cmp(a)).1,
-            None => f32::NEG_INFINITY,
-        }
+        let raw = self.before().given.raw;
+        let logit = |id: u32| raw.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        let known = known.iter().chain(moved().map(|(id, _)| id));
+        let known: Vec<(u32, f32)> = known.map(|id| (*id, logit(*id))).collect();
+        let (others, all) = coarse.without(&known, best);
+        let heat = f64::from(coarse.of.heat);
+        let share = |logit: f64| ((logit - f64::from(best)) * heat).exp();
+        let moved = moved().filter(|(_, logit)| logit.is_finite());
+        Some(Others {
+            nearly: others + moved.map(|(_, logit)| share(*logit)).sum::<f64>(),
+            // Lanes of a sum have a number of each block.
+            off: all * self.blocks.count() as f64 * f64::from(f32::EPSILON),
+            all,
+        })
     }
 }
 
-/// The token with the largest logit, of equals the first, and what all have where it is to be `told`; nothing where the largest is
-/// not finite.
-pub(in crate::engine) fn first_token(logits: &[f32], told: bool) -> Option<(u32, Option<Raw>)> {
+/// Logits whose bits are set, all others at minus infinity; and what all have, before that, if it is to be `told` and any is finite.
+pub(in crate::engine) fn masked(raw: &[f32], words: &[u32], told: bool) -> (Vec<f32>, Option<Raw>) {
+    let isa = Isa::detect();
+    if !told {
+        return (logits::masked(isa, raw, words), None);
+    }
+    let given = Given::untouched(raw);
+    let (left, looked) = match above(first_of(isa, raw), 1.0) {
+        Some(of) => {
+            let (left, (maxima, [sum])) = logits::masked_and_looked_at(isa, raw, words, [of]);
+            let looked = Looked {
+                isa,
+                before: None,
+                blocks: Blocks::of(isa, given, maxima),
+                raw: Some(Coarse { of, sum }),
+                heated: None,
+            };
+            (left, looked)
+        }
+        None => {
+            let wanted = Wanted {
+                raw: true,
+                heat: None,
+            };
+            let looked = Looked::at(given, wanted);
+            (logits::masked(isa, raw, words), looked)
+        }
+    };
+    (left, looked.blocks().best().map(|_| looked.raw()))
+}
+
+/// What all tokens but some have.
+pub(super) struct Others {
+    /// Nearly: off by 4 % at most, of many tokens by much less.
+    nearly: f64,
+    /// By how much it may be off besides.
+    off: f64,
+    /// What all had, before any were moved.
+    all: f64,
+}
+
+impl Others {
+    /// As much, or more.
+    pub(super) fn at_most(&self) -> f64 {
+        let most = LINES_OFF * (self.nearly + self.off + self.all * ROUNDING);
+        match most.is_finite() {
+            true => most,
+            false => f64::INFINITY,
+        }
+    }
+
+    /// Nearly what they have, unless that may be off by this much.
+    pub(super) fn nearly(&self, off: f64) -> Option<f64> {
+        (self.off < off).then_some(self.nearly)
+    }
+}
+
+/// The token with the largest logit, of equals the first; what is told of it.
+///
+/// # Errors
+/// [`SamplingError::NoFiniteLogit`].
+pub(super) fn first_token(
+    given: Given<'_>,
+    told: bool,
+) -> Result<(u32, f32, Option<Raw>), SamplingError> {
     let wanted = Wanted {
         raw: told,
         heat: None,
     };
-    let looked = Looked::at(logits, wanted);
-    let best = looked.best()?;
-    let block = looked.maxima.iter().position(|largest| *largest >= best)?;
-    let first = block * logits::BLOCK;
-    let behind = logits
-        .get(first..)?
-        .iter()
-        .position(|logit| *logit >= best)?;
-    let token = first + behind;
-    let leads = logits.get(token).is_some_and(|logit| logit.is_finite());
-    let token = u32::try_from(token).ok().filter(|_| leads)?;
-    Some((token, told.then(|| looked.raw(best, &looked.likely(best)))))
+    let looked = Looked::at(given, wanted);
+    let blocks = looked.blocks();
+    let best = blocks.best().ok_or(SamplingError::NoFiniteLogit)?;
+    // What was moved may be equal to others in 32 bits alone.
+    let exact = |(id, _)| Some((id, blocks.given.exact(id)?));
+    let equals = blocks.all_from(best).into_iter().filter_map(exact);
+    let (first, _) = equals.min_by(falling).ok_or(SamplingError::NoFiniteLogit)?;
+    Ok((first, looked.leads(), told.then(|| looked.raw())))
 }
 
 #[cfg(test)]
@@ -235,8 +290,17 @@ mod tests {
         share(&logits[token]) / logits.iter().map(share).sum::<f64>()
     }
 
+    fn looked(logits: &[f32]) -> Looked<'_> {
+        Looked::at(Given::untouched(logits), RAW)
+    }
+
+    fn first(logits: &[f32], told: bool) -> Option<(u32, Option<Raw>)> {
+        let found = first_token(Given::untouched(logits), told).ok();
+        found.map(|(token, _, raw)| (token, raw))
+    }
+
     fn told(logits: &[f32]) -> (u32, Raw) {
-        let (first, raw) = first_token(logits, true).unwrap();
+        let (first, raw) = first(logits, true).unwrap();
         (first, raw.unwrap())
     }
 
@@ -249,17 +313,17 @@ mod tests {
                 .map(|_| (-(1.0 - points.next_point()).ln() * spread) as f32)
                 .collect();
             logits[30_003] += lead;
-            let (first, raw) = told(&logits);
-            assert_eq!(first_token(&logits, false), Some((first, None)));
-            for token in [0, 5, 30_003, 40_000, first] {
+            let (leader, raw) = told(&logits);
+            assert_eq!(first(&logits, false), Some((leader, None)));
+            for token in [0, 5, 30_003, 40_000, leader] {
                 let exact = exact(&logits, token as usize);
-                let found = raw.probability(&logits, token).unwrap();
+                let found = raw.probability(logits[token as usize]);
                 let off = (found / exact - 1.0).abs();
                 assert!(off < 7e-4, "{spread}, {lead}, {token}: {off}");
             }
             let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let place = logits.iter().position(|logit| *logit == largest);
-            assert_eq!(place, Some(first as usize));
+            assert_eq!(place, Some(leader as usize));
         }
     }
 
@@ -270,16 +334,17 @@ mod tests {
         let logits: Vec<f32> = (0..100_000)
             .map(|_| (points.next_point() * 6.0) as f32)
             .collect();
-        let looked = Looked::at(&logits, RAW);
-        let best = looked.best().unwrap();
-        let likely = looked.likely(best);
+        let looked = looked(&logits);
+        let likely = looked
+            .blocks()
+            .reaching(looked.leads() - LIKELY, LIKELY_MAX);
         assert!(
             (LIKELY_MAX..=2 * LIKELY_MAX).contains(&likely.len()),
             "{}",
             likely.len()
         );
-        let raw = looked.raw(best, &likely);
-        let off = raw.probability(&logits, 77).unwrap() / exact(&logits, 77) - 1.0;
+        let raw = looked.raw();
+        let off = raw.probability(logits[77]) / exact(&logits, 77) - 1.0;
         assert!(off.abs() < 2.5e-3, "{off}");
     }
 
@@ -291,7 +356,7 @@ mod tests {
         }
         let (first, raw) = told(&logits);
         assert_eq!(first, 55);
-        let off = raw.probability(&logits, 40).unwrap() / exact(&logits, 40) - 1.0;
+        let off = raw.probability(logits[40]) / exact(&logits, 40) - 1.0;
         assert!(off.abs() < 1e-5, "{off}");
     }
 
@@ -302,7 +367,7 @@ mod tests {
             let mut logits = vec![-0.1 * below as f32; 30_000];
             logits[7] = 0.0;
             let (_, raw) = told(&logits);
-            let found = raw.probability(&logits, 7).unwrap();
+            let found = raw.probability(logits[7]);
             let off = found / exact(&logits, 7) - 1.0;
             assert!(off.abs() < 2.5e-3, "{below}: {off}");
         }
@@ -322,7 +387,7 @@ mod tests {
                 &finite,
                 finite.iter().position(|logit| *logit == 15.0).unwrap(),
             );
-            let off = raw.probability(&logits, token).unwrap() / exact - 1.0;
+            let off = raw.probability(logits[token as usize]) / exact - 1.0;
             assert!(off.abs() < 7e-4, "{first}: {off}");
         }
     }
@@ -330,15 +395,12 @@ mod tests {
     #[test]
     fn what_is_no_number_has_no_part() {
         let logits = [f32::NAN, f32::INFINITY, 2.0, 2.0, f32::NEG_INFINITY];
-        let looked = Looked::at(&logits, RAW);
-        let raw = looked.raw(2.0, &looked.likely(2.0));
-        assert_eq!(looked.best(), Some(2.0));
-        let found: Vec<_> = (0..6).map(|at| raw.probability(&logits, at)).collect();
-        let half = Some(0.5);
-        let none = Some(0.0);
-        assert_eq!(found, [none, none, half, half, none, None]);
-        assert_eq!(first_token(&logits, true), None);
-        assert_eq!(first_token(&[], true), None);
-        assert_eq!(Looked::at(&[f32::NAN], RAW).best(), None);
+        let raw = looked(&logits).raw();
+        assert_eq!(raw.best(), 2.0);
+        let found = logits.map(|logit| raw.probability(logit));
+        assert_eq!(found, [0.0, 0.0, 0.5, 0.5, 0.0]);
+        assert_eq!(first(&logits, true), Some((2, Some(raw))));
+        assert_eq!(first(&[], true), None);
+        assert_eq!(looked(&[f32::NAN]).blocks().best(), None);
     }
 }

@@ -2,6 +2,7 @@
 //! looks at one part.
 
 use super::SamplingError;
+use super::given::Given;
 use super::heated::Heated;
 use super::looked::{PART, Wanted};
 use super::raw::Raw;
@@ -20,18 +21,23 @@ pub struct Shares<'a> {
 }
 
 impl<'a> Shares<'a> {
-    /// Those of logits that are divided by `temperature`, which is above 0; and what all have at temperature 1, where that is
-    /// to be `told`.
+    /// Those of logits that are divided by `temperature`, which is above 0; and what all have at temperature 1 before any were
+    /// moved, where that is to be `told`.
     ///
     /// # Errors
     /// [`SamplingError::NoFiniteLogit`] where nothing may come.
-    pub fn of(logits: &'a [f32], temperature: f64, told: bool) -> Result<Self, SamplingError> {
-        // At temperature 1 the sums tell it.
+    pub(super) fn of(
+        given: Given<'a>,
+        temperature: f64,
+        told: bool,
+    ) -> Result<Self, SamplingError> {
+        // At temperature 1 the sums tell it, if nothing was moved.
+        let moved = !given.moved().is_empty();
         let wanted = |heat| Wanted {
-            raw: told && heat != 1.0,
+            raw: told && (moved || heat != 1.0),
             heat: None,
         };
-        let mut shares = Self::added_up(Heated::of(logits, temperature, wanted)?);
+        let mut shares = Self::added_up(Heated::of(given, temperature, wanted)?);
         shares.told = told;
         Ok(shares)
     }
@@ -44,6 +50,11 @@ impl<'a> Shares<'a> {
             told: false,
             without: Vec::new(),
         }
+    }
+
+    /// The largest logit before any were moved.
+    pub(super) fn leads(&self) -> f32 {
+        self.heated.leads()
     }
 
     /// What all tokens have at temperature 1, if it is to be told. Of the sums nothing may have been left out.
@@ -78,13 +89,7 @@ impl<'a> Shares<'a> {
     /// The logits of a part; those of tokens that were left out are below all numbers.
     fn part(&self, part: usize) -> Vec<f32> {
         let first = part * PART;
-        let mut logits = self
-            .heated
-            .logits
-            .chunks(PART)
-            .nth(part)
-            .unwrap_or_default()
-            .to_vec();
+        let mut logits = self.heated.part(part).into_owned();
         let of_part = self.without.partition_point(|id| part_of(*id) < part);
         let without = self.without.iter().skip(of_part);
         for id in without.take_while(|id| part_of(**id) == part) {

@@ -1,29 +1,39 @@
 //! Locally typical sampling (Meister et al. 2022, arXiv 2202.00666): keeps tokens whose surprise is closest to the one that is
 //! expected, until they have a given probability together.
 
-use super::softmax;
-
 /// Tokens looked at first: nearly always enough, and cheap to put in order.
 const FIRST_LOOK: usize = 64;
 
+/// What all tokens are together, of which some are looked at: the sum of `e^d`, and the mean of `d` by their probabilities, where
+/// `d` is by how much a logit is above the largest.
+#[derive(Clone, Copy)]
+pub(super) struct Whole {
+    pub(super) sum: f64,
+    pub(super) mean: f64,
+}
+
+impl Whole {
+    fn of(far: impl Iterator<Item = f64> + Clone) -> Self {
+        let sum: f64 = far.clone().map(f64::exp).sum();
+        let first: f64 = far.map(|d| d.exp() * d).sum();
+        let mean = first / sum;
+        Self { sum, mean }
+    }
+}
+
 /// Keeps the smallest set of most typical tokens that has probability `typical_p`, at least one. `tokens` are ids and
-/// logits; their order changes.
-pub(super) fn keep_typical(tokens: &mut Vec<(u32, f64)>, typical_p: f64) {
-    let mut probabilities = tokens.clone();
-    softmax(&mut probabilities);
-    let surprise = |probability: f64| -probability.max(f64::MIN_POSITIVE).ln();
-    let expected: f64 = probabilities
-        .iter()
-        .map(|(_, probability)| probability * surprise(*probability))
-        .sum();
+/// logits, the likeliest among them; their order changes. `whole` says what all are together, where these are not all.
+pub(super) fn keep_typical(tokens: &mut Vec<(u32, f64)>, typical_p: f64, whole: Option<Whole>) {
+    let logits = tokens.iter().map(|(_, logit)| *logit);
+    let best = logits.clone().fold(f64::NEG_INFINITY, f64::max);
+    let far = logits.map(|logit| logit - best);
+    // What can't be told from nothing says nothing of the mean.
+    let counts = far.clone().filter(|d| d.exp() > 0.0);
+    let whole = whole.unwrap_or_else(|| Whole::of(counts));
     // (distance from the expected surprise, probability, place)
-    let mut typical: Vec<(f64, f64, usize)> = probabilities
-        .iter()
+    let mut typical: Vec<(f64, f64, usize)> = far
         .enumerate()
-        .map(|(at, (_, probability))| {
-            let distance = (surprise(*probability) - expected).abs();
-            (distance, *probability, at)
-        })
+        .map(|(at, d)| ((d - whole.mean).abs(), d.exp() / whole.sum, at))
         .collect();
     let id = |at: usize| tokens.get(at).map(|(id, _)| *id);
     let order = |a: &(f64, f64, usize), b: &(f64, f64, usize)| {
@@ -96,7 +106,7 @@ mod tests {
         ) {
             let tokens: Vec<(u32, f64)> = (0..).zip(logits).collect();
             let mut kept = tokens.clone();
-            keep_typical(&mut kept, typical_p);
+            keep_typical(&mut kept, typical_p, None);
             let mut ids: Vec<u32> = kept.iter().map(|token| token.0).collect();
             ids.sort_unstable();
             assert_eq!(ids, naive(&tokens, typical_p));
@@ -109,7 +119,7 @@ mod tests {
         // One token is likely and says almost nothing beside a long tail.
         let mut tokens: Vec<(u32, f64)> = (1..=1000).map(|id| (id, 0.0009_f64.ln())).collect();
         tokens.push((0, 0.1_f64.ln()));
-        keep_typical(&mut tokens, 0.5);
+        keep_typical(&mut tokens, 0.5, None);
         assert!(
             tokens.iter().all(|token| token.0 != 0) && tokens.len() == 556,
             "{}",
