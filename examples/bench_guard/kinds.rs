@@ -20,6 +20,8 @@ pub struct Kind {
     pub params: SamplingParams,
     /// What a grammar leaves.
     pub follows: Option<Follows>,
+    /// Whether answers of this kind are marked where policy says so: not beside biases, penalties and grammars.
+    pub marked: bool,
 }
 
 impl Kind {
@@ -33,12 +35,15 @@ impl Kind {
             name: name.to_owned(),
             params,
             follows: None,
+            marked: false,
         }
     }
 
-    /// Whether an answer of this kind may be marked.
-    pub fn may_be_marked(&self) -> bool {
-        self.follows.is_none() && self.params.logit_bias.is_empty()
+    fn marked(self) -> Self {
+        Self {
+            marked: true,
+            ..self
+        }
     }
 }
 
@@ -59,13 +64,13 @@ pub fn past() -> Vec<u32> {
 pub fn all(logits: &[f32]) -> Vec<Kind> {
     let rules = RULES.iter().map(|(temperature, top_p)| {
         let name = format!("temperature {temperature}, top-p {top_p}");
-        Kind::by(&name, *temperature, |params| params.top_p = *top_p)
+        Kind::by(&name, *temperature, |params| params.top_p = *top_p).marked()
     });
     let mut kinds: Vec<Kind> = rules.collect();
     kinds.extend([
-        Kind::by("top-k 40", 0.7, |params| params.top_k = 40),
-        Kind::by("min-p 0.05", 0.7, |params| params.min_p = 0.05),
-        Kind::by("typical-p 0.9", 0.7, |params| params.typical_p = 0.9),
+        Kind::by("top-k 40", 0.7, |params| params.top_k = 40).marked(),
+        Kind::by("min-p 0.05", 0.7, |params| params.min_p = 0.05).marked(),
+        Kind::by("typical-p 0.9", 0.7, |params| params.typical_p = 0.9).marked(),
     ]);
     for temperature in [0.0, 0.7] {
         let name = |what: &str| format!("temperature {temperature}, {what}");

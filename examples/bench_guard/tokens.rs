@@ -39,19 +39,25 @@ pub fn rows() -> anyhow::Result<Vec<Row>> {
         for kind in kinds::all(&logits) {
             let timed = Timed::of(&logits, &kind)?;
             let of = format!("a token of {vocabulary}, {}", kind.name);
-            let with_scan = timed.all.iter().zip(&timed.plain).zip(&scans);
-            let all = with_scan.map(|((all, plain), scan)| (Some(all + scan), Some(*plain)));
-            let marked = if kind.may_be_marked() { "marked, " } else { "" };
-            rows.push(row(
-                &format!("{of}: {marked}told, scanned"),
-                all.collect(),
-                Some(Bar::OverPeerAtMost(MICROSECONDS_MAX)),
-            ));
-            let parts = [("marked", &timed.marked), ("told", &timed.told)];
-            for (part, times) in parts.into_iter().filter(|(_, times)| !times.is_empty()) {
+            // Each of those that an answer may have; of marks alone to see what they take.
+            let scanned = |times: &[f64]| {
+                let scanned = times.iter().zip(&scans);
+                scanned.map(|(time, scan)| time + scan).collect()
+            };
+            let bar = Some(Bar::OverPeerAtMost(MICROSECONDS_MAX));
+            let parts = [
+                ("told, scanned", scanned(&timed.told), bar),
+                ("marked, told, scanned", scanned(&timed.both), bar),
+                ("marked", timed.marked, None),
+            ];
+            for (part, times, bar) in parts {
                 let pairs = times.iter().zip(&timed.plain);
-                let pairs = pairs.map(|(part, plain)| (Some(*part), Some(*plain)));
-                rows.push(row(&format!("{of}: {part}"), pairs.collect(), None));
+                let pairs: Pairs = pairs
+                    .map(|(time, plain)| (Some(*time), Some(*plain)))
+                    .collect();
+                if !pairs.is_empty() {
+                    rows.push(row(&format!("{of}: {part}"), pairs, bar));
+                }
             }
         }
     }
@@ -84,14 +90,14 @@ fn alone(figures: &[f64]) -> Pairs {
     figures.iter().map(|figure| (Some(*figure), None)).collect()
 }
 
-/// Microseconds of a draw in each round: plain, of which is known what it tells, marked, and all that there is of both. Nothing where
-/// draws of a kind are not marked.
+/// Microseconds of a draw in each round: plain, of which is known what it tells, marked, and both. Nothing of marks where a kind has
+/// none.
 #[derive(Default)]
 struct Timed {
     plain: Vec<f64>,
     told: Vec<f64>,
     marked: Vec<f64>,
-    all: Vec<f64>,
+    both: Vec<f64>,
 }
 
 impl Timed {
@@ -122,21 +128,20 @@ impl Timed {
                     black_box(drawn.draw(turn, told, marked).is_ok());
                 }
             };
-            let both = kind.may_be_marked();
-            let [plain, told, marked, all] = in_turns(
+            let [plain, told, marked, both] = in_turns(
                 draws,
                 [
                     &mut turn(false, false),
                     &mut turn(true, false),
-                    &mut turn(false, both),
-                    &mut turn(true, both),
+                    &mut turn(false, kind.marked),
+                    &mut turn(true, kind.marked),
                 ],
             );
             timed.plain.push(plain);
-            timed.all.push(all);
-            if both {
-                timed.told.push(told);
+            timed.told.push(told);
+            if kind.marked {
                 timed.marked.push(marked);
+                timed.both.push(both);
             }
         }
         Ok(timed)
