@@ -15,10 +15,10 @@ pub const BLOCK: usize = elementwise::BLOCK;
 /// `x · LINE + EXPONENT`, as bits, is nearly 2^x as a number: between powers of two it is a line.
 const LINE: f32 = (1_u32 << 23) as f32;
 const EXPONENT: f32 = 127.0 * LINE;
-/// Numbers with so many bits are infinite.
-const BITS_MAX: f32 = 255.0 * LINE;
 /// The same for powers of e.
 const PER_NAT: f32 = std::f32::consts::LOG2_E * LINE;
+/// From these bits on there are no finite numbers.
+const BITS_MAX: f32 = 255.0 * LINE;
 /// What the line has too much on average: 3/2 for 1/ln 2.
 const LEVEL: f32 = 0.961_796_7;
 /// Of a block's rows the lines begin at powers a quarter apart, and a row's sum is too large by that: so rows are off by different
