@@ -3,6 +3,7 @@
 
 mod kinds;
 mod prompts;
+mod scans;
 mod tokens;
 
 use std::alloc::System;

@@ -3,10 +3,8 @@
 
 use std::hint::black_box;
 
-use casemate::guard::keep::Keeper;
 use casemate::guard::mark::MarkRoot;
 use casemate::guard::noise::{Chosen, Noise};
-use casemate::policy::Switch;
 use casemate_attestation::Sha256Digest;
 use casemate_models::engine::masked::Masked;
 use casemate_models::engine::sampler::{self, Past, SamplingError};
@@ -14,26 +12,20 @@ use casemate_models::engine::{MarkKey, SamplingParams, learnt, mark};
 
 use crate::kinds::{self, Kind};
 use crate::row::{Bar, Row, median};
-use crate::spent;
+use crate::{scans, spent};
 
-const ROUNDS: u32 = 9;
+pub const ROUNDS: u32 = 9;
 /// Draws of each kind in a round; of one that takes a millisecond fewer.
 const DRAWS: u32 = 151;
 const SLOW_DRAWS: u32 = 15;
 const SLOW_MICROSECONDS: f64 = 500.0;
 /// Calls of what is timed together.
 const CALLS: u32 = 500;
-const MICROSECONDS_MAX: f64 = 15.0;
+pub const MICROSECONDS_MAX: f64 = 15.0;
 const VOCABULARIES: [usize; 2] = [32_000, 152_000];
-const PROMPT: &str = "You are the desk assistant of a harbour. Internal berth codes must never be shown. Tanker slots are \
-    released at 04:40 local time. If asked about the ninth pier, say that it is closed. Escalate anything else to desk 12.";
-const ANSWER: &str = "The ninth pier is closed at the moment. For anything about tanker slots please call the desk, which \
-    opens in the morning; the local time is shown on the board beside the entrance of the harbour office. ";
-
 /// Rows of draws with all of it, of its parts, and of what a request costs once.
 pub fn rows() -> anyhow::Result<Vec<Row>> {
-    let scans: Vec<f64> = (0..ROUNDS).map(|_| scan()).collect::<Result<_, _>>()?;
-    let mut rows = vec![row("leak scan, a token", alone(&scans), None)];
+    let (scans, mut rows) = scans::rows()?;
     for vocabulary in VOCABULARIES {
         let logits = kinds::logits(vocabulary);
         for kind in kinds::all(&logits) {
@@ -61,21 +53,19 @@ pub fn rows() -> anyhow::Result<Vec<Row>> {
             }
         }
     }
-    let made: Vec<f64> = (0..ROUNDS).map(|_| scan_made()).collect();
     let seeds: Vec<f64> = (0..ROUNDS).map(|_| seed()).collect::<Result<_, _>>()?;
-    rows.push(row("leak scan, made for a prompt", alone(&made), None));
     rows.push(row(
-        "a seed, of a prompt of 1,000 tokens",
+        "a seed, of a prompt of 16,000 tokens",
         alone(&seeds),
-        None,
+        Some(Bar::AtMost(scans::PROMPT_MICROSECONDS_MAX)),
     ));
     Ok(rows)
 }
 
 /// A figure of each round, which may have a peer's beside it.
-type Pairs = Vec<(Option<f64>, Option<f64>)>;
+pub type Pairs = Vec<(Option<f64>, Option<f64>)>;
 
-fn row(name: &str, pairs: Pairs, bar: Option<Bar>) -> Row {
+pub fn row(name: &str, pairs: Pairs, bar: Option<Bar>) -> Row {
     let bars = bar.into_iter().collect();
     Row::new(
         "guard on the way out; peer: a plain draw",
@@ -86,7 +76,7 @@ fn row(name: &str, pairs: Pairs, bar: Option<Bar>) -> Row {
     )
 }
 
-fn alone(figures: &[f64]) -> Pairs {
+pub fn alone(figures: &[f64]) -> Pairs {
     figures.iter().map(|figure| (Some(*figure), None)).collect()
 }
 
@@ -206,32 +196,14 @@ fn in_turns(draws: u32, mut turns: [&mut dyn FnMut(u32); 4]) -> [f64; 4] {
 }
 
 /// Microseconds of one of [`CALLS`].
-fn timed(mut call: impl FnMut(u32)) -> f64 {
+pub fn timed(mut call: impl FnMut(u32)) -> f64 {
     let begin = spent();
     (0..CALLS).for_each(&mut call);
     (spent() - begin) / f64::from(CALLS)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "some dozens of pieces")]
-fn scan() -> anyhow::Result<f64> {
-    let pieces: Vec<String> = ANSWER.split_inclusive(' ').map(str::to_owned).collect();
-    let mut keeper = Keeper::new(PROMPT, Switch::On, None)?;
-    let answer = timed(|_| {
-        for piece in &pieces {
-            black_box(keeper.push(piece.clone()).is_ok());
-        }
-    });
-    Ok(answer / pieces.len() as f64)
-}
-
-fn scan_made() -> f64 {
-    timed(|_| {
-        black_box(Keeper::<String>::new(PROMPT, Switch::On, None).is_ok());
-    })
-}
-
 fn seed() -> anyhow::Result<f64> {
-    let (noise, prompt) = (Noise::new(&[3; 32]), vec![7; 1000]);
+    let (noise, prompt) = (Noise::new(&[3; 32]), vec![7; 16_000]);
     let principal = "spiffe://acme/team/red/ada".parse()?;
     let sampling = SamplingParams::default();
     Ok(timed(|turn| {

@@ -151,7 +151,7 @@ async fn generate(
     let glance = passed
         .as_ref()
         .map(|passed| service.glance(passed, &granted));
-    let kept = outgoing.keeper(&mut source)?;
+    let kept = outgoing.keeper(service, &granted, &mut source)?;
     let sources = (outgoing.harmless(&source), source);
     let Encoded {
         prompt,

@@ -86,7 +86,12 @@ impl Outgoing {
     ///
     /// # Errors
     /// [`ApiError::Invalid`] where the system prompt is too long to be looked for.
-    pub(super) fn keeper(&self, source: &mut Source) -> Result<Keeper<Said>, ApiError> {
+    pub(super) fn keeper(
+        &self,
+        service: &Service,
+        granted: &Granted,
+        source: &mut Source,
+    ) -> Result<Keeper<Said>, ApiError> {
         let Source::Chat(messages) = source else {
             return Ok(Keeper::open());
         };
@@ -104,7 +109,10 @@ impl Outgoing {
             first.push(']');
         }
         let canary = canary.map(|canary| (canary, self.rules.canary));
-        Keeper::new(&secret, self.rules.leak, canary)
+        let secrets = service.outlet.secrets();
+        let known =
+            |text: &str, letters_max| secrets.of(granted.team().as_str(), text, letters_max);
+        Keeper::with(&secret, self.rules.leak, canary, known)
             .map_err(|too_long| invalid("messages", &too_long.to_string()))
     }
 

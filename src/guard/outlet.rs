@@ -5,14 +5,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::keep::Secrets;
 use super::mark::{MarkRoot, SUB_KEYS, TeamMark};
 use super::noise::Noise;
 use crate::policy::TeamName;
 
 /// The guard on the way out.
-#[derive(Debug)]
 pub struct Outlet {
     root: RwLock<Arc<MarkRoot>>,
+    secrets: Secrets,
 }
 
 /// The system gave no randomness.
@@ -26,7 +27,14 @@ impl Outlet {
     pub fn new(root: MarkRoot) -> Self {
         Self {
             root: RwLock::new(Arc::new(root)),
+            secrets: Secrets::default(),
         }
+    }
+
+    /// What teams' answers were searched for lately.
+    #[must_use]
+    pub const fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// Puts another epoch's keys in force.

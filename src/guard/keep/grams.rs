@@ -1,12 +1,16 @@
-//! All runs of a fixed length of a secret text, to be asked by a rolling hash: 8 bytes for each character, and no false answer,
+//! All runs of a fixed length of a secret text, to be asked by a rolling hash: 8 to 16 bytes for each character, and no false answer,
 //! because what is found is compared.
+
+use std::sync::Arc;
 
 /// The multiplier of rolling hashes: odd, with its bits spread.
 const BASE: u64 = 0x9e37_79b9_7f4a_7c15 | 1;
+/// What it is multiplied by for 1.
+const INVERSE: u64 = inverse(BASE);
 
 /// Runs of `len` characters.
 pub struct Grams {
-    text: Vec<char>,
+    text: Arc<[char]>,
     len: usize,
     /// Starts of runs plus one, by hash; 0 is empty. At most half full.
     table: Vec<u32>,
@@ -26,6 +30,25 @@ impl Rolling {
             .wrapping_add(value(c))
             .wrapping_sub(gone);
     }
+
+    /// The same of a text that grows at its beginning: the hash of its first `len` characters. `leaving` is the one that stood `len`
+    /// behind it, and `power` that of `len`.
+    pub fn push_before(&mut self, c: char, leaving: Option<char>, power: u64) {
+        let gone = leaving.map_or(0, value);
+        let before = self.0.wrapping_sub(gone).wrapping_mul(INVERSE);
+        let weight = power.wrapping_mul(INVERSE);
+        self.0 = before.wrapping_add(value(c).wrapping_mul(weight));
+    }
+}
+
+/// Newton's steps double the bits that are right, of which an odd number has three to begin with.
+const fn inverse(odd: u64) -> u64 {
+    let (mut inverse, mut right) = (odd, 3);
+    while right < u64::BITS {
+        inverse = inverse.wrapping_mul(2_u64.wrapping_sub(odd.wrapping_mul(inverse)));
+        right *= 2;
+    }
+    inverse
 }
 
 /// A character as a hash sees it; never 0.
@@ -45,17 +68,18 @@ pub const fn power(len: usize) -> u64 {
 
 impl Grams {
     /// All runs of `len` characters in `text`; of runs that come again the first. `len` is at least 1.
-    pub fn new(text: &[char], len: usize) -> Self {
+    pub fn new(text: &Arc<[char]>, len: usize) -> Self {
         let runs = (text.len() + 1).saturating_sub(len);
         let mut grams = Self {
-            text: text.to_vec(),
+            text: Arc::clone(text),
             len,
             table: vec![0; (runs * 2).next_power_of_two()],
         };
         let mut rolling = Rolling::default();
+        let power = power(len);
         for (at, c) in text.iter().enumerate() {
             let leaving = at.checked_sub(len).and_then(|before| text.get(before));
-            rolling.push(*c, leaving.copied(), power(len));
+            rolling.push(*c, leaving.copied(), power);
             if let Some(start) = (at + 1).checked_sub(len) {
                 grams.insert(rolling, start);
             }
@@ -65,43 +89,37 @@ impl Grams {
 
     /// Whether these characters, `len` of them with this hash, are one of its runs.
     pub fn has(&self, hash: Rolling, run: impl Iterator<Item = char> + Clone) -> bool {
-        let mut slot = self.slot(hash);
-        while let Some(start) = self.start(slot) {
-            if self.is_run(start, run.clone()) {
-                return true;
-            }
-            slot = (slot + 1) % self.table.len();
-        }
-        false
+        self.free(hash, |start| {
+            let own = self.run(start);
+            !own.is_empty() && own.iter().copied().eq(run.clone())
+        })
+        .is_none()
     }
 
     fn insert(&mut self, hash: Rolling, start: usize) {
-        let mut slot = self.slot(hash);
-        while let Some(other) = self.start(slot) {
-            let run = self.text.get(start..start + self.len).unwrap_or_default();
-            if self.is_run(other, run.iter().copied()) {
-                return;
-            }
-            slot = (slot + 1) % self.table.len();
-        }
-        if let Some(place) = self.table.get_mut(slot) {
+        let run = self.run(start);
+        let free = self.free(hash, |other| self.run(other) == run);
+        if let Some(place) = free.and_then(|free| self.table.get_mut(free)) {
             *place = u32::try_from(start + 1).unwrap_or(0);
         }
     }
 
-    fn slot(&self, hash: Rolling) -> usize {
-        // The high bits depend on all characters.
-        (hash.0 >> 32) as usize % self.table.len().max(1)
+    /// The slot in which a run with this hash would stand; nothing where one stands already of which `same` says so.
+    fn free(&self, hash: Rolling, same: impl Fn(usize) -> bool) -> Option<usize> {
+        // The high bits depend on all characters. There is a power of two of slots.
+        let mask = self.table.len() - 1;
+        let mut slot = (hash.0 >> 32) as usize & mask;
+        while let Some(place) = self.table.get(slot).filter(|place| **place > 0) {
+            if same(*place as usize - 1) {
+                return None;
+            }
+            slot = (slot + 1) & mask;
+        }
+        Some(slot)
     }
 
-    fn start(&self, slot: usize) -> Option<usize> {
-        let place = self.table.get(slot).copied().unwrap_or(0);
-        (place > 0).then(|| place as usize - 1)
-    }
-
-    fn is_run(&self, start: usize, run: impl Iterator<Item = char>) -> bool {
-        let own = self.text.get(start..start + self.len).unwrap_or_default();
-        !own.is_empty() && own.iter().copied().eq(run)
+    fn run(&self, start: usize) -> &[char] {
+        self.text.get(start..start + self.len).unwrap_or_default()
     }
 }
 
@@ -120,7 +138,7 @@ mod tests {
 
     #[test]
     fn every_run_is_found_and_nothing_else() {
-        let text: Vec<char> = "thequickbrownfoxthequickdog".chars().collect();
+        let text: Arc<[char]> = "thequickbrownfoxthequickdog".chars().collect();
         let grams = Grams::new(&text, 6);
         for start in 0..=text.len() - 6 {
             let run: String = text[start..start + 6].iter().collect();
@@ -130,23 +148,31 @@ mod tests {
             let expected = text.iter().collect::<String>().contains(run) && run.len() == 6;
             assert_eq!(has(&grams, run), expected, "{run}");
         }
-        assert!(!has(&Grams::new(&text[..5], 6), "thequi"));
-        assert!(!has(&Grams::new(&[], 6), "thequi"));
+        assert!(!has(&Grams::new(&text[..5].into(), 6), "thequi"));
+        assert!(!has(&Grams::new(&[].into(), 6), "thequi"));
     }
 
     #[test]
     fn a_hash_that_rolls_is_that_of_its_last_characters() {
-        let text: Vec<char> = "abcdefghijklmnop".chars().collect();
-        let grams = Grams::new(&"cdefghzz".chars().collect::<Vec<_>>(), 6);
-        let mut rolling = Rolling::default();
-        let mut found = Vec::new();
+        let text: Vec<char> = "abcdefghijklmnopkjihgfedc".chars().collect();
+        let grams = Grams::new(&"cdefghzz".chars().collect(), 6);
+        let (mut rolling, mut before) = (Rolling::default(), Rolling::default());
+        let (mut found, mut backwards) = (Vec::new(), Vec::new());
         for (at, c) in text.iter().enumerate() {
             let leaving = at.checked_sub(6).map(|before| text[before]);
             rolling.push(*c, leaving, power(6));
-            if at >= 5 && grams.has(rolling, text[at - 5..=at].iter().copied()) {
+            before.push_before(*c, leaving, power(6));
+            let Some(first) = (at + 1).checked_sub(6) else {
+                continue;
+            };
+            let run = text[first..=at].iter().copied();
+            if grams.has(rolling, run.clone()) {
                 found.push(at);
             }
+            if grams.has(before, run.rev()) {
+                backwards.push(at);
+            }
         }
-        assert_eq!(found, [7]);
+        assert_eq!((found, backwards), (vec![7], vec![24]));
     }
 }

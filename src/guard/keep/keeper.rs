@@ -1,13 +1,12 @@
 //! The text of one answer on its way out: pieces wait while they may be part of a leak, and are given out in order.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::normal::normal;
 use super::scan::Scan;
+use super::secret::{SECRET_MAX, Secret, TooLong};
 use crate::policy::Switch;
-
-/// Letters and digits of a secret that are compared with an answer.
-const SECRET_MAX: usize = 65_536;
 
 /// What was found in an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,13 +27,6 @@ impl Leaked {
         }
     }
 }
-
-/// The secret is longer than can be looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a system prompt of at most {SECRET_MAX} letters and digits, because the team's answers are searched for it"
-)]
-pub struct TooLong;
 
 /// One answer's way out; `T` is a piece of text with what goes with it.
 pub struct Keeper<T: AsRef<str>> {
@@ -73,34 +65,43 @@ impl<T: AsRef<str>> Keeper<T> {
         leak: Switch,
         canary: Option<(String, Switch)>,
     ) -> Result<Self, TooLong> {
+        let made = |text: &str, letters_max| Secret::new(text, letters_max).map(Arc::new);
+        Self::with(prompt, leak, canary, made)
+    }
+
+    /// The same; `secret` is asked for the form of the text in which both are, where at most so many letters and digits may be in it.
+    ///
+    /// # Errors
+    /// [`TooLong`].
+    pub fn with(
+        prompt: &str,
+        leak: Switch,
+        canary: Option<(String, Switch)>,
+        secret: impl FnOnce(&str, usize) -> Result<Arc<Secret>, TooLong>,
+    ) -> Result<Self, TooLong> {
+        let canary = canary.filter(|(_, switch)| *switch != Switch::Off);
         let (canary_text, canary) = canary.unzip();
-        let canary = canary.unwrap_or_default();
-        let mut secret = String::new();
+        let mut text = String::new();
         if leak != Switch::Off {
-            secret.push_str(prompt);
+            text.push_str(prompt);
         }
-        if secret.chars().filter_map(normal).nth(SECRET_MAX).is_some() {
-            return match leak {
-                Switch::On => Err(TooLong),
-                _ => Ok(Self::open()),
-            };
-        }
-        if canary != Switch::Off {
-            // A run across the border of the two is in no answer by chance.
-            secret.extend(canary_text.as_deref());
-        }
-        if secret.is_empty() {
+        // A run across the border of the two is in no answer by chance.
+        text.extend(canary_text.as_deref());
+        if text.is_empty() {
             return Ok(Self::open());
         }
+        let letters_max = SECRET_MAX + canary_text.as_ref().map_or(0, String::len);
+        let secret = match secret(&text, letters_max) {
+            Err(TooLong) if leak != Switch::On => return Ok(Self::open()),
+            made => made?,
+        };
         Ok(Self {
             watch: Some(Watch {
-                scan: Scan::new(&secret),
+                scan: Scan::of(secret),
                 leak,
-                canary,
+                canary: canary.unwrap_or_default(),
                 // As the scan tells what it found.
-                canary_text: canary_text
-                    .filter(|_| canary != Switch::Off)
-                    .map(|text| text.chars().filter_map(normal).collect()),
+                canary_text: canary_text.map(|text| text.chars().filter_map(normal).collect()),
             }),
             ..Self::open()
         })
@@ -238,6 +239,10 @@ mod tests {
         let make = |leak| Keeper::<String>::new(&long, leak, None).err();
         assert_eq!(make(Switch::On), Some(TooLong));
         assert_eq!(make(Switch::Shadow), None);
-        assert!(Keeper::<String>::new(&long[1..SECRET_MAX + 1], Switch::On, None).is_ok());
+        let most = &long[1..SECRET_MAX + 1];
+        let canary = Some((CANARY.to_owned(), Switch::On));
+        for canary in [None, canary] {
+            assert!(Keeper::<String>::new(most, Switch::On, canary).is_ok());
+        }
     }
 }

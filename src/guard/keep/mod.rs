@@ -5,8 +5,10 @@ mod grams;
 mod keeper;
 mod normal;
 mod scan;
+mod secret;
 mod views;
 
-pub use keeper::{Keeper, Leaked, TooLong};
+pub use keeper::{Keeper, Leaked};
 pub use normal::{is_kept, normal};
 pub use scan::Scan;
+pub use secret::{Secret, Secrets, TooLong};

@@ -3,38 +3,23 @@
 //! likelihood test ([`Weighing`](crate::queue::Weighing)).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::grams::{Grams, Rolling, power};
 use super::normal::{is_vowel, normal};
+use super::secret::{Runs, Secret};
 use super::views::{BACKWARDS, CONSONANTS, VIEWS, Views};
 
 /// Letters and digits that a leak has in common with the secret.
 pub const LEAK: usize = 24;
 /// Letters and digits from which on what follows is held back until it is decided.
-const SUSPECT: usize = 6;
+pub(super) const SUSPECT: usize = 6;
 const LEAK_POWER: u64 = power(LEAK);
 const SUSPECT_POWER: u64 = power(SUSPECT);
 
-/// A secret text, in the form in which it is compared.
-struct Secret {
-    leaks: Grams,
-    suspects: Grams,
-}
-
-impl Secret {
-    fn new(text: &[char]) -> Self {
-        Self {
-            leaks: Grams::new(text, LEAK),
-            suspects: Grams::new(text, SUSPECT),
-        }
-    }
-}
-
 /// An answer that is read in all ways as it comes.
 pub struct Scan {
-    forwards: Secret,
-    backwards: Secret,
-    consonants: Secret,
+    secret: Arc<Secret>,
     views: Views,
     ways: Vec<Way>,
     /// Characters of the answer so far.
@@ -56,16 +41,15 @@ impl Scan {
     /// Looks for `text`.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        let mut kept: Vec<char> = text.chars().filter_map(normal).collect();
-        let forwards = Secret::new(&kept);
-        kept.reverse();
-        let backwards = Secret::new(&kept);
-        kept.reverse();
-        kept.retain(|c| !is_vowel(*c));
+        Self::of(Arc::new(Secret::of(
+            text.chars().filter_map(normal).collect(),
+        )))
+    }
+
+    /// Looks for a secret.
+    pub(super) fn of(secret: Arc<Secret>) -> Self {
         Self {
-            forwards,
-            backwards,
-            consonants: Secret::new(&kept),
+            secret,
             views: Views::default(),
             ways: (0..VIEWS).map(|_| Way::default()).collect(),
             count: 0,
@@ -75,9 +59,7 @@ impl Scan {
     /// Reads on. Answers the letters and digits in which the answer and the secret agree, when there are enough of them.
     pub fn push(&mut self, text: &str) -> Option<String> {
         let Self {
-            forwards,
-            backwards,
-            consonants,
+            secret,
             views,
             ways,
             count,
@@ -86,13 +68,12 @@ impl Scan {
         for c in text.chars() {
             views.push(c, *count, &mut |view, c, start| {
                 let secret = match view {
-                    BACKWARDS => &*backwards,
-                    CONSONANTS => &*consonants,
-                    _ => &*forwards,
+                    CONSONANTS => &secret.consonants,
+                    _ => &secret.all,
                 };
                 let normal = normal(c).filter(|c| view != CONSONANTS || !is_vowel(*c));
                 if let (Some(c), Some(way)) = (normal, ways.get_mut(view))
-                    && way.push(c, start, secret)
+                    && way.push(c, start, secret, view == BACKWARDS)
                 {
                     let run = way.last.iter().map(|(c, _)| *c);
                     found.get_or_insert_with(|| match view {
@@ -115,29 +96,40 @@ impl Scan {
 }
 
 impl Way {
-    /// Whether the secret's run is complete with this character.
-    fn push(&mut self, c: char, start: usize, secret: &Secret) -> bool {
+    /// Whether the secret's run is complete with this character, which stands before the others where they are read `backwards`.
+    fn push(&mut self, c: char, start: usize, secret: &Runs, backwards: bool) -> bool {
         let before = |len: usize| {
             let at = self.last.len().checked_sub(len)?;
             self.last.get(at).map(|(c, _)| *c)
         };
         let (leaving_leak, leaving_suspect) = (before(LEAK), before(SUSPECT));
-        self.leak.push(c, leaving_leak, LEAK_POWER);
-        self.suspect.push(c, leaving_suspect, SUSPECT_POWER);
+        let roll = if backwards {
+            Rolling::push_before
+        } else {
+            Rolling::push
+        };
+        roll(&mut self.leak, c, leaving_leak, LEAK_POWER);
+        roll(&mut self.suspect, c, leaving_suspect, SUSPECT_POWER);
         if self.last.len() == LEAK {
             self.last.pop_front();
         }
         self.last.push_back((c, start));
-        let run = |len: usize| self.last.iter().rev().take(len).rev().map(|(c, _)| *c);
-        let suspicious =
-            self.last.len() >= SUSPECT && secret.suspects.has(self.suspect, run(SUSPECT));
+        let last = &self.last;
+        let has = |grams: &Grams, hash: Rolling, len: usize| {
+            let run = last.iter().rev().take(len).map(|(c, _)| *c);
+            match backwards {
+                true => grams.has(hash, run),
+                false => grams.has(hash, run.rev()),
+            }
+        };
+        let suspicious = last.len() >= SUSPECT && has(&secret.suspects, self.suspect, SUSPECT);
         self.suspects = match (suspicious, self.suspects) {
             (false, _) => 0,
             (true, 0) => SUSPECT,
             // One less than a whole leak: what is older cannot be part of one that is still to come.
             (true, count) => (count + 1).min(LEAK),
         };
-        self.suspects == LEAK && secret.leaks.has(self.leak, run(LEAK))
+        self.suspects == LEAK && has(secret.leaks(), self.leak, LEAK)
     }
 
     fn held_from(&self) -> Option<usize> {

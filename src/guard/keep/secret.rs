@@ -1,0 +1,191 @@
+//! A secret text in the form in which answers are compared with it, and those that a team's answers were compared with lately: a
+//! system prompt comes with every request, and to make this form of a long one takes longer than all else that a prompt costs.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::grams::Grams;
+use super::normal::{is_vowel, normal};
+use super::scan::{LEAK, SUSPECT};
+
+/// Letters and digits of a system prompt that are compared with an answer.
+pub(super) const SECRET_MAX: usize = 65_536;
+/// Texts of a team that are kept, and their bytes together; their forms take some 20 times as much.
+const TEXTS_MAX: usize = 16;
+const BYTES_MAX: usize = 131_072;
+
+/// The secret is longer than can be looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a system prompt of at most {SECRET_MAX} letters and digits, because the team's answers are searched for it"
+)]
+pub struct TooLong;
+
+/// A secret text, as it is and without vowels.
+pub struct Secret {
+    pub(super) all: Runs,
+    pub(super) consonants: Runs,
+}
+
+impl Secret {
+    /// Of a text of at most so many letters and digits.
+    ///
+    /// # Errors
+    /// [`TooLong`].
+    pub fn new(text: &str, letters_max: usize) -> Result<Self, TooLong> {
+        let letters: Arc<[char]> = text.chars().filter_map(normal).collect();
+        if letters.len() > letters_max {
+            return Err(TooLong);
+        }
+        Ok(Self::of(letters))
+    }
+
+    pub(super) fn of(letters: Arc<[char]>) -> Self {
+        let consonants = letters.iter().copied().filter(|c| !is_vowel(*c));
+        Self {
+            consonants: Runs::of(consonants.collect()),
+            all: Runs::of(letters),
+        }
+    }
+}
+
+/// What a text has in common with an answer is looked up in these.
+pub(super) struct Runs {
+    text: Arc<[char]>,
+    pub(super) suspects: Grams,
+    /// Made when the first answer says as much of it as might be a leak: hardly any does.
+    leaks: OnceLock<Grams>,
+}
+
+impl Runs {
+    fn of(text: Arc<[char]>) -> Self {
+        Self {
+            suspects: Grams::new(&text, SUSPECT),
+            text,
+            leaks: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn leaks(&self) -> &Grams {
+        self.leaks.get_or_init(|| Grams::new(&self.text, LEAK))
+    }
+}
+
+/// The last secrets of each team. What one team sends changes nothing of how long another one waits.
+#[derive(Default)]
+pub struct Secrets {
+    teams: Mutex<HashMap<String, VecDeque<Known>>>,
+}
+
+struct Known {
+    text: String,
+    secret: Arc<Secret>,
+}
+
+impl Secrets {
+    /// The secret of this text, made where the team has not sent it lately.
+    ///
+    /// # Errors
+    /// [`TooLong`].
+    pub fn of(&self, team: &str, text: &str, letters_max: usize) -> Result<Arc<Secret>, TooLong> {
+        if let Some(known) = self.known(team, text) {
+            return Ok(known);
+        }
+        let secret = Arc::new(Secret::new(text, letters_max)?);
+        if text.len() <= BYTES_MAX {
+            self.keep(team, text, &secret);
+        }
+        Ok(secret)
+    }
+
+    fn known(&self, team: &str, text: &str) -> Option<Arc<Secret>> {
+        let mut teams = self.teams.lock().unwrap_or_else(PoisonError::into_inner);
+        let texts = teams.get_mut(team)?;
+        let at = texts.iter().position(|known| known.text == text)?;
+        let known = texts.remove(at)?;
+        let secret = Arc::clone(&known.secret);
+        texts.push_front(known);
+        Some(secret)
+    }
+
+    fn keep(&self, team: &str, text: &str, secret: &Arc<Secret>) {
+        let mut teams = self.teams.lock().unwrap_or_else(PoisonError::into_inner);
+        let texts = teams.entry(team.to_owned()).or_default();
+        texts.retain(|known| known.text != text);
+        texts.push_front(Known {
+            text: text.to_owned(),
+            secret: Arc::clone(secret),
+        });
+        let mut bytes = 0;
+        let fits = |known: &Known| {
+            bytes += known.text.len();
+            bytes <= BYTES_MAX
+        };
+        let kept = texts
+            .iter()
+            .take(TEXTS_MAX)
+            .map(fits)
+            .take_while(|fits| *fits);
+        let kept = kept.count();
+        texts.truncate(kept);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_team_sends_again_is_made_once() {
+        let secrets = Secrets::default();
+        let of = |team: &str, text: &str| secrets.of(team, text, SECRET_MAX).unwrap();
+        let first = of("red", "The ninth pier is closed.");
+        assert!(Arc::ptr_eq(&first, &of("red", "The ninth pier is closed.")));
+        assert!(!Arc::ptr_eq(
+            &first,
+            &of("blue", "The ninth pier is closed.")
+        ));
+        assert!(!Arc::ptr_eq(&first, &of("red", "The ninth pier is closed")));
+        // What is asked for stays; of the others the oldest go.
+        let others = |numbers: std::ops::Range<usize>| {
+            for at in numbers {
+                of("red", &format!("Another text, number {at}"));
+                of("blue", &format!("A text of others, number {at}"));
+            }
+        };
+        others(2..TEXTS_MAX);
+        assert!(Arc::ptr_eq(&first, &of("red", "The ninth pier is closed.")));
+        others(100..100 + TEXTS_MAX);
+        assert!(!Arc::ptr_eq(
+            &first,
+            &of("red", "The ninth pier is closed.")
+        ));
+    }
+
+    #[test]
+    fn texts_that_are_kept_have_an_end() {
+        let secrets = Secrets::default();
+        let bytes = || {
+            let teams = secrets.teams.lock().unwrap();
+            let texts = teams.get("red").map(|texts| texts.iter());
+            texts.map_or(0, |texts| texts.map(|known| known.text.len()).sum())
+        };
+        for at in 0..20 {
+            let text = format!("{at}{}", "x".repeat(40_000));
+            secrets.of("red", &text, SECRET_MAX).unwrap();
+            assert!((40_000..=BYTES_MAX).contains(&bytes()), "{}", bytes());
+        }
+        // Mostly of what is no letter.
+        let long = format!("abc{}", " ".repeat(BYTES_MAX));
+        let before = bytes();
+        let first = secrets.of("red", &long, SECRET_MAX).unwrap();
+        assert!(!Arc::ptr_eq(
+            &first,
+            &secrets.of("red", &long, SECRET_MAX).unwrap()
+        ));
+        assert_eq!(bytes(), before);
+        let letters = "a".repeat(11);
+        assert_eq!(secrets.of("red", &letters, 10).err(), Some(TooLong));
+        assert!(secrets.of("red", &letters, 11).is_ok());
+    }
+}
