@@ -1,6 +1,7 @@
 //! What the leak scan costs: a token, and a request with a system prompt, which nearly always came with others before.
 
 use std::hint::black_box;
+use std::time::Instant;
 
 use casemate::guard::keep::{Keeper, Secrets};
 use casemate::policy::Switch;
@@ -46,7 +47,7 @@ pub fn rows() -> anyhow::Result<(Vec<f64>, Vec<Row>)> {
     for words in WORDS {
         let prompt = system_prompt(words);
         let secrets = Secrets::default();
-        let again = |text: &str, letters_max| secrets.of("red", text, letters_max);
+        let again = |text: &str, letters_max| secrets.of("red", text, letters_max, Instant::now());
         Keeper::<String>::with(&prompt, Switch::On, None, again)?;
         let figures = rounds(&|| {
             timed(|| black_box(Keeper::<String>::with(&prompt, Switch::On, None, again).is_ok()))

@@ -23,6 +23,7 @@ mod words;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use casemate_attestation::{Revocations, Sha256Digest, UnixTime, Verified};
@@ -59,6 +60,9 @@ use crate::session::{
     parse_challenge, parse_confirmation,
 };
 use crate::tls::Revoked;
+
+/// How long system prompts are kept that nobody sends any more: as long as beginnings of prompts are by default.
+const SECRET_IDLE_MAX: Duration = Duration::from_secs(300);
 
 /// Bounds of the API.
 #[derive(Debug, Clone)]
@@ -174,6 +178,13 @@ impl Service {
     /// Puts the keys of another epoch's marks in force.
     pub fn replace_marks(&self, root: MarkRoot) {
         self.outlet.replace(root);
+    }
+
+    /// Forgets system prompts that nobody has sent for a while.
+    pub fn forget_idle(&self) {
+        if let Some(then) = Instant::now().checked_sub(SECRET_IDLE_MAX) {
+            self.outlet.secrets().forget(then);
+        }
     }
 
     /// Puts a signed list of revocations in force and ends the connections that it names (S8). Returns how many. Before the

@@ -1,6 +1,8 @@
 //! What a request gets of the guard on the way out: which options are granted and what is told of probabilities, where its
 //! random numbers come from, whose mark the answer carries, and what is kept in.
 
+use std::time::Instant;
+
 use casemate_models::engine::{MarkKey, RepetitionRule, Reveal};
 
 use super::fields::invalid;
@@ -110,8 +112,8 @@ impl Outgoing {
         }
         let canary = canary.map(|canary| (canary, self.rules.canary));
         let secrets = service.outlet.secrets();
-        let known =
-            |text: &str, letters_max| secrets.of(granted.team().as_str(), text, letters_max);
+        let (team, now) = (granted.team().as_str(), Instant::now());
+        let known = |text: &str, letters_max| secrets.of(team, text, letters_max, now);
         Keeper::with(&secret, self.rules.leak, canary, known)
             .map_err(|too_long| invalid("messages", &too_long.to_string()))
     }

@@ -73,6 +73,7 @@ impl Keeper {
                 () = sleep(ASK_EVERY) => {}
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
             }
+            self.service.forget_idle();
             self.ask().await;
             if (self.client.is_some() && !self.renewal_is_due()) || Instant::now() < not_before {
                 continue;

@@ -2,7 +2,8 @@
 //! system prompt comes with every request, and to make this form of a long one takes longer than all else that a prompt costs.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use super::grams::Grams;
 use super::normal::{is_vowel, normal};
@@ -74,47 +75,70 @@ impl Runs {
 /// The last secrets of each team. What one team sends changes nothing of how long another one waits.
 #[derive(Default)]
 pub struct Secrets {
-    teams: Mutex<HashMap<String, VecDeque<Known>>>,
+    teams: Mutex<Teams>,
 }
 
 struct Known {
     text: String,
     secret: Arc<Secret>,
+    asked: Instant,
 }
 
+type Teams = HashMap<String, VecDeque<Known>>;
+
 impl Secrets {
-    /// The secret of this text, made where the team has not sent it lately.
+    /// The secret of this text, made where the team has not sent it lately; it is `now`.
     ///
     /// # Errors
     /// [`TooLong`].
-    pub fn of(&self, team: &str, text: &str, letters_max: usize) -> Result<Arc<Secret>, TooLong> {
-        if let Some(known) = self.known(team, text) {
+    pub fn of(
+        &self,
+        team: &str,
+        text: &str,
+        letters_max: usize,
+        now: Instant,
+    ) -> Result<Arc<Secret>, TooLong> {
+        if let Some(known) = self.known(team, text, now) {
             return Ok(known);
         }
         let secret = Arc::new(Secret::new(text, letters_max)?);
         if text.len() <= BYTES_MAX {
-            self.keep(team, text, &secret);
+            self.keep(team, text, &secret, now);
         }
         Ok(secret)
     }
 
-    fn known(&self, team: &str, text: &str) -> Option<Arc<Secret>> {
-        let mut teams = self.teams.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Forgets what nobody has asked for since `then`.
+    pub fn forget(&self, then: Instant) {
+        self.teams().retain(|_, texts| {
+            texts.retain(|known| known.asked >= then);
+            !texts.is_empty()
+        });
+    }
+
+    fn teams(&self) -> MutexGuard<'_, Teams> {
+        self.teams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self, team: &str, text: &str, now: Instant) -> Option<Arc<Secret>> {
+        let mut teams = self.teams();
         let texts = teams.get_mut(team)?;
         let at = texts.iter().position(|known| known.text == text)?;
-        let known = texts.remove(at)?;
+        let mut known = texts.remove(at)?;
+        known.asked = now;
         let secret = Arc::clone(&known.secret);
         texts.push_front(known);
         Some(secret)
     }
 
-    fn keep(&self, team: &str, text: &str, secret: &Arc<Secret>) {
-        let mut teams = self.teams.lock().unwrap_or_else(PoisonError::into_inner);
+    fn keep(&self, team: &str, text: &str, secret: &Arc<Secret>, now: Instant) {
+        let mut teams = self.teams();
         let texts = teams.entry(team.to_owned()).or_default();
         texts.retain(|known| known.text != text);
         texts.push_front(Known {
             text: text.to_owned(),
             secret: Arc::clone(secret),
+            asked: now,
         });
         let mut bytes = 0;
         let fits = |known: &Known| {
@@ -133,12 +157,30 @@ impl Secrets {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn what_nobody_asks_for_any_more_is_forgotten() {
+        let secrets = Secrets::default();
+        let begin = Instant::now();
+        let second = |second| begin + Duration::from_secs(second);
+        let of = |text: &str, at| secrets.of("red", text, SECRET_MAX, second(at)).unwrap();
+        let (one, other) = (of("one", 0), of("other", 0));
+        of("one", 200);
+        secrets.forget(second(100));
+        assert!(Arc::ptr_eq(&one, &of("one", 300)));
+        assert!(!Arc::ptr_eq(&other, &of("other", 300)));
+        secrets.forget(second(301));
+        assert!(secrets.teams().is_empty());
+    }
 
     #[test]
     fn what_a_team_sends_again_is_made_once() {
         let secrets = Secrets::default();
-        let of = |team: &str, text: &str| secrets.of(team, text, SECRET_MAX).unwrap();
+        let now = Instant::now();
+        let of = |team: &str, text: &str| secrets.of(team, text, SECRET_MAX, now).unwrap();
         let first = of("red", "The ninth pier is closed.");
         assert!(Arc::ptr_eq(&first, &of("red", "The ninth pier is closed.")));
         assert!(!Arc::ptr_eq(
@@ -165,27 +207,29 @@ mod tests {
     #[test]
     fn texts_that_are_kept_have_an_end() {
         let secrets = Secrets::default();
+        let now = Instant::now();
         let bytes = || {
-            let teams = secrets.teams.lock().unwrap();
+            let teams = secrets.teams();
             let texts = teams.get("red").map(|texts| texts.iter());
             texts.map_or(0, |texts| texts.map(|known| known.text.len()).sum())
         };
         for at in 0..20 {
             let text = format!("{at}{}", "x".repeat(40_000));
-            secrets.of("red", &text, SECRET_MAX).unwrap();
+            secrets.of("red", &text, SECRET_MAX, now).unwrap();
             assert!((40_000..=BYTES_MAX).contains(&bytes()), "{}", bytes());
         }
         // Mostly of what is no letter.
         let long = format!("abc{}", " ".repeat(BYTES_MAX));
         let before = bytes();
-        let first = secrets.of("red", &long, SECRET_MAX).unwrap();
+        let first = secrets.of("red", &long, SECRET_MAX, now).unwrap();
         assert!(!Arc::ptr_eq(
             &first,
-            &secrets.of("red", &long, SECRET_MAX).unwrap()
+            &secrets.of("red", &long, SECRET_MAX, now).unwrap()
         ));
         assert_eq!(bytes(), before);
         let letters = "a".repeat(11);
-        assert_eq!(secrets.of("red", &letters, 10).err(), Some(TooLong));
-        assert!(secrets.of("red", &letters, 11).is_ok());
+        let of = |letters_max| secrets.of("red", &letters, letters_max, now);
+        assert_eq!(of(10).err(), Some(TooLong));
+        assert!(of(11).is_ok());
     }
 }
