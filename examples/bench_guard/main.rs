@@ -1,6 +1,7 @@
 //! What the extraction guard costs: a prompt and a principal, and a token on its way out. Run by `scripts/bench-guard`, which adds
 //! the throughput of a server with the guard on and off (G16).
 
+mod charges;
 mod kinds;
 mod prompts;
 mod scans;

@@ -1,5 +1,5 @@
-//! What the guard on the way out costs a token: a mark, what the token tells, and the leak scan; beside plain draws, taken in turns,
-//! so that whatever else the machine does meets all of them.
+//! What the guard on the way out costs a token: a mark, what the token tells and is charged, and the leak scan; beside plain draws,
+//! taken in turns, so that whatever else the machine does meets all of them.
 
 use std::hint::black_box;
 
@@ -12,7 +12,7 @@ use casemate_models::engine::{MarkKey, SamplingParams, learnt, mark};
 
 use crate::kinds::{self, Kind};
 use crate::row::{Bar, Row, median};
-use crate::{scans, spent};
+use crate::{charges, scans, spent};
 
 pub const ROUNDS: u32 = 9;
 /// Draws of each kind in a round; of one that takes a millisecond fewer.
@@ -26,20 +26,24 @@ const VOCABULARIES: [usize; 2] = [32_000, 152_000];
 /// Rows of draws with all of it, of its parts, and of what a request costs once.
 pub fn rows() -> anyhow::Result<Vec<Row>> {
     let (scans, mut rows) = scans::rows()?;
+    let (charges, more) = charges::rows()?;
+    rows.extend(more);
     for vocabulary in VOCABULARIES {
         let logits = kinds::logits(vocabulary);
         for kind in kinds::all(&logits) {
             let timed = Timed::of(&logits, &kind)?;
             let of = format!("a token of {vocabulary}, {}", kind.name);
-            // Each of those that an answer may have; of marks alone to see what they take.
-            let scanned = |times: &[f64]| {
-                let scanned = times.iter().zip(&scans);
-                scanned.map(|(time, scan)| time + scan).collect()
+            // With all that a token meets on its way out; marks alone to see what they take.
+            let with_all = |times: &[f64]| {
+                let others = scans.iter().zip(&charges);
+                let all = times.iter().zip(others);
+                all.map(|(time, (scan, charge))| time + scan + charge)
+                    .collect()
             };
             let bar = Some(Bar::OverPeerAtMost(MICROSECONDS_MAX));
             let parts = [
-                ("told, scanned", scanned(&timed.told), bar),
-                ("marked, told, scanned", scanned(&timed.both), bar),
+                ("told, scanned, charged", with_all(&timed.told), bar),
+                ("marked, told, scanned, charged", with_all(&timed.both), bar),
                 ("marked", timed.marked, None),
             ];
             for (part, times, bar) in parts {
