@@ -11,9 +11,9 @@ use super::scan::{LEAK, SUSPECT};
 
 /// Letters and digits of a system prompt that are compared with an answer.
 pub(super) const SECRET_MAX: usize = 65_536;
-/// Texts of a team that are kept, and their bytes together; their forms take some 20 times as much.
+/// Texts of a team that are kept, and their bytes together; as many as the longest may have. Forms have 20 to 60 bytes for each letter.
 const TEXTS_MAX: usize = 16;
-const BYTES_MAX: usize = 131_072;
+const BYTES_MAX: usize = 4 * SECRET_MAX;
 
 /// The secret is longer than can be looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
