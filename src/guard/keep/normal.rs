@@ -9,11 +9,25 @@ pub fn normal(c: char) -> Option<char> {
         wide @ 0xff01..=0xff5e => char::from_u32(wide - 0xfee0).unwrap_or(c),
         _ => c,
     };
-    if c.is_ascii() {
-        return is_kept(c).then_some(meant(c.to_ascii_lowercase()));
+    if let Some(ascii) = ASCII.get(c as usize) {
+        return *ascii;
     }
     is_kept(c).then(|| c.to_lowercase().next().unwrap_or(c))
 }
+
+/// What stands for each character of ASCII.
+const ASCII: [Option<char>; 128] = {
+    let mut ascii = [None; 128];
+    let mut at = 0;
+    while at < ascii.len() {
+        let c = at as u8 as char;
+        if c.is_ascii_alphanumeric() {
+            ascii[at] = Some(meant(c.to_ascii_lowercase()));
+        }
+        at += 1;
+    }
+    ascii
+};
 
 /// The letter that a digit is written for; of letters that look like one digit, one.
 const fn meant(c: char) -> char {

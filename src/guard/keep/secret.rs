@@ -11,7 +11,7 @@ use super::scan::{LEAK, SUSPECT};
 
 /// Letters and digits of a system prompt that are compared with an answer.
 pub(super) const SECRET_MAX: usize = 65_536;
-/// Texts of a team that are kept, and their bytes together; as many as the longest may have. Forms have 20 to 60 bytes for each letter.
+/// Texts of a team that are kept, and their bytes together; as many as the longest may have. Forms have 15 to 50 bytes for each letter.
 const TEXTS_MAX: usize = 16;
 const BYTES_MAX: usize = 4 * SECRET_MAX;
 
