@@ -16,6 +16,10 @@ pub fn normal(c: char) -> Option<char> {
 }
 
 /// What stands for each character of ASCII.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "in a constant, where it cannot fail later"
+)]
 const ASCII: [Option<char>; 128] = {
     let mut ascii = [None; 128];
     let mut at = 0;
