@@ -63,7 +63,7 @@ pub fn rows() -> anyhow::Result<(Vec<f64>, Vec<Row>)> {
         rows.push(row(
             &format!("leak scan, the first of a system prompt of {words} words"),
             alone(&figures),
-            None,
+            Some(Bar::AtMost(PROMPT_MICROSECONDS_MAX)),
         ));
     }
     Ok((plain, rows))

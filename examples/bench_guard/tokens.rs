@@ -15,10 +15,8 @@ use crate::row::{Bar, Row, median};
 use crate::{charges, scans, spent};
 
 pub const ROUNDS: u32 = 9;
-/// Draws of each kind in a round; of one that takes a millisecond fewer.
+/// Draws of each kind in a round.
 const DRAWS: u32 = 151;
-const SLOW_DRAWS: u32 = 15;
-const SLOW_MICROSECONDS: f64 = 500.0;
 /// Calls of what is timed together.
 const CALLS: u32 = 500;
 pub const MICROSECONDS_MAX: f64 = 15.0;
@@ -109,12 +107,7 @@ impl Timed {
             past,
             key: &root.team("red").sub_key(0),
         };
-        let begin = spent();
-        drawn.draw(0, false, false)?;
-        let draws = match spent() - begin < SLOW_MICROSECONDS {
-            true => DRAWS,
-            false => SLOW_DRAWS,
-        };
+        drawn.draw(0, true, kind.marked)?;
         let mut timed = Self::default();
         for _ in 0..ROUNDS {
             let turn = |told, marked| {
@@ -122,15 +115,12 @@ impl Timed {
                     black_box(drawn.draw(turn, told, marked).is_ok());
                 }
             };
-            let [plain, told, marked, both] = in_turns(
-                draws,
-                [
-                    &mut turn(false, false),
-                    &mut turn(true, false),
-                    &mut turn(false, kind.marked),
-                    &mut turn(true, kind.marked),
-                ],
-            );
+            let [plain, told, marked, both] = in_turns([
+                &mut turn(false, false),
+                &mut turn(true, false),
+                &mut turn(false, kind.marked),
+                &mut turn(true, kind.marked),
+            ]);
             timed.plain.push(plain);
             timed.told.push(told);
             if kind.marked {
@@ -185,9 +175,9 @@ impl Drawn<'_> {
 }
 
 /// Microseconds of one turn of each, in the middle of all turns.
-fn in_turns(draws: u32, mut turns: [&mut dyn FnMut(u32); 4]) -> [f64; 4] {
+fn in_turns(mut turns: [&mut dyn FnMut(u32); 4]) -> [f64; 4] {
     let mut times: [Vec<f64>; 4] = Default::default();
-    for turn in 0..draws {
+    for turn in 0..DRAWS {
         for (timed, times) in turns.iter_mut().zip(&mut times) {
             // Once for what the others left in the caches.
             timed(turn);

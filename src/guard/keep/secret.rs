@@ -72,7 +72,7 @@ impl Runs {
     }
 }
 
-/// The last secrets of each team. What one team sends changes nothing of how long another one waits.
+/// The last secrets of each team: none finds, or displaces, what another one sent.
 #[derive(Default)]
 pub struct Secrets {
     teams: Mutex<Teams>,
