@@ -2,8 +2,7 @@
 
 use std::sync::LazyLock;
 
-/// Characters below this are looked up: all alphabets that are written today.
-const LOOKED_UP: u32 = 0x3000;
+use super::lookup::{Answer, Lookup};
 
 /// One character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,45 +17,38 @@ pub(super) enum Letter {
     Parts,
 }
 
-/// All of them. The tables of the standard library are searched, which costs tens of nanoseconds a character; this one is looked up.
-#[derive(Debug)]
-pub(super) struct Letters(Vec<Letter>);
+/// All of them.
+pub(super) type Letters = Lookup<Letter>;
 
-static LETTERS: LazyLock<Letters> = LazyLock::new(|| {
-    let characters = (0..LOOKED_UP).map(|code| char::from_u32(code).map_or(Letter::Gap, letter));
-    Letters(characters.collect())
-});
+static LETTERS: LazyLock<Letters> = LazyLock::new(Letters::new);
 
 impl Letters {
     pub(super) fn get() -> &'static Self {
         &LETTERS
     }
-
-    pub(super) fn of(&self, character: char) -> Letter {
-        let place = usize::try_from(u32::from(character)).unwrap_or(usize::MAX);
-        self.0
-            .get(place)
-            .copied()
-            .unwrap_or_else(|| match character {
-                // Nearly all there is above: Han and Hangul, which have no case.
-                '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' => Letter::Alone,
-                '\u{ac00}'..='\u{d7a3}' => Letter::Part(character),
-                _ => letter(character),
-            })
-    }
 }
 
-fn letter(character: char) -> Letter {
-    if stands_alone(character) {
-        return Letter::Alone;
+impl Answer for Letter {
+    fn search(character: char) -> Self {
+        if stands_alone(character) {
+            return Self::Alone;
+        }
+        if !character.is_alphanumeric() {
+            return Self::Gap;
+        }
+        let mut lower = character.to_lowercase();
+        match (lower.next(), lower.next()) {
+            (Some(one), None) => Self::Part(one),
+            _ => Self::Parts,
+        }
     }
-    if !character.is_alphanumeric() {
-        return Letter::Gap;
-    }
-    let mut lower = character.to_lowercase();
-    match (lower.next(), lower.next()) {
-        (Some(one), None) => Letter::Part(one),
-        _ => Letter::Parts,
+
+    fn above(character: char) -> Option<Self> {
+        match character {
+            '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' => Some(Self::Alone),
+            '\u{ac00}'..='\u{d7a3}' => Some(Self::Part(character)),
+            _ => None,
+        }
     }
 }
 
@@ -74,9 +66,7 @@ mod tests {
     #[test]
     fn what_is_looked_up_is_what_the_standard_library_says() {
         let letters = Letters::get();
-        for character in '\0'..=char::MAX {
-            assert_eq!(letters.of(character), letter(character), "{character:?}");
-        }
+        letters.assert_right();
         let of = |character| letters.of(character);
         assert_eq!(
             [of('Ж'), of('ß'), of('7')],

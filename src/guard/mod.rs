@@ -20,6 +20,7 @@ pub mod hash;
 pub mod keep;
 mod layout;
 mod letters;
+mod lookup;
 pub mod mark;
 pub mod meter;
 pub mod noise;

@@ -3,10 +3,7 @@
 
 use std::sync::Arc;
 
-/// The multiplier of rolling hashes: odd, with its bits spread.
-const BASE: u64 = 0x9e37_79b9_7f4a_7c15 | 1;
-/// What it is multiplied by for 1.
-const INVERSE: u64 = inverse(BASE);
+use super::rolling::{Rolling, power};
 
 /// Runs of `len` characters.
 pub struct Grams {
@@ -14,61 +11,6 @@ pub struct Grams {
     len: usize,
     /// Starts of runs plus one, by hash; 0 is empty. At most two thirds full.
     table: Vec<u32>,
-}
-
-/// The hash of the last `len` characters of a text that grows.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Rolling(u64);
-
-impl Rolling {
-    /// Bits that depend on all characters: what the last one adds is in the low bits until it is multiplied.
-    const fn spread(self) -> usize {
-        (self.0.wrapping_mul(BASE) >> 32) as usize
-    }
-
-    /// Adds a character; `leaving` is the one that stood `len` before it, and `power` that of `len`.
-    pub fn push(&mut self, c: char, leaving: Option<char>, power: u64) {
-        let gone = leaving.map_or(0, |c| value(c).wrapping_mul(power));
-        self.0 = self
-            .0
-            .wrapping_mul(BASE)
-            .wrapping_add(value(c))
-            .wrapping_sub(gone);
-    }
-
-    /// The same of a text that grows at its beginning: the hash of its first `len` characters. `leaving` is the one that stood `len`
-    /// behind it, and `power` that of `len`.
-    pub fn push_before(&mut self, c: char, leaving: Option<char>, power: u64) {
-        let gone = leaving.map_or(0, value);
-        let before = self.0.wrapping_sub(gone).wrapping_mul(INVERSE);
-        let weight = power.wrapping_mul(INVERSE);
-        self.0 = before.wrapping_add(value(c).wrapping_mul(weight));
-    }
-}
-
-/// Newton's steps double the bits that are right, of which an odd number has three to begin with.
-const fn inverse(odd: u64) -> u64 {
-    let (mut inverse, mut right) = (odd, 3);
-    while right < u64::BITS {
-        inverse = inverse.wrapping_mul(2_u64.wrapping_sub(odd.wrapping_mul(inverse)));
-        right *= 2;
-    }
-    inverse
-}
-
-/// A character as a hash sees it; never 0.
-fn value(c: char) -> u64 {
-    u64::from(u32::from(c)) + 1
-}
-
-/// What a character weighs `len` places later.
-pub const fn power(len: usize) -> u64 {
-    let (mut power, mut at) = (1_u64, 0);
-    while at < len {
-        power = power.wrapping_mul(BASE);
-        at += 1;
-    }
-    power
 }
 
 impl Grams {
@@ -115,7 +57,7 @@ impl Grams {
     fn free(&self, hash: Rolling, same: impl Fn(usize) -> bool) -> Option<usize> {
         // There is a power of two of slots.
         let mask = self.table.len() - 1;
-        let mut slot = hash.spread() & mask;
+        let mut slot = (hash.spread() >> 32) as usize & mask;
         while let Some(place) = self.table.get(slot).filter(|place| **place > 0) {
             if same(*place as usize - 1) {
                 return None;

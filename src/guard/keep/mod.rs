@@ -4,11 +4,13 @@
 mod grams;
 mod keeper;
 mod normal;
+mod rolling;
 mod scan;
 mod secret;
+mod suspects;
 mod views;
 
 pub use keeper::{Keeper, Leaked};
-pub use normal::{is_kept, normal};
+pub use normal::normal;
 pub use scan::Scan;
 pub use secret::{Secret, Secrets, TooLong};

@@ -5,17 +5,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::grams::{Grams, Rolling, power};
-use super::normal::{is_vowel, normal};
+use super::grams::Grams;
+use super::normal::{is_vowel, letter, normal};
+use super::rolling::{Rolling, power};
 use super::secret::{Runs, Secret};
+use super::suspects::Run;
 use super::views::{BACKWARDS, CONSONANTS, VIEWS, Views};
 
 /// Letters and digits that a leak has in common with the secret.
 pub const LEAK: usize = 24;
 /// Letters and digits from which on what follows is held back until it is decided.
-pub(super) const SUSPECT: usize = 6;
+pub const SUSPECT: usize = 6;
 const LEAK_POWER: u64 = power(LEAK);
-const SUSPECT_POWER: u64 = power(SUSPECT);
 
 /// An answer that is read in all ways as it comes.
 pub struct Scan {
@@ -32,7 +33,7 @@ struct Way {
     /// The last letters and digits, and where each begins in the answer.
     last: VecDeque<(char, usize)>,
     leak: Rolling,
-    suspect: Rolling,
+    suspect: Run,
     /// How many of the last ones may be the beginning of a leak.
     suspects: usize,
 }
@@ -41,9 +42,7 @@ impl Scan {
     /// Looks for `text`.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        Self::of(Arc::new(Secret::of(
-            text.chars().filter_map(normal).collect(),
-        )))
+        Self::of(Arc::new(Secret::of(text)))
     }
 
     /// Looks for a secret.
@@ -68,7 +67,7 @@ impl Scan {
         for c in text.chars() {
             views.push(c, *count, &mut |view, c, start| {
                 let secret = match view {
-                    CONSONANTS => &secret.consonants,
+                    CONSONANTS => secret.consonants(),
                     _ => &secret.all,
                 };
                 let normal = normal(c).filter(|c| view != CONSONANTS || !is_vowel(*c));
@@ -102,34 +101,34 @@ impl Way {
             let at = self.last.len().checked_sub(len)?;
             self.last.get(at).map(|(c, _)| *c)
         };
-        let (leaving_leak, leaving_suspect) = (before(LEAK), before(SUSPECT));
-        let roll = if backwards {
-            Rolling::push_before
+        let leaving = before(LEAK);
+        if backwards {
+            self.leak.push_before(c, leaving, LEAK_POWER);
+            self.suspect.push_before(letter(c));
         } else {
-            Rolling::push
-        };
-        roll(&mut self.leak, c, leaving_leak, LEAK_POWER);
-        roll(&mut self.suspect, c, leaving_suspect, SUSPECT_POWER);
+            self.leak.push(c, leaving, LEAK_POWER);
+            self.suspect.push(letter(c));
+        }
         if self.last.len() == LEAK {
             self.last.pop_front();
         }
         self.last.push_back((c, start));
-        let last = &self.last;
-        let has = |grams: &Grams, hash: Rolling, len: usize| {
-            let run = last.iter().rev().take(len).map(|(c, _)| *c);
-            match backwards {
-                true => grams.has(hash, run),
-                false => grams.has(hash, run.rev()),
-            }
-        };
-        let suspicious = last.len() >= SUSPECT && has(&secret.suspects, self.suspect, SUSPECT);
+        let suspicious = self.last.len() >= SUSPECT && secret.suspects.may_have(self.suspect);
         self.suspects = match (suspicious, self.suspects) {
             (false, _) => 0,
             (true, 0) => SUSPECT,
             // One less than a whole leak: what is older cannot be part of one that is still to come.
             (true, count) => (count + 1).min(LEAK),
         };
-        self.suspects == LEAK && has(secret.leaks(), self.leak, LEAK)
+        self.suspects == LEAK && self.is_leak(secret.leaks(), backwards)
+    }
+
+    fn is_leak(&self, leaks: &Grams, backwards: bool) -> bool {
+        let run = self.last.iter().map(|(c, _)| *c);
+        match backwards {
+            true => leaks.has(self.leak, run.rev()),
+            false => leaks.has(self.leak, run),
+        }
     }
 
     fn held_from(&self) -> Option<usize> {

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::grams::Grams;
-use super::normal::{is_vowel, normal};
-use super::scan::{LEAK, SUSPECT};
+use super::normal::{each, is_vowel, normal, prepare};
+use super::scan::LEAK;
+use super::suspects::Suspects;
 
 /// Letters and digits of a system prompt that are compared with an answer.
 pub(super) const SECRET_MAX: usize = 65_536;
-/// Texts of a team that are kept, and their bytes together; as many as the longest may have. Forms have 15 to 50 bytes for each letter.
+/// Texts of a team that are kept, and their bytes together; as many as the longest may have. A letter takes 5 to 9 bytes, and up to
+/// 30 more once an answer came close to its text.
 const TEXTS_MAX: usize = 16;
 const BYTES_MAX: usize = 4 * SECRET_MAX;
 
@@ -24,8 +26,12 @@ pub struct TooLong;
 
 /// A secret text, as it is and without vowels.
 pub struct Secret {
+    text: Arc<str>,
+    /// Letters and digits in it.
+    count: usize,
     pub(super) all: Runs,
-    pub(super) consonants: Runs,
+    /// Nothing where there are no vowels to leave out.
+    consonants: Option<Runs>,
 }
 
 impl Secret {
@@ -34,52 +40,109 @@ impl Secret {
     /// # Errors
     /// [`TooLong`].
     pub fn new(text: &str, letters_max: usize) -> Result<Self, TooLong> {
-        let letters: Arc<[char]> = text.chars().filter_map(normal).collect();
-        if letters.len() > letters_max {
-            return Err(TooLong);
-        }
-        Ok(Self::of(letters))
+        Some(Self::of(text))
+            .filter(|secret| secret.count <= letters_max)
+            .ok_or(TooLong)
     }
 
-    pub(super) fn of(letters: Arc<[char]>) -> Self {
-        let consonants = letters.iter().copied().filter(|c| !is_vowel(*c));
-        Self {
-            consonants: Runs::of(consonants.collect()),
-            all: Runs::of(letters),
+    /// Of any text.
+    pub(super) fn of(text: &str) -> Self {
+        let most = text.chars().count();
+        let (mut letters, mut consonants) = (Kept::new(most), Kept::new(most));
+        for normal in each(text) {
+            letters.push(normal.letter(), normal.is_kept());
+            consonants.push(normal.letter(), normal.is_consonant());
         }
+        let (letters, consonants) = (letters.end(), consonants.end());
+        let text: Arc<str> = text.into();
+        let without_vowels = || Runs::of(&text, false, Suspects::new(&consonants));
+        Self {
+            count: letters.len(),
+            all: Runs::of(&text, true, Suspects::new(&letters)),
+            consonants: (consonants.len() < letters.len()).then(without_vowels),
+            text,
+        }
+    }
+
+    pub(super) fn consonants(&self) -> &Runs {
+        self.consonants.as_ref().unwrap_or(&self.all)
+    }
+}
+
+/// Letters that are kept. Each is written where the next one goes, and stays there if it is kept: that cannot be foreseen, and a
+/// branch for each would take longer than all else.
+struct Kept {
+    letters: Vec<u8>,
+    count: usize,
+}
+
+impl Kept {
+    /// For as many.
+    fn new(most: usize) -> Self {
+        Self {
+            letters: vec![0; most],
+            count: 0,
+        }
+    }
+
+    fn push(&mut self, letter: u8, is_kept: bool) {
+        if let Some(place) = self.letters.get_mut(self.count) {
+            *place = letter;
+        }
+        self.count += usize::from(is_kept);
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.letters.truncate(self.count);
+        self.letters
     }
 }
 
 /// What a text has in common with an answer is looked up in these.
 pub(super) struct Runs {
-    text: Arc<[char]>,
-    pub(super) suspects: Grams,
-    /// Made when the first answer says as much of it as might be a leak: hardly any does.
+    text: Arc<str>,
+    /// Whether vowels are in the runs.
+    vowels: bool,
+    pub(super) suspects: Suspects,
+    /// Made when the first answer says as much of the text as might be a leak: hardly any does.
     leaks: OnceLock<Grams>,
 }
 
 impl Runs {
-    fn of(text: Arc<[char]>) -> Self {
+    fn of(text: &Arc<str>, vowels: bool, suspects: Suspects) -> Self {
         Self {
-            suspects: Grams::new(&text, SUSPECT),
-            text,
+            text: Arc::clone(text),
+            vowels,
+            suspects,
             leaks: OnceLock::new(),
         }
     }
 
     pub(super) fn leaks(&self) -> &Grams {
-        self.leaks.get_or_init(|| Grams::new(&self.text, LEAK))
+        self.leaks.get_or_init(|| {
+            let letters = self.text.chars().filter_map(normal);
+            let letters = letters.filter(|c| self.vowels || !is_vowel(*c));
+            Grams::new(&letters.collect(), LEAK)
+        })
     }
 }
 
 /// The last secrets of each team: none finds, or displaces, what another one sent.
-#[derive(Default)]
 pub struct Secrets {
     teams: Mutex<Teams>,
 }
 
+impl Default for Secrets {
+    /// Of no team. What texts are read with is made as well, so that no request waits for it.
+    fn default() -> Self {
+        prepare();
+        Self {
+            teams: Mutex::default(),
+        }
+    }
+}
+
 struct Known {
-    text: String,
     secret: Arc<Secret>,
     asked: Instant,
 }
@@ -103,7 +166,7 @@ impl Secrets {
         }
         let secret = Arc::new(Secret::new(text, letters_max)?);
         if text.len() <= BYTES_MAX {
-            self.keep(team, text, &secret, now);
+            self.keep(team, &secret, now);
         }
         Ok(secret)
     }
@@ -123,7 +186,7 @@ impl Secrets {
     fn known(&self, team: &str, text: &str, now: Instant) -> Option<Arc<Secret>> {
         let mut teams = self.teams();
         let texts = teams.get_mut(team)?;
-        let at = texts.iter().position(|known| known.text == text)?;
+        let at = texts.iter().position(|known| *known.secret.text == *text)?;
         let mut known = texts.remove(at)?;
         known.asked = now;
         let secret = Arc::clone(&known.secret);
@@ -131,18 +194,17 @@ impl Secrets {
         Some(secret)
     }
 
-    fn keep(&self, team: &str, text: &str, secret: &Arc<Secret>, now: Instant) {
+    fn keep(&self, team: &str, secret: &Arc<Secret>, now: Instant) {
         let mut teams = self.teams();
         let texts = teams.entry(team.to_owned()).or_default();
-        texts.retain(|known| known.text != text);
+        texts.retain(|known| known.secret.text != secret.text);
         texts.push_front(Known {
-            text: text.to_owned(),
             secret: Arc::clone(secret),
             asked: now,
         });
         let mut bytes = 0;
         let fits = |known: &Known| {
-            bytes += known.text.len();
+            bytes += known.secret.text.len();
             bytes <= BYTES_MAX
         };
         let kept = texts
@@ -211,7 +273,7 @@ mod tests {
         let bytes = || {
             let teams = secrets.teams();
             let texts = teams.get("red").map(|texts| texts.iter());
-            texts.map_or(0, |texts| texts.map(|known| known.text.len()).sum())
+            texts.map_or(0, |texts| texts.map(|known| known.secret.text.len()).sum())
         };
         for at in 0..20 {
             let text = format!("{at}{}", "x".repeat(40_000));
