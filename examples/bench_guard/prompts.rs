@@ -1,8 +1,9 @@
 //! What the guard costs a prompt: processor time of the thread that judges, and memory per principal.
 //!
-//! Prompts are made up here: each is a template around words that never come again, and four kinds are dearer than those: Han,
+//! Prompts are made up here: each is a template around words that never come again, and five kinds are dearer than those: Han,
 //! each character of which is a word, source code, the lines of which tell something too, and long lists of which all but a line
-//! was sent before, so that many know every bit of them, also of words that have to be read in lower case.
+//! was sent before, so that many know every bit of them, also of words that have to be read in lower case, and the wide letters of
+//! East Asian keyboards.
 
 use std::fs;
 use std::hint::black_box;
@@ -47,9 +48,10 @@ enum Kind {
     Code,
     List,
     Names,
+    Wide,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind::Words(20),
     Kind::Words(100),
     Kind::Words(400),
@@ -58,6 +60,7 @@ const KINDS: [Kind; 8] = [
     Kind::Code,
     Kind::List,
     Kind::Names,
+    Kind::Wide,
 ];
 
 impl Kind {
@@ -68,6 +71,7 @@ impl Kind {
             Self::Code => "source code of 120 lines".to_owned(),
             Self::List => "a list of 400 lines, 399 of them known".to_owned(),
             Self::Names => "200 lines of Cyrillic names, 199 of them known".to_owned(),
+            Self::Wide => "2000 words of full-width letters".to_owned(),
         }
     }
 
@@ -90,6 +94,7 @@ impl Kind {
             Self::Names => lines(200)
                 .map(|at| format!("Имя: Слово{at} Дела\n"))
                 .collect(),
+            Self::Wide => lines(2000).map(|at| format!("Ｗｏｒｄ{at} ")).collect(),
         }
     }
 }

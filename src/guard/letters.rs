@@ -43,7 +43,7 @@ impl Answer for Letter {
         }
     }
 
-    fn above(character: char) -> Option<Self> {
+    fn han_or_hangul(character: char) -> Option<Self> {
         match character {
             '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' => Some(Self::Alone),
             '\u{ac00}'..='\u{d7a3}' => Some(Self::Part(character)),

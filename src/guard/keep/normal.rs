@@ -85,7 +85,7 @@ impl Answer for Normal {
         })
     }
 
-    fn above(c: char) -> Option<Self> {
+    fn han_or_hangul(c: char) -> Option<Self> {
         match c {
             '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}' => {
                 Some(Self::of(c))
