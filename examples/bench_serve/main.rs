@@ -28,7 +28,7 @@ use anyhow::{Context as _, bail};
 use zeroizing_alloc::ZeroAlloc;
 
 use crate::bare::Bare;
-use crate::load::{Load, Target, Turn};
+use crate::load::{Load, Turn};
 use crate::options::{Options, RowKind, Task, USAGE};
 use crate::peer::Peer;
 use crate::place::{GUESS, MODEL, Place, Product};
@@ -81,7 +81,7 @@ async fn bench(options: &Options) -> anyhow::Result<Vec<Row>> {
         measured.push((RowKind::Guess, guess_rounds(&place, options).await?));
     }
     drop(place);
-    for kind in [RowKind::Guard, RowKind::Marks] {
+    for kind in [RowKind::Guard, RowKind::Marks, RowKind::Same] {
         if options.rows.contains(&kind) {
             measured.push((kind, guard_rounds(kind, options).await?));
         }
@@ -153,7 +153,7 @@ async fn plain_rows(
 enum Other<'a> {
     Peer(Option<&'a Peer>),
     Bare(Option<&'a Bare>),
-    Without(&'a Target),
+    Without(&'a Product),
 }
 
 impl Other<'_> {
@@ -162,7 +162,7 @@ impl Other<'_> {
             Self::Peer(None) | Self::Bare(None) => Ok(None),
             Self::Peer(Some(peer)) => load.run(&peer.target()).await.map(Some),
             Self::Bare(Some(bare)) => bare.run(load).map(Some),
-            Self::Without(target) => load.run(target).await.map(Some),
+            Self::Without(product) => load.run(&product.target()).await.map(Some),
         }
     }
 }
@@ -211,8 +211,7 @@ async fn guess_rounds(place: &Place, options: &Options) -> anyhow::Result<Vec<Me
         let prompts = prompts::repetitive(round, options.requests);
         // A quotation is about as long as what it quotes.
         let load = Load::new(prompts, 1, options).answers_of(2 * options.answer);
-        let other = without.target();
-        let turns = take_turns(round, &with, &Other::Without(&other), &load).await?;
+        let turns = take_turns(round, &with, &Other::Without(&without), &load).await?;
         eprintln!("guess, round {} of {}: {turns}", round + 1, options.rounds);
         if !turns.same_text() {
             bail!("guesses changed an answer");
@@ -232,30 +231,65 @@ const GUARD_OFF: &str = "[guard]\nmode = \"off\"\n";
 /// What changes the tokens that are drawn, or holds some back.
 const MARKED: &str = "[team.load.output]\nmark = \"on\"\nleak = \"on\"\n\n";
 
+/// Rounds after which both servers are started anew: what a process got of the machine when it began, it has to its end, and that
+/// makes one server faster than another that is the same.
+const ROUNDS_TOGETHER: usize = 20;
+
 /// The same requests with the guard and without, in two organisations that differ in nothing else.
 async fn guard_rounds(kind: RowKind, options: &Options) -> anyhow::Result<Vec<Measured>> {
-    let marked = kind == RowKind::Marks;
-    let on = if marked { MARKED } else { "" };
-    let (guarded, free) = (
-        Place::guarded(options, &format!("{on}{GUARD_ON}"))
-            .await
-            .context("the guarded organisation")?,
-        Place::guarded(options, GUARD_OFF)
-            .await
-            .context("the other organisation")?,
-    );
-    let with = guarded.start_product(MODEL, "guard", false).await?;
-    let without = free.start_product(MODEL, "free", false).await?;
-    let mut words = Words::calibrated(&with.target(), options).await?;
     let mut rounds = Vec::new();
-    for round in 0..options.rounds {
+    while rounds.len() < options.rounds {
+        guard_rounds_together(kind, &mut rounds, options).await?;
+    }
+    let (name, sureness) = (kind.name(), rows::sureness(&rounds));
+    eprintln!("{name}: {sureness}");
+    Ok(rounds)
+}
+
+/// Some rounds more. The first of the two to be started changes, too.
+async fn guard_rounds_together(
+    kind: RowKind,
+    rounds: &mut Vec<Measured>,
+    options: &Options,
+) -> anyhow::Result<()> {
+    let guard_on = match kind {
+        RowKind::Marks => format!("{MARKED}{GUARD_ON}"),
+        RowKind::Same => GUARD_OFF.to_owned(),
+        _ => GUARD_ON.to_owned(),
+    };
+    let start = async |name, policy: &str| -> anyhow::Result<_> {
+        let place = Place::guarded(options, policy).await?;
+        let product = place.start_product(MODEL, name, false).await?;
+        anyhow::Ok((place, product))
+    };
+    let with_first = (rounds.len() / ROUNDS_TOGETHER).is_multiple_of(2);
+    let ((_with_place, with), (_without_place, without)) = if with_first {
+        let with = start("guard", &guard_on).await?;
+        (with, start("free", GUARD_OFF).await?)
+    } else {
+        let without = start("free", GUARD_OFF).await?;
+        (start("guard", &guard_on).await?, without)
+    };
+    let temperature = match kind {
+        RowKind::Marks => 1.0,
+        _ => 0.0,
+    };
+    // Both: a longer prompt than those that count makes what comes after it faster by a twentieth in so small a model.
+    Words::calibrated(&without.target(), options).await?;
+    let mut words = Words::calibrated(&with.target(), options).await?;
+    let mut load = || {
         let prompts = words.prompts(options.clients * options.requests, Length::Asked);
-        let load = Load::new(prompts, options.clients, options);
-        let load = load.at_temperature(if marked { 1.0 } else { 0.0 });
-        let other = without.target();
-        let turns = take_turns(round, &with, &Other::Without(&other), &load).await?;
-        let name = kind.name();
-        eprintln!("{name}, round {} of {}: {turns}", round + 1, options.rounds);
+        Load::new(prompts, options.clients, options).at_temperature(temperature)
+    };
+    let warm_up = load();
+    for target in [with.target(), without.target()] {
+        warm_up.run(&target).await.context("warm-up")?;
+    }
+    for _ in 0..ROUNDS_TOGETHER.min(options.rounds - rounds.len()) {
+        let turns = take_turns(rounds.len(), &with, &Other::Without(&without), &load()).await?;
+        let (name, round) = (kind.name(), rounds.len() + 1);
+        eprintln!("{name}, round {round} of {}: {turns}", options.rounds);
+        let marked = kind == RowKind::Marks;
         if turns.same_text() == marked {
             bail!(match marked {
                 true =>
@@ -265,7 +299,7 @@ async fn guard_rounds(kind: RowKind, options: &Options) -> anyhow::Result<Vec<Me
         }
         rounds.push(turns);
     }
-    Ok(rounds)
+    Ok(())
 }
 
 fn print(rows: &[Row], options: &Options) {

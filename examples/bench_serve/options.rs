@@ -17,7 +17,7 @@ usage: bench-serve --model FILE.gguf [options]
   --threads N          threads of both engines (2)
   --rounds N           rounds in which both take turns (3)
   --peer-first         the other side begins the first round
-  --rows A,B,...       clients, one, cost, guess, guard, marks (all but guard and marks)
+  --rows A,B,...       clients, one, cost, guess, guard, marks, same (all but the last three)
   --guess-model FILE   a model whose answers repeat, for the row guess (the model with layers that add nothing)
   --json               rows for machines
 Exit code 1 when a bar is missed.";
@@ -46,16 +46,19 @@ pub enum RowKind {
     Guard,
     /// The same where answers are drawn at temperature 1, and marked and looked through where the guard is on.
     Marks,
+    /// The same with the guard off on both sides: how far such rows can be believed.
+    Same,
 }
 
 impl RowKind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Clients,
         Self::One,
         Self::Cost,
         Self::Guess,
         Self::Guard,
         Self::Marks,
+        Self::Same,
     ];
     /// What is measured unless rows are named.
     const USUAL: [Self; 4] = [Self::Clients, Self::One, Self::Cost, Self::Guess];
@@ -69,6 +72,7 @@ impl RowKind {
             Self::Guess => "guess",
             Self::Guard => "guard",
             Self::Marks => "marks",
+            Self::Same => "same",
         }
     }
 

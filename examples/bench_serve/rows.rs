@@ -144,15 +144,15 @@ pub fn of(kind: RowKind, rounds: &[Measured], options: &Options) -> Vec<Row> {
                 ),
             ]
         }
-        RowKind::Guard | RowKind::Marks => vec![row(
-            &match kind {
-                RowKind::Marks => format!("{} clients, marked (peer: off)", options.clients),
-                _ => format!("{} clients, guard on (peer: off)", options.clients),
-            },
-            "tok/s",
-            vec![Bar::RatioAtLeast(0.98)],
-            speeds(),
-        )],
+        RowKind::Guard | RowKind::Marks | RowKind::Same => {
+            let (what, bars) = match kind {
+                RowKind::Guard => ("guard on", vec![Bar::RatioAtLeast(0.98)]),
+                RowKind::Marks => ("marked", vec![Bar::RatioAtLeast(0.98)]),
+                _ => ("off", vec![]),
+            };
+            let name = format!("{} clients, {what} (peer: off)", options.clients);
+            vec![row(&name, "tok/s", bars, speeds())]
+        }
         RowKind::Guess => vec![row(
             "repetitive text, guesses (peer: without)",
             "tok/s",
@@ -160,6 +160,23 @@ pub fn of(kind: RowKind, rounds: &[Measured], options: &Options) -> Vec<Row> {
             speeds(),
         )],
     }
+}
+
+/// How far the rounds' ratios tell the one that would come of as many as one likes.
+pub fn sureness(rounds: &[Measured]) -> String {
+    let ratio = |round: &Measured| Some(round.ours.speed() / round.other.as_ref()?.speed());
+    let ratios: Vec<f64> = rounds.iter().filter_map(ratio).collect();
+    let count = ratios.len() as f64;
+    let mean = ratios.iter().sum::<f64>() / count;
+    let variance = ratios
+        .iter()
+        .map(|ratio| (ratio - mean).powi(2))
+        .sum::<f64>()
+        / count;
+    let error = (variance / count).sqrt();
+    format!(
+        "the ratios of {count} rounds have a mean of {mean:.4} with a standard error of {error:.4}"
+    )
 }
 
 fn pairs(rounds: &[Measured], figure: impl Fn(&Turn) -> Option<f64>) -> Vec<Pair> {

@@ -1,7 +1,7 @@
 //! The hash of the last characters of a text, of one that grows at its end or at its beginning.
 
-/// The multiplier of rolling hashes: odd, with its bits spread.
-const BASE: u64 = 0x9e37_79b9_7f4a_7c15 | 1;
+/// The multiplier of rolling hashes, odd: the fraction of the golden ratio.
+const BASE: u64 = 0x9e37_79b9_7f4a_7c15;
 /// What it is multiplied by for 1.
 const INVERSE: u64 = inverse(BASE);
 
