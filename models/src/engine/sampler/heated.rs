@@ -83,12 +83,15 @@ impl<'a> Heated<'a> {
         self.looked.others(self.best, &known)
     }
 
-    /// Tokens with at least this share, and their shares, by their ids; where they are more than `count`, those of them that
-    /// come before `count` others are among them, and few others.
+    /// Tokens with at least this share, and their shares, by their ids; where they are more than twice `count`, so many likeliest
+    /// ones.
     pub(super) fn at_least(&self, share: f32, count: usize) -> Vec<(u32, f32)> {
         // A hair deeper, since the exponential decides.
         let floor = self.floor(1e-3 - share.ln());
         let mut found = self.looked.blocks().reaching(floor, count);
+        if found.len() > 2 * count {
+            keep_first(&mut found, count);
+        }
         let shares = self.of_these(found.iter().map(|(_, logit)| *logit).collect());
         for ((_, found), share) in found.iter_mut().zip(shares) {
             *found = share;
@@ -152,5 +155,59 @@ impl<'a> Heated<'a> {
     /// The sum of the shares of a part's logits.
     pub(super) fn sum_of_part(&self, part: &[f32]) -> f64 {
         logits::exponential_sum(self.isa, part, self.best, self.heat).into()
+    }
+}
+
+/// Keeps the `count` tokens with the largest of more logits, of equals the first, in the order in which all are.
+fn keep_first(tokens: &mut Vec<(u32, f32)>, count: usize) {
+    let rank = |(id, logit): &(u32, f32)| {
+        // Floating point numbers in the order of unsigned ones: of negative ones the bits go the other way.
+        let bits = logit.to_bits();
+        let mask = (bits as i32 >> 31) as u32 | 1 << 31;
+        u64::from(bits ^ mask) << 32 | u64::from(!id)
+    };
+    let mut ranks: Vec<u64> = tokens.iter().map(rank).collect();
+    let last = tokens.len().saturating_sub(count);
+    let (_, last, _) = ranks.select_nth_unstable(last);
+    // Each is written where the next one goes, and stays if it is kept, which cannot be foreseen.
+    let mut kept = 0;
+    for at in 0..tokens.len() {
+        let token = tokens.get(at).copied().unwrap_or_default();
+        if let Some(place) = tokens.get_mut(kept) {
+            *place = token;
+        }
+        kept += usize::from(rank(&token) >= *last);
+    }
+    tokens.truncate(kept);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_the_largest_are_kept_in_their_order() {
+        let logits = [
+            -3.0,
+            2.5,
+            -0.0,
+            0.0,
+            2.5,
+            -1.0e9,
+            f32::NEG_INFINITY,
+            7.0,
+            -0.5,
+        ];
+        let tokens: Vec<(u32, f32)> = (10..).zip(logits).collect();
+        let kept = |count| {
+            let mut kept = tokens.clone();
+            keep_first(&mut kept, count);
+            kept.iter().map(|(id, _)| *id).collect::<Vec<u32>>()
+        };
+        assert_eq!(kept(1), [17]);
+        assert_eq!(kept(2), [11, 17], "of equals the first");
+        assert_eq!(kept(3), [11, 14, 17]);
+        assert_eq!(kept(6), [11, 12, 13, 14, 17, 18]);
+        assert_eq!(kept(9), (10..19).collect::<Vec<u32>>());
     }
 }

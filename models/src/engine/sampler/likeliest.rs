@@ -97,13 +97,7 @@ fn of_all(
         heat: Some(heat),
     };
     let heated = Heated::of(given, temperature, wanted)?;
-    let mut tokens = heated.at_least(SHARE_MIN, count);
-    if tokens.len() > 2 * count {
-        let by_rank = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        tokens.select_nth_unstable_by(count, by_rank);
-        tokens.truncate(count);
-        tokens.sort_unstable_by_key(|(id, _)| *id);
-    }
+    let tokens = heated.at_least(SHARE_MIN, count);
     let raw = told.then(|| heated.raw_beside(&tokens, SHARE_MIN));
     let exact = |(id, share): &(u32, f32)| (*id, f64::from(*share));
     let others = heated.others(&tokens);
