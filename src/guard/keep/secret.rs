@@ -27,8 +27,6 @@ pub struct TooLong;
 /// A secret text, as it is and without vowels.
 pub struct Secret {
     text: Arc<str>,
-    /// Letters and digits in it.
-    count: usize,
     pub(super) all: Runs,
     /// Nothing where there are no vowels to leave out.
     consonants: Option<Runs>,
@@ -40,25 +38,24 @@ impl Secret {
     /// # Errors
     /// [`TooLong`].
     pub fn new(text: &str, letters_max: usize) -> Result<Self, TooLong> {
-        Some(Self::of(text))
-            .filter(|secret| secret.count <= letters_max)
-            .ok_or(TooLong)
+        let (letters, consonants) = letters_and_consonants(text);
+        if letters.len() > letters_max {
+            return Err(TooLong);
+        }
+        Ok(Self::made(text, &letters, &consonants))
     }
 
     /// Of any text.
     pub(super) fn of(text: &str) -> Self {
-        let most = text.chars().count();
-        let (mut letters, mut consonants) = (Kept::new(most), Kept::new(most));
-        for normal in each(text) {
-            letters.push(normal.letter(), normal.is_kept());
-            consonants.push(normal.letter(), normal.is_consonant());
-        }
-        let (letters, consonants) = (letters.end(), consonants.end());
+        let (letters, consonants) = letters_and_consonants(text);
+        Self::made(text, &letters, &consonants)
+    }
+
+    fn made(text: &str, letters: &[u8], consonants: &[u8]) -> Self {
         let text: Arc<str> = text.into();
-        let without_vowels = || Runs::of(&text, false, Suspects::new(&consonants));
+        let without_vowels = || Runs::of(&text, false, Suspects::new(consonants));
         Self {
-            count: letters.len(),
-            all: Runs::of(&text, true, Suspects::new(&letters)),
+            all: Runs::of(&text, true, Suspects::new(letters)),
             consonants: (consonants.len() < letters.len()).then(without_vowels),
             text,
         }
@@ -69,6 +66,17 @@ impl Secret {
     }
 }
 
+/// What is compared of a text, and the same without vowels.
+fn letters_and_consonants(text: &str) -> (Vec<u8>, Vec<u8>) {
+    let most = text.chars().count();
+    let (mut letters, mut consonants) = (Kept::new(most), Kept::new(most));
+    for normal in each(text) {
+        letters.push(normal.letter(), normal.is_kept());
+        consonants.push(normal.letter(), normal.is_consonant());
+    }
+    (letters.end(), consonants.end())
+}
+
 /// Letters that are kept. Each is written where the next one goes, and stays there if it is kept: that cannot be foreseen, and a
 /// branch for each would take longer than all else.
 struct Kept {
@@ -77,7 +85,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// For as many.
+    /// Room for so many.
     fn new(most: usize) -> Self {
         Self {
             letters: vec![0; most],
