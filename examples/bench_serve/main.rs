@@ -228,11 +228,10 @@ const GUARD_ON: &str = "[guard]\nmode = \"on\"\n\n\
     expires = 4000000000\n\
     template = \"0000000000000001000000000000000200000000000000030000000000000004\"\n";
 const GUARD_OFF: &str = "[guard]\nmode = \"off\"\n";
-/// What changes the tokens that are drawn, or holds some back.
-const MARKED: &str = "[team.load.output]\nmark = \"on\"\nleak = \"on\"\n\n";
+/// What changes the tokens that are drawn. These requests have no system prompt that answers could be searched for.
+const MARKED: &str = "[team.load.output]\nmark = \"on\"\n\n";
 
-/// Rounds after which both servers are started anew: what a process got of the machine when it began, it has to its end, and that
-/// makes one server faster than another that is the same.
+/// Rounds after which both servers are started anew, so that nothing counts that one of two processes happens to have to its end.
 const ROUNDS_TOGETHER: usize = 20;
 
 /// The same requests with the guard and without, in two organisations that differ in nothing else.

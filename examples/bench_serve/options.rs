@@ -44,7 +44,7 @@ pub enum RowKind {
     Guess,
     /// Many clients with everything of the guard on, and with it off.
     Guard,
-    /// The same where answers are drawn at temperature 1, and marked and looked through where the guard is on.
+    /// The same where answers are drawn at temperature 1, and marked where the guard is on.
     Marks,
     /// The same with the guard off on both sides: how far such rows can be believed.
     Same,

@@ -148,7 +148,7 @@ pub fn of(kind: RowKind, rounds: &[Measured], options: &Options) -> Vec<Row> {
             let (what, bars) = match kind {
                 RowKind::Guard => ("guard on", vec![Bar::RatioAtLeast(0.98)]),
                 RowKind::Marks => ("marked", vec![Bar::RatioAtLeast(0.98)]),
-                _ => ("off", vec![]),
+                _ => ("guard off", vec![]),
             };
             let name = format!("{} clients, {what} (peer: off)", options.clients);
             vec![row(&name, "tok/s", bars, speeds())]
@@ -162,20 +162,18 @@ pub fn of(kind: RowKind, rounds: &[Measured], options: &Options) -> Vec<Row> {
     }
 }
 
-/// How far the rounds' ratios tell the one that would come of as many as one likes.
+/// How far the rounds' ratios tell the one that would come of as many as one likes. Of their logarithms: as much as one side is
+/// faster, the other one is slower.
 pub fn sureness(rounds: &[Measured]) -> String {
     let ratio = |round: &Measured| Some(round.ours.speed() / round.other.as_ref()?.speed());
-    let ratios: Vec<f64> = rounds.iter().filter_map(ratio).collect();
-    let count = ratios.len() as f64;
-    let mean = ratios.iter().sum::<f64>() / count;
-    let variance = ratios
-        .iter()
-        .map(|ratio| (ratio - mean).powi(2))
-        .sum::<f64>()
-        / count;
-    let error = (variance / count).sqrt();
+    let logarithms: Vec<f64> = rounds.iter().filter_map(ratio).map(f64::ln).collect();
+    let count = logarithms.len() as f64;
+    let mean = logarithms.iter().sum::<f64>() / count;
+    let square = |logarithm: &f64| (logarithm - mean).powi(2);
+    let variance = logarithms.iter().map(square).sum::<f64>() / count;
+    let (mean, error) = (mean.exp(), (variance / count).sqrt());
     format!(
-        "the ratios of {count} rounds have a mean of {mean:.4} with a standard error of {error:.4}"
+        "the ratios of {count} rounds have a geometric mean of {mean:.4}, give or take {error:.4}"
     )
 }
 
